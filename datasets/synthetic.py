@@ -1,0 +1,226 @@
+"""The drawn data set: creatures in the layout of CUB, made on this machine, so that everything runs without a download.
+
+Eight species of a bird-like creature. Each has four parts (body, head, wing, tail). A part has the same texture, shape
+and place in every species, but the hues are dealt out anew: the colour of one species' head is another one's tail. So
+colour alone cannot tell the parts; texture, shape and place can.
+"""
+
+import json
+import shutil
+from colorsys import hsv_to_rgb
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from utils.errors import UserError
+from utils.seeding import generator
+
+PARTS = ("body", "head", "wing", "tail")
+
+# In the creature's own frame: it faces +x, y points down, and its body is one unit long from the centre to either end.
+KEYPOINTS = {
+    "beak": (1.52, -0.42),
+    "crown": (1.12, -0.88),
+    "left eye": (1.24, -0.52),
+    "right eye": (1.24, -0.52),
+    "throat": (0.92, 0.0),
+    "breast": (0.62, 0.42),
+    "belly": (0.0, 0.58),
+    "back": (0.0, -0.56),
+    "wing tip": (-0.62, 0.3),
+    "tail tip": (-1.95, -0.38),
+}
+
+# Which part of a species takes which hue: rows are species, and every part meets every hue twice.
+HUES_OF_SPECIES = (
+    (0, 1, 2, 3),
+    (1, 2, 3, 0),
+    (2, 3, 0, 1),
+    (3, 0, 1, 2),
+    (0, 3, 2, 1),
+    (1, 0, 3, 2),
+    (2, 1, 0, 3),
+    (3, 2, 1, 0),
+)
+HUES = (0.02, 0.16, 0.42, 0.64)
+
+_VERSION = 1  # of the drawing: raised whenever the same numbers would give other pictures
+_SUPERSAMPLING = 3
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What the drawn set depends on.
+
+    Attributes:
+        num_train, num_test: how many pictures of each split.
+        size: longer side of a picture, pixels.
+        seed: of the drawing; training seeds do not touch it.
+    """
+
+    num_train: int
+    num_test: int
+    size: int
+    seed: int
+
+
+def ensure(root: Path, drawing: Drawing) -> None:
+    """Draw the set into ``root`` unless just this one lies there already.
+
+    Args:
+        root: the folder that will hold ``CUB_200_2011/`` and ``part_maps/``.
+
+    Raises:
+        UserError: ``root`` holds something that this program did not draw.
+    """
+    stamp = root / "drawing.json"
+    wanted = {"version": _VERSION, **asdict(drawing)}
+    if stamp.exists() and json.loads(stamp.read_text()) == wanted:
+        return
+    if root.exists() and any(root.iterdir()) and not stamp.exists():
+        raise UserError(
+            f"{root} holds files that are no drawn data set: name another dataset_root=, or move them away."
+        )
+    # Drawn beside its place and moved there whole: a drawing that was cut off is never taken for a data set.
+    unfinished = root.with_name(root.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        _draw_tree(unfinished, drawing)
+        (unfinished / stamp.name).write_text(json.dumps(wanted))
+        shutil.rmtree(root, ignore_errors=True)
+        unfinished.rename(root)
+    except OSError as error:
+        raise UserError(f"Cannot draw the data set into {root}: {error.strerror}. Name another dataset_root=.") from None
+
+
+def _draw_tree(root: Path, drawing: Drawing) -> None:
+    cub = root / "CUB_200_2011"
+    lines: dict[str, list[str]] = {
+        name: [] for name in ("images", "train_test_split", "image_class_labels", "bounding_boxes", "parts/part_locs")
+    }
+    species_names = [f"{index + 1:03d}.Species_{index + 1}" for index in range(len(HUES_OF_SPECIES))]
+    for number in range(1, drawing.num_train + drawing.num_test + 1):
+        species = number % len(HUES_OF_SPECIES)
+        name = f"{species_names[species]}/Creature_{number:04d}"
+        image, part_map, keypoints = draw_creature(species, drawing.size, generator(drawing.seed, "drawing", number))
+        for folder, pixels, ending in (
+            (cub / "images", image, "png"),
+            (cub / "segmentations", (part_map > 0).astype(np.uint8) * 255, "png"),
+            (root / "part_maps", part_map, "png"),
+        ):
+            path = folder / f"{name}.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+        rows, columns = np.nonzero(part_map)
+        x, y = columns.min(), rows.min()
+        width, height = columns.max() - x + 1, rows.max() - y + 1
+        lines["images"].append(f"{number} {name}.png")
+        lines["train_test_split"].append(f"{number} {int(number <= drawing.num_train)}")
+        lines["image_class_labels"].append(f"{number} {species + 1}")
+        # CUB counts pixels from one.
+        lines["bounding_boxes"].append(f"{number} {x + 1:.1f} {y + 1:.1f} {width:.1f} {height:.1f}")
+        for index, (px, py, visible) in enumerate(keypoints, start=1):
+            shown = f"{px + 1:.2f} {py + 1:.2f} 1" if visible else "0.0 0.0 0"
+            lines["parts/part_locs"].append(f"{number} {index} {shown}")
+    (cub / "parts").mkdir()
+    for name, content in lines.items():
+        (cub / f"{name}.txt").write_text("\n".join(content) + "\n")
+    for path, names in (
+        (cub / "parts/parts.txt", KEYPOINTS),
+        (cub / "classes.txt", species_names),
+        (root / "part_maps/parts.txt", PARTS),
+    ):
+        path.write_text("".join(f"{index} {name}\n" for index, name in enumerate(names, start=1)))
+
+
+def draw_creature(
+    species: int, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, list[tuple[float, float, bool]]]:
+    """One creature in a random pose before a random background.
+
+    Args:
+        species: 0..7, decides which part has which hue.
+        size: longer side of the picture, pixels.
+        rng: decides everything else.
+
+    Returns:
+        The picture (H, W, 3) uint8; its part map (H, W) uint8, 0 background, 1.. as in ``PARTS``; and a list of
+        (x, y, visible) in the order of ``KEYPOINTS``, zero-based pixels.
+    """
+    height, width = int(size * rng.uniform(0.75, 1)), size
+    faces_left = rng.random() < 0.5
+    scale = min(height, width) * rng.uniform(0.25, 0.31)
+    angle = np.deg2rad(rng.uniform(-35, 35))
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    pose = scale * rotation @ np.diag([-1 if faces_left else 1, 1])
+    centre = np.array([width, height]) / 2 + rng.uniform(-0.06, 0.06, 2) * size - pose @ np.array([-0.2, -0.1])
+
+    # Pixels, supersampled, in the creature's frame.
+    steps = (np.arange(_SUPERSAMPLING) + 0.5) / _SUPERSAMPLING - 0.5
+    xs = (np.arange(width)[:, None] + steps).ravel()
+    ys = (np.arange(height)[:, None] + steps).ravel()
+    pixels = np.stack(np.meshgrid(xs, ys), -1)
+    u, v = np.moveaxis((pixels - centre) @ np.linalg.inv(pose).T, -1, 0)
+
+    part_map = _part_at(u, v)
+    image = _background(pixels / size, rng)
+    for part, hue_index in enumerate(HUES_OF_SPECIES[species]):
+        mark = _texture(part, u, v)[..., None]
+        hue = HUES[hue_index] + rng.uniform(-0.02, 0.02)
+        value = rng.uniform(0.85, 1)
+        bright = np.array(hsv_to_rgb(hue % 1, rng.uniform(0.65, 0.85), value))
+        dark = np.array(hsv_to_rgb(hue % 1, 0.9, value * 0.45))
+        image = np.where((part_map == part + 1)[..., None], np.where(mark, dark, bright), image)
+
+    image = image.reshape(height, _SUPERSAMPLING, width, _SUPERSAMPLING, 3).mean((1, 3))
+    image = np.clip(image * 255 + rng.normal(0, 4, image.shape), 0, 255)
+    middle = _SUPERSAMPLING // 2
+    part_map = part_map[middle::_SUPERSAMPLING, middle::_SUPERSAMPLING]
+
+    keypoints = []
+    for name, place in KEYPOINTS.items():
+        x, y = pose @ np.array(place) + centre
+        hidden = name == ("right eye" if faces_left else "left eye")
+        keypoints.append((x, y, not hidden and 0 <= x <= width - 1 and 0 <= y <= height - 1))
+    return image.astype(np.uint8), part_map.astype(np.uint8), keypoints
+
+
+def _ellipse(u: np.ndarray, v: np.ndarray, centre: tuple[float, float], axes: tuple[float, float], degrees: float):
+    """Whether (u, v) lies in an ellipse turned by ``degrees``."""
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    du, dv = u - centre[0], v - centre[1]
+    return ((cos * du + sin * dv) / axes[0]) ** 2 + ((cos * dv - sin * du) / axes[1]) ** 2 <= 1
+
+
+def _part_at(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Part label at each point of the creature's frame; later lines lie on top."""
+    labels = np.zeros(u.shape, np.uint8)
+    along = -u - 0.75  # the tail widens from the body's end backwards
+    labels[(along > 0) & (along < 1.25) & (np.abs(v + 0.25 * along + 0.05) < 0.16 + 0.28 * along)] = 4
+    labels[_ellipse(u, v, (0, 0), (1.0, 0.6), 0)] = 1
+    beak = (u > 1.3) & (u < 1.58) & (np.abs(v + 0.42) < 0.16 * (1.58 - u) / 0.28)
+    labels[_ellipse(u, v, (1.0, -0.42), (0.48, 0.46), 0) | beak] = 2
+    labels[_ellipse(u, v, (-0.2, 0.02), (0.62, 0.33), -18)] = 3
+    return labels
+
+
+def _texture(part: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Where a part's texture is dark: spots, rings, stripes, chequers."""
+    if part == 0:  # spots
+        return (np.mod(u, 0.28) - 0.14) ** 2 + (np.mod(v, 0.28) - 0.14) ** 2 < 0.075**2
+    if part == 1:  # rings
+        return np.mod(np.hypot(u - 1.0, v + 0.42), 0.2) < 0.08
+    if part == 2:  # stripes
+        return np.mod(u + 0.4 * v, 0.2) < 0.1
+    return (np.mod(u, 0.4) < 0.2) ^ (np.mod(v, 0.4) < 0.2)  # chequers
+
+
+def _background(places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Smooth coloured waves, another set for each picture: (H, W, 3) in [0, 1]."""
+    image = np.broadcast_to(rng.uniform(0.3, 0.7, 3), (*places.shape[:2], 3)).copy()
+    for _ in range(4):
+        wave = np.sin(places @ rng.normal(0, 9, 2) + rng.uniform(0, 2 * np.pi))
+        image += wave[..., None] * rng.uniform(-0.12, 0.12, 3)
+    return np.clip(image, 0, 1)

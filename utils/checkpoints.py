@@ -1,0 +1,110 @@
+"""Checkpoints on disk: written whole or not at all, read without running any code of theirs.
+
+A checkpoint is a dictionary in the published layout, ``iter`` (updates done), ``model_state_dict`` and
+``optimizer_state_dict``; training adds ``format`` (1), ``config`` (the run's resolved config) and ``versions``.
+"""
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.errors import UserError
+
+FORMAT = 1
+
+
+def file_name(iteration: int) -> str:
+    """The name of the checkpoint after ``iteration`` updates."""
+    return f"model_{iteration}.pth"
+
+
+def save(path: Path | str, payload: Mapping[str, Any], keep: int | None = None) -> Path:
+    """Writes a checkpoint under its final name only once it is complete on disk.
+
+    Args:
+        path: ``FOLDER/model_ITER.pth``; the folder is created.
+        payload: what to write; read back by :func:`read`.
+        keep: how many of the folder's newest checkpoints remain; None keeps all.
+
+    Raises:
+        UserError: the file cannot be written (no space, no permission); an older file of that name is left as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            torch.save(dict(payload), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"Cannot write the checkpoint {path}: {error.strerror or error}.") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if keep is not None:
+        for old in _numbered(path.parent)[:-keep]:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def latest(run_dir: Path | str) -> Path | None:
+    """The checkpoint with the most updates in a run directory (or in a folder of checkpoints); None if it has none."""
+    run_dir = Path(run_dir)
+    files = _numbered(run_dir / "checkpoints") or _numbered(run_dir)
+    return files[-1] if files else None
+
+
+def resolve(path: Path | str) -> Path:
+    """The checkpoint file meant by a path: the file itself, or the latest one of a run directory.
+
+    Raises:
+        UserError: nothing is there, or the directory holds no checkpoint.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"No checkpoint at {path}: give a .pth file or a run directory.")
+    found = latest(path)
+    if found is None:
+        raise UserError(f"No checkpoint in {path}: looked for model_*.pth there and in {path / 'checkpoints'}.")
+    return found
+
+
+def read(path: Path | str) -> dict[str, Any]:
+    """Reads a checkpoint (file or run directory) onto the CPU, tensors and plain values only.
+
+    Raises:
+        UserError: the file is missing, truncated, or not a checkpoint of a segmenter.
+    """
+    path = resolve(path)
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"Cannot read {path} as a checkpoint: it is truncated, damaged, or another kind of file ({reason[0]}). "
+            "Copy or download it again, or give an earlier checkpoint."
+        ) from error
+    if not isinstance(payload, dict) or not isinstance(payload.get("model_state_dict"), Mapping):
+        raise UserError(
+            f"{path} is not a checkpoint of this project: it has no 'model_state_dict'. "
+            "Expected are the published checkpoints or those that train.py writes."
+        )
+    return payload
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The folder's ``model_ITER.pth`` in the order of their iterations."""
+    files = {
+        int(m[1]): path for path in folder.glob("model_*.pth") if (m := re.fullmatch(r"model_(\d+)\.pth", path.name))
+    }
+    return [files[iteration] for iteration in sorted(files)]

@@ -1,0 +1,28 @@
+"""Losses are computed in float32 whatever precision the networks run in."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _widen(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
+        return value.float()
+    if isinstance(value, list | tuple):
+        return [_widen(item) for item in value]
+    return value
+
+
+def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Run a function of tensors outside autocast, with half-precision arguments widened to float32."""
+
+    @wraps(function)
+    def wrapper(first: Tensor, *rest: Any, **options: Any) -> Tensor:
+        with torch.autocast(first.device.type, enabled=False):
+            options = {name: _widen(value) for name, value in options.items()}
+            return function(_widen(first), *map(_widen, rest), **options)
+
+    return wrapper

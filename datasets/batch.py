@@ -1,0 +1,72 @@
+"""Batches as dataclasses: what training and evaluation move to the device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.sample import Sample
+
+
+class _Batch:
+    """Moves every tensor of a dataclass; PyTorch's loader and Lightning Fabric find these two by name."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Self:
+        """The same batch with its tensors on ``device``."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same batch with its tensors in page-locked memory."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: function(value) for name, value in values.items() if isinstance(value, Tensor)})
+
+
+@dataclass
+class TrainBatch(_Batch):
+    """Training crops of one step.
+
+    Attributes:
+        image: (N, 3, H, W) uint8, RGB.
+        foreground: (N, 1, H, W) float32, 1 on the object and 0 elsewhere.
+        names: the N samples' names.
+        step: the update, from 0, that the batch is for.
+    """
+
+    image: Tensor
+    foreground: Tensor
+    names: list[str]
+    step: int
+
+    @classmethod
+    def collate(cls, samples: Sequence[Sample], step: int) -> "TrainBatch":
+        """Stack crops of one size."""
+        image, foreground = stack(samples)
+        return cls(image, foreground, [sample.name for sample in samples], step)
+
+
+@dataclass
+class EvalBatch(_Batch):
+    """Network inputs of one size.
+
+    Attributes:
+        images: (N, 3, h, w) uint8, RGB.
+        foreground: (N, 1, h, w) float32, 1 on the object and 0 elsewhere.
+        inputs: for each of the N images what the protocol needs to score it.
+    """
+
+    images: Tensor
+    foreground: Tensor
+    inputs: list[Any]
+
+
+def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """Pictures (N, 3, H, W) uint8 and foreground masks (N, 1, H, W) float32 of samples of one size."""
+    image = torch.from_numpy(np.stack([sample.image for sample in samples]))
+    foreground = torch.from_numpy(np.stack([sample.foreground for sample in samples]))
+    return image.permute(0, 3, 1, 2).contiguous(), foreground[:, None].float()

@@ -1,0 +1,98 @@
+"""Square crops of samples around the object's box (METHOD: "Training crop" and "Test crop" of CUB and PASCAL-Part)."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from datasets.sample import Sample
+
+
+def square_box(box: np.ndarray, padding: float, jitter: float = 0.0, draws: np.ndarray | None = None) -> np.ndarray:
+    """The square to cut out around an object.
+
+    Each side moves out by ``padding + jitter * draw`` of the box's size along that axis and is rounded to whole pixels;
+    the shorter direction is then widened about its centre.
+
+    Args:
+        box: (x0, y0, x1, y1), zero-based, both corners inclusive.
+        padding: share of the box's size, 0.05 in the release.
+        jitter: largest change of the padding, a share of the box's size, 0.05 in the release.
+        draws: left, top, right, bottom in [-1, 1]; zeros when None.
+
+    Returns:
+        (x0, y0, x1, y1) int, inclusive, ``x1 - x0 == y1 - y0``; it may reach past the picture.
+    """
+    draws = np.zeros(4) if draws is None else draws
+    width, height = box[2:] - box[:2] + 1
+    outwards = (padding + jitter * draws) * np.array([-width, -height, width, height])
+    box = np.rint(box + outwards).astype(int)
+    sides = np.maximum(box[2:] - box[:2] + 1, 1)
+    corner = box[:2] - np.rint((sides.max() - sides) / 2).astype(int)
+    return np.concatenate([corner, corner + sides.max() - 1])
+
+
+def crop(sample: Sample, box: np.ndarray, size: int) -> Sample:
+    """Cut a square out and resize it to ``size`` x ``size``.
+
+    Outside the picture the picture is 1 (on the scale 0..255, as in the release) and the masks are 0. The picture is
+    resized by OpenCV, bilinear; masks take the nearest pixel. Keypoints and the object's box follow; hidden keypoints
+    stay at (0, 0).
+
+    Args:
+        box: (x0, y0, x1, y1) int, inclusive, square.
+    """
+    corner, scale = box[:2], size / (box[2] - box[0] + 1)
+
+    def resized(pixels: np.ndarray, outside: int, interpolation: int) -> np.ndarray:
+        return cv2.resize(_cut(pixels, box, outside), (size, size), interpolation=interpolation)
+
+    keypoints = sample.keypoints
+    if keypoints is not None:
+        keypoints = keypoints.copy()
+        keypoints[:, :2] = (keypoints[:, :2] - corner) * scale * keypoints[:, 2:]
+    return replace(
+        sample,
+        image=resized(sample.image, 1, cv2.INTER_LINEAR),
+        foreground=resized(sample.foreground, 0, cv2.INTER_NEAREST),
+        box=None if sample.box is None else (sample.box - np.tile(corner, 2)) * scale,
+        keypoints=keypoints,
+        part_map=None if sample.part_map is None else resized(sample.part_map, 0, cv2.INTER_NEAREST),
+    )
+
+
+def _cut(pixels: np.ndarray, box: np.ndarray, outside: int) -> np.ndarray:
+    x0, y0, x1, y1 = box
+    height, width = pixels.shape[:2]
+    if x0 >= 0 and y0 >= 0 and x1 < width and y1 < height:
+        return pixels[y0 : y1 + 1, x0 : x1 + 1]
+    cut = np.full((y1 - y0 + 1, x1 - x0 + 1, *pixels.shape[2:]), outside, pixels.dtype)
+    inside = pixels[max(y0, 0) : max(y1 + 1, 0), max(x0, 0) : max(x1 + 1, 0)]
+    top, left = max(-y0, 0), max(-x0, 0)
+    if inside.size:
+        cut[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return cut
+
+
+def flip(sample: Sample, mirrored_keypoints: list[int]) -> Sample:
+    """Mirror a sample left to right.
+
+    Args:
+        mirrored_keypoints: for each keypoint the index of the one that takes its name in the mirror (left eye: right
+            eye).
+    """
+    last = sample.image.shape[1] - 1
+    keypoints, box = sample.keypoints, sample.box
+    if keypoints is not None:
+        keypoints = keypoints[mirrored_keypoints]
+        keypoints[:, 0] = (last - keypoints[:, 0]) * keypoints[:, 2]
+    if box is not None:
+        box = np.array([last - box[2], box[1], last - box[0], box[3]])
+    return replace(
+        sample,
+        image=np.ascontiguousarray(sample.image[:, ::-1]),
+        foreground=np.ascontiguousarray(sample.foreground[:, ::-1]),
+        box=box,
+        keypoints=keypoints,
+        part_map=None if sample.part_map is None else np.ascontiguousarray(sample.part_map[:, ::-1]),
+    )

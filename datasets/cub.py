@@ -1,0 +1,293 @@
+"""CUB-200-2011 (Wah et al., 2011) and data sets drawn in its layout."""
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from scipy.io import loadmat
+
+from datasets import crops
+from datasets.sample import Sample
+from utils.errors import UserError
+
+# Mask choice -> folder, and which pixel values are the object.
+MASKS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "gt": ("CUB_200_2011/segmentations", lambda values: values == 255),  # lower values: annotators disagree
+    "supervised": ("supervisedlabels", lambda values: values > 0),
+    "unsupervised": ("pseudolabels", lambda values: values > 0),
+}
+HELP = "See README, section 'Data'."
+
+
+@dataclass
+class _CleanedImage:
+    """What the cleaned list says of one picture; the mask is packed, eight pixels a byte."""
+
+    box: np.ndarray
+    mask: np.ndarray
+    shape: tuple[int, int]
+
+
+class CUB:
+    """Pictures with masks, boxes, keypoints and, in a drawn set, part maps.
+
+    The text files are enough. Where the list of cleaned training images is present
+    (``CUB_200_2011/cachedir/cub/data/train_cub_cleaned.mat``), it decides which training images are used, and gives
+    their boxes and their ground-truth masks.
+
+    Attributes:
+        name, split: as given.
+        keypoint_names: from ``parts/parts.txt``.
+        mirrored_keypoints: for each keypoint the index of the one that takes its name in the mirror.
+        part_names: of labels 1.. of the part maps, or None where the set has no ``part_maps/``.
+        notes: what a log should say about this data.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        split: Literal["train", "test"],
+        mask: Literal["gt", "supervised", "unsupervised"],
+        *,
+        name: str = "CUB",
+        box_padding: float = 0.05,
+        box_jitter: float = 0.05,
+        flip_probability: float = 0.5,
+    ) -> None:
+        """Read the lists; pictures and masks are read one by one, when asked for.
+
+        Args:
+            root: the folder that holds ``CUB_200_2011/`` and the folders of predicted masks.
+            split: of ``train_test_split.txt``.
+            mask: ``segmentations/`` of CUB, ``supervisedlabels/`` or ``pseudolabels/``.
+            box_padding, box_jitter: of the training crop, shares of the box's size; the test crop has the padding only.
+            flip_probability: of the training crop.
+
+        Raises:
+            UserError: something is missing or malformed; the message says what and where.
+        """
+        self.name, self.split = name, split
+        self.notes: list[str] = []
+        self._box_padding, self._box_jitter, self._flip_probability = box_padding, box_jitter, flip_probability
+        self._root, self._base = Path(root), Path(root) / "CUB_200_2011"
+        self._mask = mask
+        self._check_presence()
+
+        self.keypoint_names = _read_names(self._base / "parts/parts.txt")
+        self.mirrored_keypoints = _mirror(self.keypoint_names)
+        part_maps = self._root / "part_maps"
+        self.part_names = _read_names(part_maps / "parts.txt") if part_maps.is_dir() else None
+
+        self._read_lists()
+        self._cleaned: dict[str, _CleanedImage] = {}
+        if split == "train":
+            self._use_cleaned_list(self._base / "cachedir/cub/data/train_cub_cleaned.mat")
+        if not self._ids:
+            raise UserError(f"{self._base / 'train_test_split.txt'} has no picture of the {split} split. {HELP}")
+
+    def _check_presence(self) -> None:
+        lists = ("images", "train_test_split", "image_class_labels", "bounding_boxes", "parts/parts", "parts/part_locs")
+        missing = [f"{name}.txt" for name in lists if not (self._base / f"{name}.txt").is_file()]
+        missing += [] if (self._base / "images").is_dir() else ["images/"]
+        if missing:
+            raise UserError(f"{self.name}: missing {', '.join(missing)}; looked in {self._base}. {HELP}")
+        folder = self._root / MASKS[self._mask][0]
+        if not folder.is_dir():
+            others = [choice for choice, (name, _) in MASKS.items() if (self._root / name).is_dir()]
+            present = f"masks on disk: {', '.join(others)}" if others else "no other masks are on disk"
+            raise UserError(f"{self.name}: no folder {folder} for {self._mask} masks; {present}. {HELP}")
+
+    def _read_lists(self) -> None:
+        paths = dict(self._rows("images", "image path", int, str))
+        wanted = "1" if self.split == "train" else "0"
+        splits = dict(self._rows("train_test_split", "image is_train", int, str))
+        labels = dict(self._rows("image_class_labels", "image class", int, int))
+        boxes = {
+            image: box for image, *box in self._rows("bounding_boxes", "image x y width height", int, *[float] * 4)
+        }
+        for name, table in (("train_test_split", splits), ("image_class_labels", labels), ("bounding_boxes", boxes)):
+            lost = next((image for image in paths if image not in table), None)
+            if lost is not None:
+                raise UserError(f"{self._base / name}.txt has no line for image {lost} of images.txt. {HELP}")
+
+        self._ids = [image for image in paths if splits[image] == wanted]
+        self._paths = {image: paths[image] for image in self._ids}
+        self._labels = labels
+        # The files count pixels from one.
+        self._boxes = {i: np.array([x - 1, y - 1, x + w - 2, y + h - 2]) for i, (x, y, w, h) in boxes.items()}
+        self._keypoints = self._read_keypoints()
+
+    def _read_keypoints(self) -> dict[int, np.ndarray]:
+        places = {image: np.zeros((len(self.keypoint_names), 3)) for image in self._ids}
+        found = dict.fromkeys(self._ids, 0)
+        for image, part, x, y, visible in self._rows(
+            "parts/part_locs", "image part x y visible", int, int, float, float, int
+        ):
+            if image not in places:
+                continue
+            if not 1 <= part <= len(self.keypoint_names):
+                raise UserError(
+                    f"{self._base / 'parts/part_locs.txt'}: image {image} has a part {part}, unknown to parts.txt."
+                )
+            found[image] += 1
+            if visible:
+                places[image][part - 1] = x - 1, y - 1, 1
+        lost = next((image for image, count in found.items() if count != len(self.keypoint_names)), None)
+        if lost is not None:
+            raise UserError(
+                f"{self._base / 'parts/part_locs.txt'} has {found[lost]} lines for image {lost}, "
+                f"but parts.txt has {len(self.keypoint_names)} keypoints. {HELP}"
+            )
+        return places
+
+    def _rows(self, name: str, expected: str, *types: Callable) -> list[tuple]:
+        return _read_rows(self._base / f"{name}.txt", expected, *types)
+
+    def _use_cleaned_list(self, path: Path) -> None:
+        if not path.is_file():
+            self.notes.append(f"{self.name}: no cleaned list at {path}; all {len(self)} training images are used.")
+            return
+        try:
+            images = np.atleast_1d(loadmat(path, struct_as_record=False, squeeze_me=True)["images"])
+            cleaned = {image.rel_path: _read_cleaned(image) for image in images}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+            raise UserError(f"{path} is no cleaned list of CUB ({error}). Mend it or move it away. {HELP}") from None
+        ids = {path: image for image, path in self._paths.items()}
+        foreign = next((name for name in cleaned if name not in ids), None)
+        if foreign is not None:
+            raise UserError(f"{path} lists {foreign}, which is no training image of images.txt. {HELP}")
+        self._ids = [ids[name] for name in cleaned]
+        self._boxes |= {ids[name]: image.box for name, image in cleaned.items()}
+        self._cleaned = cleaned
+        self.notes.append(f"{self.name}: the cleaned list {path} is used: {len(self):,} training images.")
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one picture with its annotation.
+
+        Raises:
+            UserError: a file is missing or broken, or a mask has another size than its picture.
+        """
+        image_id = self._ids[index]
+        name = self._paths[image_id]
+        path = self._base / "images" / name
+        image = _read_picture(path)
+        part_map = None
+        if self.part_names is not None:
+            part_map = self._read_labels(self._root / "part_maps" / name, path, image)
+        return Sample(
+            name=name,
+            path=path,
+            image=image,
+            foreground=self._foreground(name, path, image),
+            label=self._labels[image_id],
+            box=self._boxes[image_id].copy(),
+            keypoints=self._keypoints[image_id].copy(),
+            part_map=part_map,
+        )
+
+    def _foreground(self, name: str, path: Path, image: np.ndarray) -> np.ndarray:
+        cleaned = self._cleaned.get(name) if self._mask == "gt" else None
+        if cleaned is not None:
+            if cleaned.shape != image.shape[:2]:
+                raise UserError(_sizes_differ("the cleaned list's mask", cleaned.shape, path, image))
+            count = cleaned.shape[0] * cleaned.shape[1]
+            return np.unpackbits(cleaned.mask, count=count).reshape(cleaned.shape)
+        folder, is_object = MASKS[self._mask]
+        return is_object(self._read_labels(self._root / folder / name, path, image)).astype(np.uint8)
+
+    @staticmethod
+    def _read_labels(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
+        path = path.with_suffix(".png")
+        labels = _read_label_map(path)
+        if labels.shape != image.shape[:2]:
+            raise UserError(_sizes_differ(str(path), labels.shape, picture_path, image))
+        return labels
+
+    def train_crop(self, sample: Sample, size: int, rng: np.random.Generator) -> Sample:
+        """A ``size`` x ``size`` crop around the jittered box, mirrored at times (METHOD: "Training crop")."""
+        draws, mirrored = rng.uniform(-1, 1, 4), rng.random() < self._flip_probability
+        box = crops.square_box(sample.box, self._box_padding, self._box_jitter, draws)
+        cropped = crops.crop(sample, box, size)
+        return crops.flip(cropped, self.mirrored_keypoints) if mirrored else cropped
+
+    def test_crop(self, sample: Sample, size: int) -> Sample:
+        """A ``size`` x ``size`` crop around the padded box."""
+        return crops.crop(sample, crops.square_box(sample.box, self._box_padding), size)
+
+
+def _read_rows(path: Path, expected: str, *types: Callable) -> list[tuple]:
+    """The lines of a list, split at blanks into as many values as there are types; the last one may hold blanks."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        values = line.split(maxsplit=len(types) - 1)
+        if not values:
+            continue
+        try:
+            rows.append(tuple(convert(value.strip()) for convert, value in zip(types, values, strict=True)))
+        except ValueError:
+            raise UserError(f"{path}, line {number}: expected '{expected}', found '{line}'. {HELP}") from None
+    return rows
+
+
+def _read_names(path: Path) -> list[str]:
+    if not path.is_file():
+        raise UserError(f"Missing {path}. {HELP}")
+    return [name for _, name in _read_rows(path, "index name", int, str)]
+
+
+def _mirror(names: Sequence[str]) -> list[int]:
+    """Indices after left and right have changed places."""
+    swapped = {"left": "right", "right": "left"}
+
+    def partner(name: str) -> str:
+        side, _, rest = name.partition(" ")
+        other = f"{swapped.get(side, side)} {rest}".strip()
+        return other if other in names else name
+
+    return [names.index(partner(name)) for name in names]
+
+
+def _read_cleaned(image: Any) -> _CleanedImage:
+    # As in the text files, pixels are counted from one.
+    box = np.array([image.bbox.x1, image.bbox.y1, image.bbox.x2, image.bbox.y2], float) - 1
+    mask = np.asarray(image.mask)
+    return _CleanedImage(box, np.packbits(mask > 0), mask.shape)
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 whatever the file's mode; alpha is dropped and EXIF left alone."""
+    with _open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def _read_label_map(path: Path) -> np.ndarray:
+    """(H, W), the stored values; of several channels the first (some of CUB's masks have an alpha)."""
+    with _open(path) as picture:
+        labels = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+    return labels if labels.ndim == 2 else labels[..., 0]
+
+
+def _open(path: Path) -> Image.Image:
+    """A decoded picture."""
+    try:
+        picture = Image.open(path)
+        picture.load()
+    except FileNotFoundError:
+        raise UserError(f"Missing {path}. {HELP}") from None
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        raise UserError(f"Cannot read {path}: {error}. Fetch the file again. {HELP}") from None
+    return picture
+
+
+def _sizes_differ(what: str, shape: tuple[int, ...], path: Path, image: np.ndarray) -> str:
+    return (
+        f"{what} is {shape[1]} x {shape[0]} pixels, but its picture {path} is {image.shape[1]} x {image.shape[0]}. "
+        f"Fetch both again. {HELP}"
+    )

@@ -88,10 +88,11 @@ def read(path: Path | str) -> dict[str, Any]:
     path = resolve(path)
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise UserError(f"Cannot read the checkpoint {path}: {error.strerror}.") from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"Cannot read {path} as a checkpoint: it is truncated, damaged, or another kind of file ({reason[0]}). "
+            f"{path} cannot be read as a checkpoint: it is truncated, damaged, or another kind of file. "
             "Copy or download it again, or give an earlier checkpoint."
         ) from error
     if not isinstance(payload, dict) or not isinstance(payload.get("model_state_dict"), Mapping):

@@ -1,0 +1,222 @@
+"""Types, ranges and choices of every config key. The values are in the YAML files beside this one, and only there."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from utils.errors import UserError
+
+
+def _number(low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
+    """A finite number, or finite numbers, in [low, high], and larger than ``above``."""
+    return field(default=MISSING, metadata={"low": low, "high": high, "above": above})
+
+
+def _probability() -> Any:
+    return _number(low=0, high=1)
+
+
+def _choice(*options: str) -> Any:
+    return field(default=MISSING, metadata={"options": options})
+
+
+@dataclass
+class LossWeights:
+    feature: float = _number(low=0)
+    contrastive: float = _number(low=0)
+    visual: float = _number(low=0)
+    equivariance: float = _number(low=0)
+
+
+@dataclass
+class Dataset:
+    folder: str = MISSING
+    train_mask: str = _choice("gt", "supervised", "unsupervised")
+    eval_mask: str = _choice("gt", "supervised", "unsupervised")
+    box_padding: float = _number(low=0)
+    box_jitter: float = _number(low=0)
+    flip_probability: float = _probability()
+
+
+@dataclass
+class Segmenter:
+    variant: str = _choice("caffe", "torchvision")
+    weights: str = MISSING
+    weights_dir: str = MISSING
+    init: str = _choice("he", "normal")
+
+
+@dataclass
+class Perceptual:
+    network: str = _choice("vgg19", "vgg16")
+    weights: str = MISSING
+    weights_dir: str = MISSING
+    layers: dict[str, float] = _number(above=0)
+
+
+@dataclass
+class Method:
+    name: str = _choice("contrastive_reconstruction")
+    temperature: float = _number(above=0)
+    negatives: str = _choice("all_images", "other_images")
+    positives: str = _choice("uniform", "release")
+    equivariance: str = _choice("one_way", "symmetric")
+
+
+@dataclass
+class Optimizer:
+    name: str = _choice("sgd", "adamw")
+    lr: float = _number(above=0)
+    head_multiplier: float = _number(above=0)
+    weight_decay: float = _number(low=0)
+    poly_power: float = _number(low=0)
+    poly_steps: int = _number(low=1)
+    clip_norm: float = _number(above=0)
+    momentum: float | None = field(default=None, metadata={"low": 0, "high": 1, "only": "sgd"})
+    betas: list[float] | None = field(default=None, metadata={"low": 0, "high": 1, "length": 2, "only": "adamw"})
+
+
+@dataclass
+class Augmentation:
+    jitter_probability: float = _probability()
+    brightness: float = _number(low=0, high=1)
+    contrast: float = _number(low=0, high=1)
+    saturation: float = _number(low=0, high=1)
+    hue: float = _number(low=0, high=0.5)
+    greyscale_probability: float = _probability()
+    control_points: int = _number(low=2)
+    noise: float = _number(low=0)
+    scale: list[float] = field(default=MISSING, metadata={"above": 0, "length": 2, "increasing": True})
+    rotation: float = _number(low=0, high=180)
+    translation: float = _number(low=0)
+
+
+@dataclass
+class Logging:
+    every: int = _number(low=1)
+    image_every: int = _number(low=0)
+    wandb: str = _choice("auto", "online", "offline", "disabled")
+    project: str = MISSING
+    entity: str | None = MISSING
+    group: str | None = MISSING
+    name: str | None = MISSING
+    tags: list[str] = MISSING
+
+
+@dataclass
+class Checkpointing:
+    every: int = _number(low=1)
+    keep: int | None = _number(low=1)
+
+
+@dataclass
+class Evaluation:
+    every: int = _number(low=0)
+    batch_size: int = _number(low=1)
+    size: int = _number(low=32)
+    baselines: list[str] = _choice("untrained", "kmeans_features", "kmeans_colours")
+    pictures: int = _number(low=0)
+
+
+@dataclass
+class Loader:
+    num_workers: int = _number(low=0)
+
+
+@dataclass
+class TrainConfig:
+    dataset_name: str = MISSING
+    dataset_root: str = MISSING
+    num_parts: int = _number(low=2)
+    image_size: int = _number(low=32)
+    batch_size: int = _number(low=2)
+    num_steps: int = _number(low=1)
+    seed: int = _number(low=0)
+    device: str = _choice("auto", "cpu", "cuda")
+    precision: str = _choice("32", "bf16", "16")
+    output_dir: str | None = MISSING
+    resume: str | None = MISSING
+    debug: bool = MISSING
+    loss_weights: LossWeights = MISSING
+    dataset: Dataset = MISSING
+    segmenter: Segmenter = MISSING
+    perceptual: Perceptual = MISSING
+    method: Method = MISSING
+    optimizer: Optimizer = MISSING
+    augmentation: Augmentation = MISSING
+    logging: Logging = MISSING
+    checkpointing: Checkpointing = MISSING
+    evaluation: Evaluation = MISSING
+    loader: Loader = MISSING
+
+
+@dataclass
+class EvaluateConfig(TrainConfig):
+    checkpoint: str = MISSING
+
+
+def validate(config: DictConfig) -> DictConfig:
+    """A typed config with all interpolations resolved and every value checked against its range and choices.
+
+    Args:
+        config: a config of :class:`TrainConfig` or :class:`EvaluateConfig`.
+
+    Raises:
+        UserError: a value is missing, not finite, out of range, none of the choices, or of no use to the choice made;
+            the message names the key, the value and what is allowed.
+    """
+    for key, spec in walk(OmegaConf.get_type(config)):
+        try:
+            if OmegaConf.is_missing(OmegaConf.select(config, key.rpartition(".")[0]) or config, spec.name):
+                raise UserError(f"{key} is required: give {key}=VALUE.")
+            value = OmegaConf.select(config, key)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
+        owner = spec.metadata.get("only")
+        if owner is not None:
+            chosen = OmegaConf.select(config, key.rpartition(".")[0]).name
+            if (value is None) != (chosen != owner):
+                raise UserError(
+                    f"{key} is required by {owner}." if value is None else f"{key} has no meaning for {chosen}."
+                )
+        if value is not None and not is_dataclass(spec.type):
+            _check(key, value, spec.metadata)
+    resolved = config.copy()
+    OmegaConf.resolve(resolved)
+    return resolved
+
+
+def walk(schema: type, prefix: str = "") -> Iterator[tuple[str, Field]]:
+    """Every dotted key of a schema with its field, nodes before what they hold."""
+    types = get_type_hints(schema)
+    for spec in fields(schema):
+        spec.type = types[spec.name]
+        yield prefix + spec.name, spec
+        if is_dataclass(spec.type):
+            yield from walk(spec.type, f"{prefix}{spec.name}.")
+
+
+def _check(key: str, value: Any, rules: Any) -> None:
+    values = list(value.values()) if OmegaConf.is_dict(value) else list(value) if OmegaConf.is_list(value) else [value]
+    if "length" in rules and len(values) != rules["length"]:
+        raise UserError(f"{key} needs {rules['length']} values, not {len(values)}: {value}.")
+    if rules.get("increasing") and values != sorted(values):
+        raise UserError(f"{key} must be increasing, not {value}.")
+    for one in values:
+        if "options" in rules and one not in rules["options"]:
+            raise UserError(f"{key} must be one of {', '.join(rules['options'])}, not {one!r}.")
+        if not isinstance(one, float | int):
+            continue
+        if not math.isfinite(one):
+            raise UserError(f"{key} must be finite, not {one}.")
+        low, high, above = (rules.get(bound) for bound in ("low", "high", "above"))
+        if low is not None and one < low:
+            raise UserError(f"{key} must be at least {low:g}, not {one}.")
+        if above is not None and one <= above:
+            raise UserError(f"{key} must be greater than {above:g}, not {one}.")
+        if high is not None and one > high:
+            raise UserError(f"{key} must be at most {high:g}, not {one}.")

@@ -13,9 +13,7 @@ Negatives = Literal["all_images", "other_images"]
 PositiveRule = Literal["uniform", "release"]
 
 
-def draw_positives(
-    num_images: int, num_parts: int, rng: np.random.Generator, rule: PositiveRule = "uniform"
-) -> Tensor:
+def draw_positives(num_images: int, num_parts: int, rng: np.random.Generator, rule: PositiveRule = "uniform") -> Tensor:
     """Draw for each anchor (image, part) the image that its positive, the same part, is taken from.
 
     Args:

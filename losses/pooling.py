@@ -22,9 +22,7 @@ def upsampling_matrix(size: int, small_size: int, device: torch.device, dtype: t
 
 
 def _matrices(full: Tensor, small: Tensor) -> tuple[Tensor, Tensor]:
-    return tuple(
-        upsampling_matrix(full.shape[axis], small.shape[axis], full.device, full.dtype) for axis in (-2, -1)
-    )
+    return tuple(upsampling_matrix(full.shape[axis], small.shape[axis], full.device, full.dtype) for axis in (-2, -1))
 
 
 def feature_sums(masks: Tensor, features: list[Tensor]) -> Tensor:

@@ -1,6 +1,15 @@
-"""Networks: part logits from images, perceptual features from images, and the reading of their weights."""
+"""Networks: part logits from images, perceptual features from images, the reading of weights, and the methods."""
 
+from models.checkpoint import load_segmenter
+from models.methods import build_method, seeded_initialisation
 from models.perceptual import PerceptualNetwork
 from models.segmenter import Segmenter, build_segmenter
 
-__all__ = ["PerceptualNetwork", "Segmenter", "build_segmenter"]
+__all__ = [
+    "PerceptualNetwork",
+    "Segmenter",
+    "build_method",
+    "build_segmenter",
+    "load_segmenter",
+    "seeded_initialisation",
+]

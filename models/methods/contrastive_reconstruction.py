@@ -1,0 +1,96 @@
+"""The paper's method: one segmenter, frozen perceptual features, four losses."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from losses import (
+    contrastive_loss,
+    draw_positives,
+    equivariance_loss,
+    feature_loss,
+    part_descriptors,
+    visual_consistency_loss,
+)
+from models.perceptual import PerceptualNetwork
+from models.segmenter import Segmenter
+from utils.seeding import generator
+
+
+class ContrastiveReconstruction(nn.Module):
+    """Unsupervised part discovery from contrastive reconstruction (Choudhury et al., NeurIPS 2021).
+
+    Args:
+        segmenter: the network that is trained.
+        perceptual: the frozen network that gives the features.
+        config: the node ``method``: ``temperature``, ``negatives`` (``all_images`` or ``other_images``), ``positives``
+            (``uniform`` or ``release``), ``equivariance`` (``release`` or ``paper``); see ``losses``.
+        seed: the run's seed; positives are a function of it and of the step.
+    """
+
+    def __init__(self, segmenter: Segmenter, perceptual: PerceptualNetwork, config: Any, seed: int) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.perceptual = perceptual
+        self.config = config
+        self.seed = seed
+
+    def forward(self, views: Any) -> dict[str, Tensor]:
+        """The four losses, unweighted, of a batch of views.
+
+        Args:
+            views: has ``image``, ``jittered``, ``jittered_to_warp`` (N, 3, H, W) RGB in [0, 1], the last not yet warped;
+                ``lab`` (N, 3, H, W) of the clean image; ``foreground`` (N, 1, H, W); ``grid`` (N, H, W, 2); ``step``.
+
+        Returns:
+            Scalars ``feature``, ``contrastive``, ``visual``, ``equivariance``.
+        """
+        rng = generator(self.seed, "positives", views.step)
+        return self.losses(
+            view=self.segmenter.preprocess(views.jittered),
+            view_to_warp=self.segmenter.preprocess(views.jittered_to_warp),
+            features=self.perceptual(views.image),
+            lab=views.lab,
+            foreground=views.foreground,
+            grid=views.grid,
+            positives=draw_positives(len(views.image), self.segmenter.num_parts, rng, self.config.positives),
+        )
+
+    def losses(
+        self,
+        view: Tensor,
+        view_to_warp: Tensor,
+        features: list[Tensor],
+        lab: Tensor,
+        foreground: Tensor,
+        grid: Tensor,
+        positives: Tensor,
+    ) -> dict[str, Tensor]:
+        """As :meth:`forward`, with the views preprocessed and features and positives given."""
+        # Zeros outside the image are the mean colour only after preprocessing.
+        warped_view = F.grid_sample(view_to_warp, grid, align_corners=True)
+        # Two passes, not one of twice the batch: batch norm sees one view at a time.
+        logits = self._full_size_logits(view)
+        logits_of_warped_view = self._full_size_logits(warped_view)
+
+        part_masks = logits.softmax(1)
+        descriptors = part_descriptors(part_masks, features, foreground)
+        return {
+            "feature": feature_loss(part_masks, features, foreground),
+            "contrastive": contrastive_loss(
+                descriptors, self.config.temperature, positives, negatives=self.config.negatives
+            ),
+            "visual": visual_consistency_loss(part_masks, lab, foreground),
+            "equivariance": equivariance_loss(
+                logits, logits_of_warped_view, grid, foreground, formula=self.config.equivariance
+            ),
+        }
+
+    def parameter_groups(self, lr: float, head_multiplier: float) -> list[dict[str, Any]]:
+        """What the optimiser trains: the segmenter's groups."""
+        return self.segmenter.parameter_groups(lr, head_multiplier)
+
+    def _full_size_logits(self, inputs: Tensor) -> Tensor:
+        logits = self.segmenter(inputs).float()
+        return F.interpolate(logits, size=inputs.shape[-2:], mode="bilinear", align_corners=True)

@@ -1,0 +1,47 @@
+"""The optimiser and its learning-rate schedule, from the config node ``optimizer``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim import SGD, AdamW, Optimizer
+
+
+def build_optimizer(parameter_groups: list[dict[str, Any]], config: Any) -> Optimizer:
+    """SGD with momentum, or AdamW.
+
+    Args:
+        parameter_groups: each with ``params``, ``lr`` and ``multiplier``, its rate relative to ``config.lr``.
+        config: ``name`` (``"sgd"`` or ``"adamw"``), ``weight_decay`` and, read by SGD alone, ``momentum``.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if config.name == "sgd":
+        return SGD(parameter_groups, momentum=config.momentum, weight_decay=config.weight_decay)
+    if config.name == "adamw":
+        return AdamW(parameter_groups, weight_decay=config.weight_decay)
+    raise ValueError(f"optimizer.name must be 'sgd' or 'adamw', not {config.name!r}")
+
+
+def learning_rate(config: Any, step: int) -> float:
+    """lr (1 - step / poly_steps)^poly_power, 0 from poly_steps on; ``step`` is the number of updates done so far."""
+    return config.lr * max(0.0, 1 - step / config.poly_steps) ** config.poly_power
+
+
+def set_learning_rate(optimizer: Optimizer, config: Any, step: int) -> float:
+    """Set every group's rate for the update after ``step`` updates; returns the base rate."""
+    rate = learning_rate(config, step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["multiplier"]
+    return rate
+
+
+def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Load a saved state (momenta), but keep this optimiser's own options.
+
+    ``load_state_dict`` alone would bring the saved options back over those that a resumed run was asked to change.
+    """
+    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    for group, own in zip(optimizer.param_groups, options, strict=True):
+        group.update(own)

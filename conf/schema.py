@@ -160,7 +160,7 @@ class EvaluateConfig(TrainConfig):
 
 
 def validate(config: DictConfig) -> DictConfig:
-    """A typed config with all interpolations resolved and every value checked against its range and choices.
+    """A copy of a config with all interpolations resolved and every value checked against its range and choices.
 
     Args:
         config: a config of :class:`TrainConfig` or :class:`EvaluateConfig`.
@@ -169,25 +169,39 @@ def validate(config: DictConfig) -> DictConfig:
         UserError: a value is missing, not finite, out of range, none of the choices, or of no use to the choice made;
             the message names the key, the value and what is allowed.
     """
-    for key, spec in walk(OmegaConf.get_type(config)):
+    config = config.copy()
+    for key, spec in list(walk(OmegaConf.get_type(config))):
+        parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
+        if spec.name not in parent or OmegaConf.is_missing(parent, spec.name):
+            raise UserError(f"{key} is required: give {key}=VALUE.")
         try:
-            if OmegaConf.is_missing(OmegaConf.select(config, key.rpartition(".")[0]) or config, spec.name):
-                raise UserError(f"{key} is required: give {key}=VALUE.")
-            value = OmegaConf.select(config, key)
+            value = parent[spec.name]
         except OmegaConfBaseException as error:
             raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
+        if is_dataclass(spec.type):
+            if unknown := sorted(set(value) - {inner.name for inner in fields(spec.type)}):
+                raise UnknownKey(f"{key}.{unknown[0]}")
+            continue
         owner = spec.metadata.get("only")
-        if owner is not None:
-            chosen = OmegaConf.select(config, key.rpartition(".")[0]).name
-            if (value is None) != (chosen != owner):
-                raise UserError(
-                    f"{key} is required by {owner}." if value is None else f"{key} has no meaning for {chosen}."
-                )
-        if value is not None and not is_dataclass(spec.type):
+        if owner is not None and value is None and parent.name == owner:
+            raise UserError(f"{key} is required by {owner}: give {key}=VALUE.")
+        if owner is not None and value is not None and parent.name != owner:
+            raise UserError(f"{key} is for {owner} only, not for {parent.name}.")
+        if value is not None:
             _check(key, value, spec.metadata)
-    resolved = config.copy()
-    OmegaConf.resolve(resolved)
-    return resolved
+    if unknown := sorted(set(config) - {spec.name for spec in fields(OmegaConf.get_type(config))}):
+        raise UnknownKey(unknown[0])
+    if config.num_steps > config.optimizer.poly_steps:
+        raise UserError(
+            f"num_steps ({config.num_steps}) is larger than optimizer.poly_steps ({config.optimizer.poly_steps}), "
+            f"after which the learning rate is 0: give optimizer.poly_steps={config.num_steps} or more."
+        )
+    OmegaConf.resolve(config)
+    return config
+
+
+class UnknownKey(Exception):
+    """A key that the schema does not have; its text is the dotted key."""
 
 
 def walk(schema: type, prefix: str = "") -> Iterator[tuple[str, Field]]:

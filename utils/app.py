@@ -1,0 +1,126 @@
+"""The wrapper around the entry points: compose the config with Hydra, check it, and meet mistakes with one message."""
+
+import difflib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.schema import EvaluateConfig, TrainConfig, UnknownKey, validate, walk
+from utils.errors import UserError
+from utils.run_directory import resumed_config
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
+    """Runs a task with the config of the command line, for example ``python train.py num_parts=8``.
+
+    The task gets a typed config that is resolved and checked. The process ends with status 0; 2 after a mistake of the
+    user's, told in one message on stderr (with its traceback if ``debug=true``); 1 with a traceback after a fault of
+    the code; 130 after Ctrl-C.
+
+    Args:
+        config_name: ``"train"`` or ``"evaluate"``, a file in ``conf/``.
+        task: what to do; raises :class:`UserError` for what the user can mend.
+    """
+
+    def job(config: DictConfig) -> None:
+        try:
+            task(_checked(config))
+        except (UserError, UnknownKey) as error:
+            _refuse(_explain(error, config_name))
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(f"{name}_schema", schema)
+    # Without it Hydra prints the mistakes it finds itself, and ends the process.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        for argument in sys.argv[1:]:
+            if argument.startswith("--") and argument[2:].partition("=")[0] in dict(walk(SCHEMAS[config_name])):
+                raise UserError(f"keys are given without dashes: {argument[2:].partition('=')[0]}=VALUE")
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
+    except (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        _refuse(_explain(error, config_name))
+
+
+def _checked(config: DictConfig) -> DictConfig:
+    if config.resume is None:
+        return validate(config)
+    if "checkpoint" in config:
+        raise UserError(f"resume is for training. To evaluate a run: checkpoint={config.resume}")
+    return validate(resumed_config(config, list(HydraConfig.get().overrides.task)))
+
+
+def _refuse(message: str) -> NoReturn:
+    if any(argument.lower() == "debug=true" for argument in sys.argv):
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _explain(error: Exception, config_name: str) -> str:
+    """What is wrong in the words of the command line, with the nearest valid name where a name is wrong."""
+    if isinstance(error, UserError):
+        return str(error)
+    text = "\n".join(str(one) for one in (error, error.__cause__) if one is not None)
+    place = re.search(r"In '(\w+/[^']+)'", text)
+    where = f" in conf/{place[1]}.yaml" if place else ""
+    keys = {key: spec.type for key, spec in walk(SCHEMAS[config_name])}
+
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        options = error.options or []
+        return f"{group} has no option '{option}'.{_nearest(option, options)} Options: {', '.join(options)}."
+    if isinstance(error, OverrideParseException):
+        return (
+            f"cannot read the argument '{error.override}': give KEY=VALUE, and quote special characters, "
+            f"""for example 'output_dir="a=b"'.{_nearest(error.override.partition("=")[0].lstrip("+~"), keys)}"""
+        )
+
+    full_key = re.search(r"full_key: (\S+)", text)
+    unknown = re.search(r"Could not (?:override|delete) '([^'@]+)", text)
+    key = full_key[1] if full_key else unknown[1] if unknown else str(error) if isinstance(error, UnknownKey) else None
+    if key in keys:
+        reason = re.search(r"^(?:Value|field|Cannot|Invalid).*", text, re.MULTILINE)
+        kind = f"; it must be {KINDS[keys[key]]}" if keys[key] in KINDS else ""
+        return f"{key}{where}: {(reason[0] if reason else text.splitlines()[0]).rstrip('.')}{kind}."
+    if key is not None:
+        parent = key.rpartition(".")[0]
+        if getattr(keys.get(parent), "__origin__", None) is dict:
+            return f"{parent} has no '{key.rpartition('.')[2]}' to change: to add one, give +{key}=VALUE."
+        return f"unknown key '{key}'{where}.{_nearest(key, keys)} All keys: --help."
+    return " ".join(line.strip() for line in text.splitlines() if "hydra.cc" not in line)
+
+
+def _nearest(name: str, candidates: Iterable[str]) -> str:
+    """`` Did you mean ...?``: the candidates whose last part is the name, or else the most similar one."""
+    inside = [candidate for candidate in candidates if candidate.startswith(f"{name.rpartition('.')[0]}.")]
+    last = {candidate: candidate.rpartition(".")[2].lower() for candidate in inside or candidates}
+
+    def similarity(candidate: str) -> float:
+        others = (candidate.lower(), last[candidate])
+        return max(difflib.SequenceMatcher(None, name.lower(), other).ratio() for other in others)
+
+    best = [candidate for candidate in last if last[candidate] == name.lower()]
+    best = best or sorted(last, key=similarity)[-1:]
+    return f" Did you mean {' or '.join(repr(one) for one in best)}?" if best else ""

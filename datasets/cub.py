@@ -1,5 +1,6 @@
 """CUB-200-2011 (Wah et al., 2011) and data sets drawn in its layout."""
 
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ class CUB:
             raise UserError(f"{self._base / 'train_test_split.txt'} has no picture of the {split} split. {HELP}")
 
     def _check_presence(self) -> None:
+        if not self._base.is_dir():
+            raise UserError(f"{self.name}: no folder {self._base}. Set dataset_root= to the folder above it. {HELP}")
         lists = ("images", "train_test_split", "image_class_labels", "bounding_boxes", "parts/parts", "parts/part_locs")
         missing = [f"{name}.txt" for name in lists if not (self._base / f"{name}.txt").is_file()]
         missing += [] if (self._base / "images").is_dir() else ["images/"]
@@ -103,18 +106,16 @@ class CUB:
 
     def _read_lists(self) -> None:
         paths = dict(self._rows("images", "image path", int, str))
-        wanted = "1" if self.split == "train" else "0"
-        splits = dict(self._rows("train_test_split", "image is_train", int, str))
+        is_train = dict(self._rows("train_test_split", "image is_train", int, _flag))
         labels = dict(self._rows("image_class_labels", "image class", int, int))
-        boxes = {
-            image: box for image, *box in self._rows("bounding_boxes", "image x y width height", int, *[float] * 4)
-        }
-        for name, table in (("train_test_split", splits), ("image_class_labels", labels), ("bounding_boxes", boxes)):
+        types = (int, _coordinate, _coordinate, _extent, _extent)
+        boxes = {image: box for image, *box in self._rows("bounding_boxes", "image x y width height", *types)}
+        for name, table in (("train_test_split", is_train), ("image_class_labels", labels), ("bounding_boxes", boxes)):
             lost = next((image for image in paths if image not in table), None)
             if lost is not None:
                 raise UserError(f"{self._base / name}.txt has no line for image {lost} of images.txt. {HELP}")
 
-        self._ids = [image for image in paths if splits[image] == wanted]
+        self._ids = [image for image in paths if is_train[image] == (self.split == "train")]
         self._paths = {image: paths[image] for image in self._ids}
         self._labels = labels
         # The files count pixels from one.
@@ -124,22 +125,20 @@ class CUB:
     def _read_keypoints(self) -> dict[int, np.ndarray]:
         places = {image: np.zeros((len(self.keypoint_names), 3)) for image in self._ids}
         found = dict.fromkeys(self._ids, 0)
-        for image, part, x, y, visible in self._rows(
-            "parts/part_locs", "image part x y visible", int, int, float, float, int
-        ):
+        path = self._base / "parts/part_locs.txt"
+        types = (int, int, _coordinate, _coordinate, _flag)
+        for image, part, x, y, visible in self._rows("parts/part_locs", "image part x y visible", *types):
             if image not in places:
                 continue
             if not 1 <= part <= len(self.keypoint_names):
-                raise UserError(
-                    f"{self._base / 'parts/part_locs.txt'}: image {image} has a part {part}, unknown to parts.txt."
-                )
+                raise UserError(f"{path}: image {image} has a part {part}, unknown to parts.txt. {HELP}")
             found[image] += 1
             if visible:
                 places[image][part - 1] = x - 1, y - 1, 1
         lost = next((image for image, count in found.items() if count != len(self.keypoint_names)), None)
         if lost is not None:
             raise UserError(
-                f"{self._base / 'parts/part_locs.txt'} has {found[lost]} lines for image {lost}, "
+                f"{path} has {found[lost]} lines for image {lost}, "
                 f"but parts.txt has {len(self.keypoint_names)} keypoints. {HELP}"
             )
         return places
@@ -181,6 +180,11 @@ class CUB:
         part_map = None
         if self.part_names is not None:
             part_map = self._read_labels(self._root / "part_maps" / name, path, image)
+            if part_map.max() > len(self.part_names):
+                raise UserError(
+                    f"{(self._root / 'part_maps' / name).with_suffix('.png')} has a label {part_map.max()}, "
+                    f"but part_maps/parts.txt has {len(self.part_names)} parts. {HELP}"
+                )
         return Sample(
             name=name,
             path=path,
@@ -234,6 +238,26 @@ def _read_rows(path: Path, expected: str, *types: Callable) -> list[tuple]:
         except ValueError:
             raise UserError(f"{path}, line {number}: expected '{expected}', found '{line}'. {HELP}") from None
     return rows
+
+
+def _flag(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError(text)
+    return text == "1"
+
+
+def _coordinate(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _extent(text: str) -> float:
+    value = _coordinate(text)
+    if value <= 0:
+        raise ValueError(text)
+    return value
 
 
 def _read_names(path: Path) -> list[str]:

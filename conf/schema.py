@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,6 +33,14 @@ class LossWeights:
 
 
 @dataclass
+class Drawing:
+    num_train: int = _number(low=1)
+    num_test: int = _number(low=1)
+    size: int = _number(low=32)
+    seed: int = _number(low=0)
+
+
+@dataclass
 class Dataset:
     folder: str = MISSING
     train_mask: str = _choice("gt", "supervised", "unsupervised")
@@ -40,6 +48,7 @@ class Dataset:
     box_padding: float = _number(low=0)
     box_jitter: float = _number(low=0)
     flip_probability: float = _probability()
+    drawing: Drawing | None = None
 
 
 @dataclass
@@ -77,7 +86,6 @@ class Optimizer:
     poly_steps: int = _number(low=1)
     clip_norm: float = _number(above=0)
     momentum: float | None = field(default=None, metadata={"low": 0, "high": 1, "only": "sgd"})
-    betas: list[float] | None = field(default=None, metadata={"low": 0, "high": 1, "length": 2, "only": "adamw"})
 
 
 @dataclass
@@ -172,6 +180,8 @@ def validate(config: DictConfig) -> DictConfig:
     config = config.copy()
     for key, spec in list(walk(OmegaConf.get_type(config))):
         parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
+        if parent is None:
+            continue
         if spec.name not in parent or OmegaConf.is_missing(parent, spec.name):
             raise UserError(f"{key} is required: give {key}=VALUE.")
         try:
@@ -179,7 +189,7 @@ def validate(config: DictConfig) -> DictConfig:
         except OmegaConfBaseException as error:
             raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
         if is_dataclass(spec.type):
-            if unknown := sorted(set(value) - {inner.name for inner in fields(spec.type)}):
+            if unknown := sorted(set(value or ()) - {inner.name for inner in fields(spec.type)}):
                 raise UnknownKey(f"{key}.{unknown[0]}")
             continue
         owner = spec.metadata.get("only")
@@ -205,10 +215,10 @@ class UnknownKey(Exception):
 
 
 def walk(schema: type, prefix: str = "") -> Iterator[tuple[str, Field]]:
-    """Every dotted key of a schema with its field, nodes before what they hold."""
+    """Every dotted key of a schema with its field, nodes before what they hold; ``X | None`` is given as ``X``."""
     types = get_type_hints(schema)
     for spec in fields(schema):
-        spec.type = types[spec.name]
+        spec.type = next((one for one in get_args(types[spec.name]) if is_dataclass(one)), types[spec.name])
         yield prefix + spec.name, spec
         if is_dataclass(spec.type):
             yield from walk(spec.type, f"{prefix}{spec.name}.")

@@ -1,0 +1,155 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datasets import crops
+from datasets.cub import CUB
+from datasets.sample import Sample
+from tests.shared import SHARED, needs_shared
+from tests.trees import draw_cub_tree
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return CUB(draw_cub_tree(tmp_path_factory.mktemp("crops"), part_maps=True), "train", "gt")
+
+
+def sample_of(image: np.ndarray, **others) -> Sample:
+    return Sample("sample", Path("sample.png"), image, (image[..., 0] > 0).astype(np.uint8), **others)
+
+
+@needs_shared
+@pytest.mark.parametrize("case", ["crop0", "crop1"])
+def test_crops_agree_with_the_release(case):
+    golden = np.load(SHARED / "golden/views.npz")
+    dataset = CUB(SHARED / "data/CUB", "train", "gt")
+    test_set = CUB(SHARED / "data/CUB", "test", "gt")
+    samples = (part[i] for part in (dataset, test_set) for i in range(len(part)))
+    sample = next(sample for sample in samples if sample.name == str(golden[f"{case}_name"]))
+    box = crops.square_box(sample.box, 0.05, 0.05, golden[f"{case}_jitter"])
+    cropped = crops.crop(sample, box, 96)
+    np.testing.assert_array_equal(box, golden[f"{case}_square_box"])
+    assert np.abs(cropped.image.astype(int) - golden[f"{case}_image"]).max() <= 1
+    np.testing.assert_array_equal(cropped.foreground, golden[f"{case}_mask"])
+    np.testing.assert_allclose(cropped.keypoints, golden[f"{case}_keypoints"])
+
+
+def test_the_box_is_padded_rounded_and_made_square_about_its_centre():
+    box = np.array([10.0, 20.0, 109.0, 59.0])  # 100 x 40
+    np.testing.assert_array_equal(crops.square_box(box, 0.05), [5, -15, 114, 94])
+    draws = np.array([1, 0, -1, 0])
+    np.testing.assert_array_equal(crops.square_box(box, 0.05, 0.05, draws), [0, -15, 109, 94])
+
+
+@given(
+    st.tuples(*[st.floats(-50, 300)] * 2),
+    st.tuples(*[st.floats(1, 400)] * 2),
+    st.tuples(*[st.floats(-1, 1)] * 4),
+)
+def test_every_box_becomes_a_square_around_it(corner, extent, draws):
+    box = np.array([*corner, *np.add(corner, extent) - 1])
+    square = crops.square_box(box, 0.05, 0.05, np.array(draws))
+    assert square[2] - square[0] == square[3] - square[1] >= 0
+    assert (square[:2] <= np.rint(box[:2])).all() and (square[2:] >= np.rint(box[2:])).all()
+
+
+def test_a_crop_of_its_own_size_copies_the_pixels():
+    image = np.random.default_rng(0).integers(1, 256, (20, 30, 3), dtype=np.uint8)
+    cropped = crops.crop(sample_of(image), np.array([4, 5, 15, 16]), 12)
+    np.testing.assert_array_equal(cropped.image, image[5:17, 4:16])
+
+
+@pytest.mark.parametrize("box", [(-3, -3, 12, 12), (20, 10, 35, 25), (-5, -5, 40, 40), (100, 100, 110, 110)])
+def test_outside_the_picture_the_picture_is_one_and_masks_are_zero(box):
+    image = np.full((20, 30, 3), 200, np.uint8)
+    sample = sample_of(image, part_map=np.full((20, 30), 2, np.uint8))
+    x0, y0, x1, y1 = box
+    cropped = crops.crop(sample, np.array(box), x1 - x0 + 1)
+    y, x = np.mgrid[y0 : y1 + 1, x0 : x1 + 1]
+    inside = (x >= 0) & (x < 30) & (y >= 0) & (y < 20)
+    np.testing.assert_array_equal(cropped.image, np.where(inside, 200, 1)[..., None].repeat(3, -1))
+    np.testing.assert_array_equal(cropped.foreground, inside)
+    np.testing.assert_array_equal(cropped.part_map, inside * 2)
+
+
+def test_masks_keep_their_values_when_resized(dataset):
+    sample = dataset[0]
+    for size in (17, 64, 200):
+        cropped = dataset.test_crop(sample, size)
+        assert cropped.image.shape == (size, size, 3)
+        assert set(np.unique(cropped.foreground)) <= {0, 1} and set(np.unique(cropped.part_map)) <= {0, 1, 2}
+        np.testing.assert_array_equal(cropped.part_map > 0, cropped.foreground == 1)
+
+
+def test_the_object_fills_the_test_crop_but_for_the_padding(dataset):
+    sample = dataset[1]
+    cropped = dataset.test_crop(sample, 220)
+    rows, columns = np.nonzero(cropped.foreground)
+    extents = columns.max() - columns.min() + 1, rows.max() - rows.min() + 1
+    assert 190 <= max(extents) <= 210
+    np.testing.assert_allclose(cropped.box[:2], [columns.min(), rows.min()], atol=5)
+    again = dataset.test_crop(sample, 220)
+    np.testing.assert_array_equal(again.image, cropped.image)
+
+
+def test_keypoints_stay_on_their_pixels_through_crop_and_flip():
+    image = np.zeros((40, 50, 3), np.uint8)
+    image[12, 30] = 255
+    keypoints = np.array([[30.0, 12.0, 1.0], [0.0, 0.0, 0.0]])
+    sample = sample_of(image, keypoints=keypoints, box=np.array([28.0, 10.0, 31.0, 13.0]))
+    cropped = crops.crop(sample, np.array([20, 5, 39, 24]), 20)
+    mirrored = crops.flip(cropped, [0, 1])
+    for moved in (cropped, mirrored):
+        x, y, visible = moved.keypoints[0].astype(int)
+        assert moved.image[y, x].tolist() == [255] * 3 and visible == 1
+        assert moved.foreground[y, x] == 1
+        assert moved.box[0] <= x <= moved.box[2] and moved.box[1] <= y <= moved.box[3]
+        np.testing.assert_array_equal(moved.keypoints[1], 0)
+    np.testing.assert_array_equal(sample.keypoints, keypoints)
+
+
+def test_flipping_exchanges_left_and_right_keypoints(dataset):
+    sample = dataset[0]
+    mirrored = crops.flip(sample, dataset.mirrored_keypoints)
+    np.testing.assert_array_equal(mirrored.keypoints[:, 2], [1, 0, 1, 1])
+    assert mirrored.keypoints[2, 0] == 63 - sample.keypoints[1, 0]
+    back = crops.flip(mirrored, dataset.mirrored_keypoints)
+    for name in ("image", "foreground", "part_map", "keypoints", "box"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(sample, name))
+
+
+def test_the_train_crop_depends_on_the_generator_alone(dataset):
+    sample = dataset[0]
+    first, same, other = (dataset.train_crop(sample, 64, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.image, same.image)
+    assert (first.image != other.image).any()
+
+
+def test_train_crops_move_each_side_by_up_to_the_jitter_and_flip_half_of_them(dataset, monkeypatch):
+    boxes, flips = [], []
+    square_box, flip = crops.square_box, crops.flip
+    monkeypatch.setattr(crops, "square_box", lambda *args: boxes.append(args) or square_box(*args))
+    monkeypatch.setattr(crops, "flip", lambda *args: flips.append(args) or flip(*args))
+    for seed in range(300):
+        dataset.train_crop(dataset_sample(dataset), 16, np.random.default_rng(seed))
+    _, paddings, jitters, draws = zip(*boxes, strict=True)
+    assert set(paddings) == set(jitters) == {0.05}
+    draws = np.array(draws)
+    assert draws.shape == (300, 4) and (draws.min(0) < -0.95).all() and (draws.max(0) > 0.95).all()
+    assert 0.4 < len(flips) / 300 < 0.6
+
+
+def dataset_sample(dataset: CUB) -> Sample:
+    return replace(dataset[0], part_map=None)
+
+
+def test_the_numbers_of_the_crop_can_be_set(dataset, tmp_path):
+    still = CUB(draw_cub_tree(tmp_path), "train", "gt", box_padding=0.2, box_jitter=0.0, flip_probability=0.0)
+    sample = still[0]
+    expected = crops.crop(sample, crops.square_box(sample.box, 0.2), 32)
+    for seed in range(5):
+        np.testing.assert_array_equal(still.train_crop(sample, 32, np.random.default_rng(seed)).image, expected.image)

@@ -1,0 +1,87 @@
+"""What a protocol hands to the runner: pictures at network size with their annotation, batched by shape."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from datasets.batch import EvalBatch, stack
+from datasets.sample import Sample
+
+
+class EvalDataset(Protocol):
+    """What evaluation asks of one split of a data set.
+
+    Attributes:
+        name: of the data set.
+        keypoint_names: of its keypoints; empty where it has none.
+        part_names: of labels 1.. of its part maps, or None where it has none.
+    """
+
+    name: str
+    keypoint_names: list[str]
+    part_names: list[str] | None
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def test_crop(self, sample: Sample, size: int) -> Sample: ...
+
+
+@dataclass
+class EvalInput:
+    """One picture as the network sees it, with its annotation in that picture's coordinates.
+
+    Attributes:
+        name: the sample's name within its data set.
+        label: the sample's class, or None.
+        image: (h, w, 3) uint8, RGB.
+        foreground: (h, w) uint8, 1 on the object and 0 elsewhere.
+        fitted: the sample is of the training split: what is fitted sees it, the tables do not.
+        view: which of the protocol's views of the sample this is; views are batched apart.
+        keypoints: (P, 3) float, columns x, y, visible, in pixels; a point at x lies in the pixel round(x - 0.5).
+        box: (x, y, width, height) float, the object's box in pixels, or None.
+        part_map: (h, w) uint8, 0 is background, 1.. are the annotated parts, or None.
+        place: the sample's index in its split, set by the runner.
+    """
+
+    name: str
+    label: int | None
+    image: np.ndarray
+    foreground: np.ndarray
+    fitted: bool = False
+    view: str = "crop"
+    keypoints: np.ndarray | None = None
+    box: np.ndarray | None = None
+    part_map: np.ndarray | None = None
+    place: int = 0
+
+
+def batch(inputs: list[EvalInput]) -> EvalBatch:
+    """Stack inputs of one size."""
+    return EvalBatch(*stack(inputs), inputs)
+
+
+def batches_of_equal_shape(
+    inputs: Iterable[tuple[Hashable, EvalInput]], batch_size: int
+) -> Iterator[tuple[Hashable, EvalBatch]]:
+    """Gather inputs into batches that share key, view and size.
+
+    A batch leaves as soon as it is full, what is left over leaves at the end, so that at most ``batch_size - 1``
+    inputs of each size wait. The last batches may hold one input.
+
+    Args:
+        inputs: pairs of the protocol's key and one input.
+        batch_size: the most inputs in one batch, >= 1.
+    """
+    waiting: dict[Hashable, list[EvalInput]] = defaultdict(list)
+    for key, one in inputs:
+        bucket = (key, one.view, one.image.shape)
+        waiting[bucket].append(one)
+        if len(waiting[bucket]) == batch_size:
+            yield key, batch(waiting.pop(bucket))
+    for (key, _, _), rest in waiting.items():
+        yield key, batch(rest)

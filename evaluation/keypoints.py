@@ -1,0 +1,193 @@
+"""The published protocol for data sets with a box and keypoints (CUB).
+
+FG-NMI and FG-ARI compare the part at each visible keypoint with the keypoint's index, on the picture cut to its box.
+NMI and ARI do the same on the whole picture, with a background channel from the mask. The keypoint error regresses
+keypoints from the parts' centres of mass on the whole picture. The paper's text leaves the pixel arithmetic open;
+the readings below are those that give the release's figures.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datasets.batch import EvalBatch
+from datasets.sample import Sample
+from evaluation.contingency import ContingencyTable
+from evaluation.inputs import EvalInput
+from evaluation.prediction import part_probabilities, upsample
+from evaluation.regression import Located, keypoint_error
+from utils.errors import UserError
+
+# Sides of network inputs: the release cuts to twice the segmenter's output stride.
+MULTIPLE = 16
+# The paper's tables give the keypoint error over the first three classes one by one, beside all.
+TABLE_CLASSES = (1, 2, 3)
+
+
+class KeypointProtocol:
+    """Scores part probabilities at keypoints.
+
+    Args:
+        num_keypoints: P.
+        num_parts: K.
+        size: the shorter side of the network's input in pixels, >= 16; the paper's is 256.
+        has_background: the labeller's scores hold a background channel.
+    """
+
+    def __init__(self, num_keypoints: int, num_parts: int, *, size: int = 256, has_background: bool = False) -> None:
+        if size < MULTIPLE:
+            raise UserError(f"evaluation.size={size} is too small: pictures are cut to multiples of {MULTIPLE} pixels.")
+        self.size = size
+        self.has_background = has_background
+        self.in_box = ContingencyTable(num_keypoints, num_parts)
+        self.in_whole = ContingencyTable(num_keypoints, num_parts + 1)
+        self.fitted: list[Located] = []
+        self.held_out: list[Located] = []
+        self.notes: list[str] = []
+
+    def inputs(self, sample: Sample, fitted: bool) -> list[EvalInput]:
+        """The whole picture and, of a held-out sample, the picture cut to its box.
+
+        The box is cut at the integer parts of its file's numbers (one-based corner, width, height) and at the
+        picture's border. The shorter side is resized to ``size``, the longer one to its integer part, by PIL,
+        bilinear; the mask as an 8-bit picture of 0 and 1, which rounds it. Borders are cut evenly, the smaller half
+        left and top, so that both sides are multiples of 16. Keypoints and box are those of the file (one-based),
+        times size / shorter side, minus the cut border.
+        """
+        if sample.box is None or sample.keypoints is None:
+            raise UserError(f"{sample.name} has no box or no keypoints: the keypoint protocol needs both.")
+        corner = sample.box[:2] + 1
+        extent = sample.box[2:] - sample.box[:2] + 1
+        height, width = sample.foreground.shape
+        whole = self._input(sample, (0, 0, width, height), fitted, "whole", origin=np.zeros(2))
+        if fitted:
+            return [whole]
+        left, top = np.clip(corner.astype(int), 0, [width - 1, height - 1])
+        right, bottom = np.clip(corner.astype(int) + extent.astype(int), [left + 1, top + 1], [width, height])
+        return [whole, self._input(sample, (left, top, right, bottom), fitted, "box", origin=corner)]
+
+    def _input(
+        self, sample: Sample, cut: tuple[int, int, int, int], fitted: bool, view: str, origin: np.ndarray
+    ) -> EvalInput:
+        left, top, right, bottom = cut
+        shorter = min(right - left, bottom - top)
+        scale = self.size / shorter
+        width, height = (int(self.size * side / shorter) for side in (right - left, bottom - top))
+        border = np.array([width % MULTIPLE // 2, height % MULTIPLE // 2])
+        columns = slice(border[0], border[0] + width // MULTIPLE * MULTIPLE)
+        rows = slice(border[1], border[1] + height // MULTIPLE * MULTIPLE)
+
+        def resized(picture: np.ndarray) -> np.ndarray:
+            small = Image.fromarray(picture[top:bottom, left:right]).resize((width, height), Image.Resampling.BILINEAR)
+            return np.asarray(small)[rows, columns]
+
+        keypoints = sample.keypoints.astype(float)
+        keypoints[:, :2] = np.maximum(keypoints[:, :2] + 1 - origin, 0) * scale - border
+        corner = (sample.box[:2] + 1 - origin) * scale - border
+        extent = (sample.box[2:] - sample.box[:2] + 1) * scale
+        return EvalInput(
+            name=sample.name,
+            label=sample.label,
+            image=resized(sample.image),
+            foreground=resized(sample.foreground),
+            fitted=fitted,
+            view=view,
+            keypoints=keypoints,
+            box=np.concatenate([corner, extent]),
+        )
+
+    def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
+        """Count a batch of one view; ``scores`` (N, K [+ 1], h', w') are those of its images.
+
+        Returns:
+            The part probabilities (N, 1 + K, h, w), background first.
+        """
+        scores = upsample(scores, batch.images.shape[-2:])
+        probabilities = part_probabilities(scores, batch.foreground, self.has_background)
+        if batch.inputs[0].view == "box":
+            parts = scores[:, 1:] if self.has_background else scores
+            self._count(self.in_box, parts.argmax(1), batch.inputs)
+            return probabilities
+        held_out = [place for place, one in enumerate(batch.inputs) if not one.fitted]
+        labels = probabilities[held_out].argmax(1)
+        self._count(self.in_whole, labels, [batch.inputs[place] for place in held_out])
+        for one, centres in zip(batch.inputs, centres_of_mass(probabilities[:, 1:]).cpu().numpy(), strict=True):
+            (self.fitted if one.fitted else self.held_out).append(_relative_to_box(one, centres))
+        return probabilities
+
+    @staticmethod
+    def _count(table: ContingencyTable, labels: Tensor, inputs: Sequence[EvalInput]) -> None:
+        height, width = labels.shape[-2:]
+        found = []
+        for place, one in enumerate(inputs):
+            (visible,) = np.nonzero(one.keypoints[:, 2] > 0)
+            columns, rows = np.round(one.keypoints[visible, :2] - 0.5).astype(int).T
+            found.append([visible, np.full_like(visible, place), rows.clip(0, height - 1), columns.clip(0, width - 1)])
+        if found:
+            points, places, rows, columns = torch.from_numpy(np.concatenate(found, axis=1)).to(labels.device)
+            table.update(points, labels[places, rows, columns])
+
+    def metrics(self) -> dict[str, float]:
+        """FG-NMI, FG-ARI, NMI, ARI and the keypoint errors that can be computed, all in percent.
+
+        ``keypoint_error_all`` is fitted on every training sample and tested on every held-out one;
+        ``keypoint_error_001`` to ``_003`` are fitted on the training samples of classes 1 to 3 together and tested
+        on one class. An error is left out, and ``notes`` says why, where its classes lack samples in either split.
+
+        Raises:
+            UserError: the held-out samples show no keypoint.
+        """
+        if self.in_whole.total == 0:
+            raise UserError("No held-out sample shows a keypoint: check the data set's split and keypoint files.")
+        metrics = {
+            "FG-NMI": self.in_box.nmi(),
+            "FG-ARI": self.in_box.ari(),
+            "NMI": self.in_whole.nmi(),
+            "ARI": self.in_whole.ari(),
+            "keypoint_error_all": keypoint_error(self.fitted, self.held_out),
+        }
+        fitted = [one for one in self.fitted if one.label in TABLE_CLASSES]
+        for label in TABLE_CLASSES:
+            held_out = [one for one in self.held_out if one.label == label]
+            in_both = any(one.label == label for one in fitted)
+            metrics[f"keypoint_error_{label:03}"] = keypoint_error(fitted, held_out) if in_both else None
+        missing = [name for name, value in metrics.items() if value is None]
+        self.notes = [f"{name} is left out: too few samples in the training or the test split." for name in missing]
+        return {name: value for name, value in metrics.items() if value is not None}
+
+    def counts(self) -> dict[str, int]:
+        """How many held-out images, training images and visible held-out keypoints the metrics are of."""
+        return {
+            "images": len(self.held_out),
+            "training_images": len(self.fitted),
+            "keypoints": self.in_whole.total,
+        }
+
+
+def centres_of_mass(part_masks: Tensor) -> Tensor:
+    """Centres (N, K, 2) of soft part masks (N, K, h, w): x and y, one-based pixels; NaN where a mask is empty."""
+    height, width = part_masks.shape[-2:]
+    rows = torch.arange(1, height + 1, device=part_masks.device, dtype=part_masks.dtype)
+    columns = torch.arange(1, width + 1, device=part_masks.device, dtype=part_masks.dtype)
+    moments = torch.stack([part_masks.sum(2) @ columns, part_masks.sum(3) @ rows], dim=-1)
+    return moments / part_masks.sum((2, 3))[..., None]
+
+
+def _relative_to_box(one: EvalInput, centres: np.ndarray) -> Located:
+    """Positions as fractions of the box, whose corner is not below 0 and whose size is not above the picture's.
+
+    A part without any pixel (the mask is empty) is put at the middle of the box.
+    """
+    height, width = one.foreground.shape
+    corner = np.maximum(one.box[:2], 0)
+    extent = np.minimum(one.box[2:], [width, height])
+    return Located(
+        name=one.name,
+        label=one.label,
+        centres=np.nan_to_num((centres - corner) / extent, nan=0.5),
+        keypoints=(one.keypoints[:, :2] - corner) / extent,
+        visible=one.keypoints[:, 2] > 0,
+    )

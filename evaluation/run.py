@@ -1,0 +1,187 @@
+"""One pass over the images: inputs from the loader's workers, scores from the labeller, numbers from the protocols."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from rich.progress import track
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+
+from datasets.sample import Sample
+from evaluation.inputs import EvalDataset, EvalInput, batches_of_equal_shape
+from evaluation.keypoints import KeypointProtocol
+from evaluation.labellers import Labeller
+from evaluation.part_maps import PartMapProtocol, crop_input
+from utils.errors import UserError
+
+
+@dataclass
+class Example:
+    """A held-out picture with what was found in it.
+
+    Attributes:
+        shown: the picture and its annotation.
+        predicted: (h, w) uint8, 0 is background, 1..K are the parts.
+    """
+
+    shown: EvalInput
+    predicted: np.ndarray
+
+
+@dataclass
+class Result:
+    """What one evaluation gives.
+
+    Attributes:
+        metrics: name -> percent.
+        counts: what the metrics are of: images, training_images, keypoints, part_pixels.
+        notes: which metrics are left out and why.
+        pictures: held-out examples, for ``evaluation.report.part_picture``.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    pictures: list[Example] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def evaluate(
+    labeller: Labeller,
+    test_set: EvalDataset,
+    fit_set: EvalDataset | None,
+    *,
+    image_size: int,
+    size: int = 256,
+    batch_size: int,
+    num_workers: int,
+    device: torch.device | str,
+    label_maps: Path | None = None,
+    num_pictures: int = 8,
+    progress: bool = True,
+) -> Result:
+    """Score a labeller by every protocol that the data set's annotation allows.
+
+    Each file is decoded once, in the workers, and each network input goes through the labeller once. (A labeller
+    that has to be fitted reads the training crops once before.) Where the data set has part maps, FG-NMI, FG-ARI, NMI
+    and ARI are over their pixels, and those over keypoints are called ``FG-NMI (keypoints)`` and so on. The figures do
+    not depend on ``num_workers``; ``batch_size`` changes them by rounding only.
+
+    Args:
+        labeller: on ``device``.
+        test_set: the held-out split.
+        fit_set: the training split with the masks of the evaluation, for the keypoint regression and for labellers
+            that are fitted; None leaves the keypoint error out.
+        image_size: side of the test crops, pixels (part maps; what labellers are fitted on).
+        size: shorter side of the inputs of the keypoint protocol, pixels.
+        batch_size: the most inputs that go through the labeller at once.
+        num_workers: processes that read and resize; 0 reads in this one.
+        label_maps: folder for the label maps that the figures over part maps are of, as PNG.
+        num_pictures: how many examples to return, spread evenly over the test set.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: the data set has neither keypoints nor part maps, a file cannot be read, or there is nothing to fit.
+    """
+    protocols = {}
+    if test_set.part_names is not None:
+        protocols["part maps"] = PartMapProtocol(
+            test_set,
+            labeller.num_parts,
+            image_size=image_size,
+            has_background=labeller.has_background,
+            label_maps=label_maps,
+        )
+    if test_set.keypoint_names:
+        protocols["keypoints"] = KeypointProtocol(
+            len(test_set.keypoint_names), labeller.num_parts, size=size, has_background=labeller.has_background
+        )
+    if not protocols:
+        raise UserError(f"{test_set.name} has neither keypoints nor part maps: there is nothing to compare with.")
+
+    if hasattr(labeller, "fit"):
+        if fit_set is None:
+            raise UserError(f"{type(labeller).__name__} has to be fitted, but no training split was given.")
+        crops = _Inputs(fit_set, {"crops": _TrainingCrops(fit_set, image_size)}, fitted=True)
+        loaded = _load(crops, num_workers, "fitting", progress)
+        labeller.fit(batch.to(device) for _, batch in batches_of_equal_shape(loaded, batch_size))
+
+    splits = [_Inputs(test_set, protocols, fitted=False)]
+    if fit_set is not None and "keypoints" in protocols:
+        splits.append(_Inputs(fit_set, protocols, fitted=True))
+    loaded = _load(ConcatDataset(splits), num_workers, "evaluating", progress)
+    result = Result()
+    pictured = set(np.linspace(0, len(test_set) - 1, num_pictures).round().astype(int).tolist())
+    pictured_view = "crop" if "part maps" in protocols else "box"
+    for key, batch in batches_of_equal_shape(loaded, batch_size):
+        batch = batch.to(device)
+        probabilities = protocols[key].update(batch, labeller.scores(batch.images, batch.foreground))
+        for one, probability in zip(batch.inputs, probabilities, strict=True):
+            if one.view == pictured_view and not one.fitted and one.place in pictured:
+                predicted = probability.argmax(0).to(torch.uint8).cpu().numpy()
+                result.pictures.append(Example(one, predicted))
+    result.pictures.sort(key=lambda example: example.shown.place)
+
+    for key, protocol in protocols.items():
+        for name, value in protocol.metrics().items():
+            result.metrics[f"{name} ({key})" if name in result.metrics else name] = value
+        result.counts |= protocol.counts()
+        result.notes += protocol.notes
+    return result
+
+
+@dataclass
+class _TrainingCrops:
+    """What labellers are fitted on."""
+
+    dataset: EvalDataset
+    image_size: int
+
+    def inputs(self, sample: Sample, fitted: bool) -> list[EvalInput]:
+        return [crop_input(self.dataset.test_crop(sample, self.image_size))]
+
+
+@dataclass
+class _Inputs(Dataset):
+    """Each sample of a split as the inputs of all protocols, in the worker that decodes its files."""
+
+    dataset: EvalDataset
+    protocols: dict[str, KeypointProtocol | PartMapProtocol | _TrainingCrops]
+    fitted: bool
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> list[tuple[str, EvalInput]] | UserError:
+        try:
+            sample = self.dataset[index]
+            return [
+                (key, replace(one, place=index))
+                for key, protocol in self.protocols.items()
+                for one in protocol.inputs(sample, self.fitted)
+            ]
+        except UserError as error:
+            # Raised here, it would reach the user wrapped in the worker's traceback.
+            return error
+
+
+def _load(inputs: Dataset, num_workers: int, description: str, progress: bool) -> Iterator[tuple[str, EvalInput]]:
+    loader = DataLoader(
+        inputs, batch_size=None, collate_fn=_unchanged, num_workers=num_workers, worker_init_fn=_init_worker
+    )
+    for found in track(loader, description, transient=True, disable=not progress):
+        if isinstance(found, UserError):
+            raise found
+        yield from found
+
+
+def _unchanged(found: list[tuple[str, EvalInput]] | UserError) -> list[tuple[str, EvalInput]] | UserError:
+    return found
+
+
+def _init_worker(_worker: int) -> None:
+    # The workers are the parallelism; OpenCV's own threads would fight over the same cores.
+    cv2.setNumThreads(0)

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
-import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import EvaluateConfig, TrainConfig, UnknownKey, validate, walk
 from utils.errors import UserError
@@ -23,6 +21,8 @@ from utils.run_directory import resumed_config
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}
+for _name, _schema in SCHEMAS.items():
+    ConfigStore.instance().store(f"{_name}_schema", _schema)
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -47,8 +47,6 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
             traceback.print_exc()
             sys.exit(1)
 
-    for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(f"{name}_schema", schema)
     # Without it Hydra prints the mistakes it finds itself, and ends the process.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -59,14 +57,14 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
-    except (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+    except Exception as error:  # the task's own end in job(): these are of the command line and the YAML files
         _refuse(_explain(error, config_name))
 
 
 def _checked(config: DictConfig) -> DictConfig:
     if config.resume is None:
         return validate(config)
-    if "checkpoint" in config:
+    if OmegaConf.get_type(config) is EvaluateConfig:
         raise UserError(f"resume is for training. To evaluate a run: checkpoint={config.resume}")
     return validate(resumed_config(config, list(HydraConfig.get().overrides.task)))
 
@@ -109,7 +107,8 @@ def _explain(error: Exception, config_name: str) -> str:
         if getattr(keys.get(parent), "__origin__", None) is dict:
             return f"{parent} has no '{key.rpartition('.')[2]}' to change: to add one, give +{key}=VALUE."
         return f"unknown key '{key}'{where}.{_nearest(key, keys)} All keys: --help."
-    return " ".join(line.strip() for line in text.splitlines() if "hydra.cc" not in line)
+    reason = " ".join(line.strip() for line in text.splitlines() if "hydra.cc" not in line)
+    return f"cannot compose the config of {' '.join(sys.argv[1:])}: {reason}"
 
 
 def _nearest(name: str, candidates: Iterable[str]) -> str:

@@ -156,8 +156,10 @@ def code_state() -> tuple[str, bytes]:
 
     Where there is no git or no repository the first says so, and the second is empty.
     """
+    if shutil.which("git") is None:
+        return "unknown: git is not installed", b""
     with tempfile.TemporaryDirectory() as folder:
-        # A copy of the index takes the new files, so that the user's own stays as it is.
+        # An index of its own takes the new files, so that the user's stays as it is.
         index = Path(folder) / "index"
 
         def git(*arguments: str, **kwargs) -> bytes:
@@ -171,11 +173,9 @@ def code_state() -> tuple[str, bytes]:
             untracked = git("ls-files", "--others", "--exclude-standard", "-z").split(b"\0")[:-1]
             small = [name for name in untracked if (ROOT / os.fsdecode(name)).lstat().st_size <= UNTRACKED_LIMIT]
             git("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul", input=b"\0".join(small))
-            return commit, git("diff", "HEAD")
-        except FileNotFoundError:
-            return "unknown: git is not installed", b""
+            return commit, git("diff", "HEAD", "--no-color", "--no-ext-diff")
         except subprocess.CalledProcessError as error:
-            return f"unknown: {error.stderr.decode(errors='replace').strip().splitlines()[0]}", b""
+            return f"unknown: {error.stderr.decode(errors='replace').strip()}", b""
 
 
 def versions() -> dict[str, str]:
@@ -196,9 +196,9 @@ def _new_directory(output_dir: str | None, dataset_name: str) -> Path:
     if output_dir is not None:
         path = Path(output_dir)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(
-                f"output_dir {path} is not empty: go on with the run in it (resume={path}), or give another output_dir."
-            )
+            run_there = (path / "config.yaml").is_file()
+            instead = f"go on with the run in it (resume={path}), or give" if run_there else "give"
+            raise UserError(f"output_dir {path} is not an empty directory: {instead} another output_dir.")
         path.mkdir(parents=True, exist_ok=True)
         return path
     stem = f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}_{dataset_name}"

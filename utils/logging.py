@@ -1,0 +1,227 @@
+"""What a run tells: tables in its directory, a progress bar, and Weights & Biases."""
+
+import csv
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import wandb
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from utils.run_directory import RunDirectory
+
+SECONDS_BETWEEN_LINES = 30  # where stderr is no terminal
+
+
+class Table:
+    """A CSV file with a column ``step``, on disk after every row.
+
+    A column that appears later is added to the file; rows without a value leave it empty.
+
+    Args:
+        path: the file; what it holds stays, up to ``last_step``.
+        last_step: rows of later steps are cut, and so is a row that was not written to its end.
+    """
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        self.path = path
+        self.columns: list[str] = []
+        if path.exists():
+            self.columns, rows = self._read()
+            if self.columns:
+                self._rewrite([row for row in rows if int(row["step"]) <= last_step])
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends a row; ``values`` are numbers by column."""
+        row = {"step": step, **values}
+        if new := [column for column in row if column not in self.columns]:
+            rows = self._read()[1] if self.columns else []
+            self.columns += new
+            self._rewrite(rows)
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
+
+    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
+        whole_lines = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        reader = csv.DictReader(whole_lines)
+        rows = [row for row in reader if None not in row and None not in row.values()]
+        return list(reader.fieldnames or []), rows
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        temporary = self.path.with_name(f"{self.path.name}.part")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.path)
+
+
+class WandbRun:
+    """A run's Weights & Biases run, the same one whenever the run directory is opened again.
+
+    Nothing that goes wrong here ends the program: it is told once, and nothing more is sent.
+
+    Args:
+        run: its ``wandb_id.txt`` keeps the id, its ``wandb/`` the files.
+        config: of the run; ``config.logging`` says where to log.
+        say: prints a line.
+    """
+
+    def __init__(self, run: RunDirectory, config: DictConfig, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.run: Any = None
+        mode = _wandb_mode(config.logging.wandb)
+        if mode == "disabled":
+            return
+        identity = run.path / "wandb_id.txt"
+        self._attempt(lambda: self._start(run.path, identity, config, mode))
+        if self.run is None and mode == "online":
+            say("W&B: logging offline instead.")
+            self._attempt(lambda: self._start(run.path, identity, config, "offline"))
+        if self.run is not None and self.run.settings.mode == "offline":
+            say(f"W&B: offline. To upload: wandb sync {run.path}/wandb/offline-run-*")
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Numbers, or pictures (H, W, 3) uint8, by name."""
+        if self.run is not None:
+            media = {k: wandb.Image(v) if isinstance(v, np.ndarray) and v.ndim == 3 else v for k, v in values.items()}
+            self._attempt(lambda: self.run.log({"step": step, **media}))
+
+    def close(self, exit_code: int = 0) -> None:
+        """Ends the W&B run; ``exit_code`` other than 0 marks it as failed."""
+        if self.run is not None:
+            self._attempt(lambda: self.run.finish(exit_code=exit_code))
+            self.run = None
+
+    def _start(self, path: Path, identity: Path, config: DictConfig, mode: str) -> None:
+        options = config.logging
+        resumes = {"id": identity.read_text().strip(), "resume": "allow"} if identity.exists() else {}
+        if mode == "offline":  # where W&B warns that it does not ask the server whether the run exists
+            resumes.pop("resume", None)
+        self.run = wandb.init(
+            **resumes,
+            project=options.project,
+            entity=options.entity,
+            group=options.group,
+            name=options.name or path.resolve().name,
+            tags=list(options.tags) or None,
+            config=OmegaConf.to_container(config),
+            dir=str(path),
+            mode=mode,
+            settings=wandb.Settings(console="off", silent=mode == "offline"),
+        )
+        identity.write_text(self.run.id + "\n")
+        # W&B's own counter only grows: a resumed run logs steps again that were logged after its last checkpoint.
+        self.run.define_metric("step")
+        self.run.define_metric("*", step_metric="step")
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            self.say(
+                f"W&B: {type(error).__name__}: {error}. Going on without it; the tables in the run directory stay."
+            )
+            self.run = None
+
+
+class RunLogger:
+    """Everything a training run tells. Steps are the number of updates done.
+
+    In the run directory: ``metrics.csv``, ``timing.csv`` and ``evaluation.csv`` (a column ``step`` and one per number)
+    and ``pictures/NAME_STEP.png``. On stderr: a progress bar, or a line now and then where it is no terminal. On
+    Weights & Biases the same under ``train/``, ``timing/``, ``evaluation/`` and ``pictures/``, and the config.
+
+    Args:
+        run: where to write.
+        config: of the run.
+        resumed_step: updates in the checkpoint that the run goes on from; rows of later steps are cut.
+    """
+
+    def __init__(self, run: RunDirectory, config: DictConfig, resumed_step: int = 0) -> None:
+        self.pictures = run.pictures
+        self.num_steps = config.num_steps
+        self._tables = {
+            name: Table(run.path / f"{name}.csv", resumed_step) for name in ("metrics", "timing", "evaluation")
+        }
+        self._console = Console(stderr=True)
+        self._text = ""
+        self._line_due = 0.0
+        columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self._progress = Progress(
+            *columns,
+            TextColumn("{task.description}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=self.num_steps, completed=resumed_step)
+        self._wandb = WandbRun(run, config, self.say)
+        self._progress.start()
+
+    def __enter__(self) -> "RunLogger":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self.close(0 if kind is None else 1)
+
+    def say(self, message: str) -> None:
+        """Prints a line on stderr, above the progress bar."""
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def advance(self, step: int) -> None:
+        """Moves the progress bar; called after every update."""
+        self._progress.update(self._task, completed=step, description=self._text)
+        if not self._console.is_terminal and (time.monotonic() >= self._line_due or step == self.num_steps):
+            self._line_due = time.monotonic() + SECONDS_BETWEEN_LINES
+            self.say(f"step {step}/{self.num_steps}  {self._text}")
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Losses, ``total``, ``learning_rate``, ``gradient_norm``."""
+        values = {name: float(value) for name, value in scalars.items()}
+        if "total" in values:
+            self._text = f"loss {values['total']:.4g}"
+        self._add("metrics", "train", step, values)
+
+    def log_timing(self, step: int, seconds_per_step: float, peak_memory_mb: float) -> None:
+        """Seconds per step since the last call, peak memory so far in MiB."""
+        self._add("timing", "timing", step, {"seconds_per_step": seconds_per_step, "peak_memory_mb": peak_memory_mb})
+
+    def log_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics in percent, by name."""
+        self._add("evaluation", "evaluation", step, {name: float(value) for name, value in metrics.items()})
+
+    def log_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Pictures (H, W, 3) uint8 RGB by name."""
+        for name, picture in pictures.items():
+            self.pictures.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(self.pictures / f"{name}_{step}.png")
+        self._wandb.log(step, {f"pictures/{name}": picture for name, picture in pictures.items()})
+
+    def close(self, exit_code: int = 0) -> None:
+        """Ends the progress bar and the W&B run; ``exit_code`` other than 0 marks that as failed."""
+        self._progress.stop()
+        self._wandb.close(exit_code)
+
+    def _add(self, table: str, prefix: str, step: int, values: dict[str, float]) -> None:
+        self._tables[table].add(step, values)
+        self._wandb.log(step, {f"{prefix}/{name}": value for name, value in values.items()})
+
+
+def _wandb_mode(wanted: str) -> str:
+    """``auto`` becomes WANDB_MODE if that is set, else online for a user who is logged in, else offline."""
+    if wanted != "auto":
+        return wanted
+    if mode := os.environ.get("WANDB_MODE"):
+        return {"dryrun": "offline", "run": "online"}.get(mode, mode)
+    try:
+        return "online" if wandb.login(prompt=False) else "offline"
+    except Exception as error:
+        print(f"W&B: cannot use the login found ({error}).", file=sys.stderr)
+        return "offline"

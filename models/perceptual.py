@@ -28,8 +28,8 @@ class PerceptualNetwork(nn.Module):
     """VGG features, frozen and in eval mode whatever the caller does.
 
     Args:
-        config: the node ``perceptual``: ``network`` (``"vgg19"`` or ``"vgg16"``); ``layers``, a mapping from layer names
-            such as ``relu3_2`` to the factor of their features; ``weights``: ``"imagenet"``, ``"none"`` (random) or the
+        config: the node ``perceptual``: ``network`` (``"vgg19"`` or ``"vgg16"``); ``layers``, the features' factors by
+            layer name, such as ``relu3_2``; ``weights``: ``"imagenet"``, ``"none"`` (random) or the
             path of a state dict with torchvision's names; ``weights_dir``.
 
     Raises:

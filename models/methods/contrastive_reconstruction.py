@@ -40,7 +40,7 @@ class ContrastiveReconstruction(nn.Module):
         """The four losses, unweighted, of a batch of views.
 
         Args:
-            views: has ``image``, ``jittered``, ``jittered_to_warp`` (N, 3, H, W) RGB in [0, 1], the last not yet warped;
+            views: has ``image``, ``jittered``, ``jittered_to_warp`` (N, 3, H, W) RGB in [0, 1], the last unwarped;
                 ``lab`` (N, 3, H, W) of the clean image; ``foreground`` (N, 1, H, W); ``grid`` (N, H, W, 2); ``step``.
 
         Returns:

@@ -42,7 +42,7 @@ class Labeller(Protocol):
 
 
 class CheckpointLabeller:
-    """The part logits of a segmenter, on the segmenter's device.
+    """The part logits of a segmenter, computed on the segmenter's device.
 
     The network is in eval mode while it scores and afterwards in the mode it was in.
     """
@@ -54,6 +54,7 @@ class CheckpointLabeller:
         self.num_parts = segmenter.num_parts
 
     def scores(self, images: Tensor, foreground: Tensor) -> Tensor:
+        images = images.to(next(self.segmenter.parameters()).device)
         training = self.segmenter.training
         self.segmenter.eval()
         try:

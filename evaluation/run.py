@@ -10,11 +10,13 @@ import torch
 from rich.progress import track
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
+from datasets.batch import TrainBatch
 from datasets.sample import Sample
 from evaluation.inputs import EvalDataset, EvalInput, batches_of_equal_shape
 from evaluation.keypoints import KeypointProtocol
 from evaluation.labellers import Labeller
 from evaluation.part_maps import PartMapProtocol, crop_input
+from evaluation.prediction import predicted_labels
 from utils.errors import UserError
 
 
@@ -46,6 +48,19 @@ class Result:
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     pictures: list[Example] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def examples(labeller: Labeller, batch: TrainBatch) -> list[Example]:
+    """Training crops with what the labeller finds in them, for ``evaluation.report.part_picture``."""
+    scores = labeller.scores(batch.image, batch.foreground)
+    foreground = batch.foreground.to(scores.device)
+    predicted = predicted_labels(scores, foreground, labeller.has_background).cpu().numpy()
+    images, masks = batch.image.permute(0, 2, 3, 1).cpu().numpy(), batch.foreground[:, 0].byte().cpu().numpy()
+    return [
+        Example(EvalInput(name, None, image, mask, fitted=True), labels)
+        for name, image, mask, labels in zip(batch.names, images, masks, predicted, strict=True)
+    ]
 
 
 @torch.inference_mode()
@@ -185,3 +200,16 @@ def _unchanged(found: list[tuple[str, EvalInput]] | UserError) -> list[tuple[str
 def _init_worker(_worker: int) -> None:
     # The workers are the parallelism; OpenCV's own threads would fight over the same cores.
     cv2.setNumThreads(0)
+
+
+@torch.inference_mode()
+def examples(labeller: Labeller, batch: TrainBatch) -> list[Example]:
+    """The pictures of a training batch with the parts found in them, for ``evaluation.report.part_picture``."""
+    predicted = predicted_labels(
+        labeller.scores(batch.image, batch.foreground), batch.foreground, labeller.has_background
+    )
+    columns = batch.names, batch.image.permute(0, 2, 3, 1), batch.foreground[:, 0].to(torch.uint8), predicted
+    return [
+        Example(EvalInput(name, None, image.cpu().numpy(), foreground.cpu().numpy()), labels.cpu().numpy())
+        for name, image, foreground, labels in zip(*columns, strict=True)
+    ]

@@ -1,0 +1,33 @@
+"""What a trained segmenter is compared with: the same network untrained, and k-means."""
+
+from typing import Any
+
+import torch
+
+from evaluation.labellers import CheckpointLabeller, KMeansColours, KMeansFeatures, Labeller
+from models.methods import seeded_initialisation
+from models.perceptual import PerceptualNetwork
+from models.segmenter import build_segmenter
+
+
+def build_baseline(name: str, config: Any, num_parts: int, device: torch.device) -> Labeller:
+    """A labeller that no training of ours has touched.
+
+    Args:
+        name: ``untrained`` (the segmenter as training with ``config.seed`` starts from), ``kmeans_features`` (k-means on
+            the perceptual network's features) or ``kmeans_colours`` (on CIE Lab colours).
+        config: the whole config.
+        num_parts: K.
+
+    Raises:
+        UserError: pretrained weights cannot be had.
+    """
+    if name == "untrained":
+        with seeded_initialisation(config.seed, "segmenter"):
+            segmenter = build_segmenter(config.segmenter, num_parts)
+        return CheckpointLabeller(segmenter.to(device).eval())
+    if name == "kmeans_features":
+        with seeded_initialisation(config.seed, "perceptual network"):
+            perceptual = PerceptualNetwork(config.perceptual)
+        return KMeansFeatures(perceptual.to(device), num_parts, config.seed)
+    return KMeansColours(num_parts, config.seed)

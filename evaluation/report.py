@@ -1,0 +1,123 @@
+"""What a reader sees of an evaluation: a table, a JSON file, a picture."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.table import Table
+from scipy.optimize import linear_sum_assignment
+
+from evaluation.palette import colours
+from evaluation.run import Example
+
+_CELL, _GAP, _CAPTION = 160, 6, 26  # pixels
+
+
+def print_table(results: Mapping[str, Mapping[str, float]], console: Console | None = None) -> None:
+    """Print a row for each metric and a column for each labeller: so any number of metrics fits a terminal.
+
+    Args:
+        results: labeller -> metric -> percent; a metric that a labeller lacks is shown as a dash.
+        console: standard output when None.
+    """
+    table = Table("percent")
+    for label in results:
+        table.add_column(label, justify="right")
+    for name in dict.fromkeys(name for metrics in results.values() for name in metrics):
+        table.add_row(name, *(f"{metrics[name]:.1f}" if name in metrics else "-" for metrics in results.values()))
+    (console or Console()).print(table)
+
+
+def write_metrics(path: Path, metrics: Mapping[str, float], provenance: Mapping[str, Any]) -> None:
+    """Write ``metrics.json``: the metrics in percent by name, and ``produced_by``, what they were made from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**metrics, "produced_by": provenance}, indent=1, allow_nan=False) + "\n")
+
+
+def part_picture(examples: Sequence[Example]) -> np.ndarray:
+    """A figure of pictures above their discovered parts and what is known: true parts, keypoints or the foreground.
+
+    With part maps each discovered part takes the colour of the true part that it matches best over these examples
+    (one to one); elsewhere colours follow the parts' numbers. Keypoints are dots, a colour for each.
+
+    Args:
+        examples: at least one.
+
+    Returns:
+        (H, W, 3) uint8, RGB; a column for each example.
+    """
+    recolouring = _matching_colours(examples)
+    rows = {
+        "image": [one.shown.image for one in examples],
+        "discovered parts": [_painted(one.shown.image, one.predicted, recolouring) for one in examples],
+    }
+    if all(one.shown.part_map is not None for one in examples):
+        rows["true parts"] = [_painted(one.shown.image, one.shown.part_map) for one in examples]
+    elif all(one.shown.keypoints is not None for one in examples):
+        rows["true keypoints"] = [_faded(one.shown.image) for one in examples]
+    else:
+        rows["foreground"] = [one.shown.image * one.shown.foreground[..., None] for one in examples]
+
+    step = _CELL + _GAP
+    figure = Image.new("RGB", (_CAPTION + step * len(examples), _GAP + step * len(rows)), "white")
+    for row, (caption, pictures) in enumerate(rows.items()):
+        top = _GAP + row * step
+        figure.paste(_upright(caption), (0, top))
+        for column, (one, picture) in enumerate(zip(examples, pictures, strict=True)):
+            cell = _fitted(picture, one.shown.keypoints if caption == "true keypoints" else None)
+            corner = (_CAPTION + column * step + (_CELL - cell.width) // 2, top + (_CELL - cell.height) // 2)
+            figure.paste(cell, corner)
+    return np.array(figure)
+
+
+def _matching_colours(examples: Sequence[Example]) -> np.ndarray:
+    """For each predicted label the label whose colour it takes."""
+    num_predicted = max(int(one.predicted.max()) for one in examples)
+    same = np.arange(num_predicted + 1)
+    if any(one.shown.part_map is None for one in examples):
+        return same
+    num_true = max(int(one.shown.part_map.max()) for one in examples)
+    overlap = np.zeros((num_predicted + 1, max(num_true, num_predicted) + 1), dtype=np.int64)
+    for one in examples:
+        np.add.at(overlap, (one.predicted.astype(int), one.shown.part_map.astype(int)), 1)
+    predicted, true = linear_sum_assignment(overlap[1:, 1:], maximize=True)
+    same[predicted + 1] = true + 1
+    return same
+
+
+def _faded(image: np.ndarray) -> np.ndarray:
+    shades = image.mean(axis=2, keepdims=True)
+    return np.repeat(0.45 * shades + 0.55 * 255, 3, axis=2).astype(np.uint8)
+
+
+def _painted(image: np.ndarray, labels: np.ndarray, recolouring: np.ndarray | None = None) -> np.ndarray:
+    """Labels in colour over the picture's grey, the background pale."""
+    shades = image.mean(axis=2, keepdims=True)
+    paint = colours(labels if recolouring is None else recolouring[labels])
+    return np.where(labels[..., None] > 0, 0.7 * paint + 0.3 * shades, _faded(image)).astype(np.uint8)
+
+
+def _fitted(picture: np.ndarray, keypoints: np.ndarray | None) -> Image.Image:
+    """The picture at the size of a cell, its aspect kept."""
+    height, width = picture.shape[:2]
+    scale = _CELL / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR if scale < 1 else Image.Resampling.NEAREST)
+    if keypoints is not None:
+        draw = ImageDraw.Draw(small)
+        for index, (x, y, visible) in enumerate(keypoints):
+            if visible:
+                colour = tuple(colours(np.array(index + 1)).tolist())
+                draw.circle((x * scale, y * scale), _CELL / 40, fill=colour, outline="black")
+    return small
+
+
+def _upright(caption: str) -> Image.Image:
+    strip = Image.new("RGB", (_CELL, _CAPTION), "white")
+    font = ImageFont.load_default(size=15)
+    ImageDraw.Draw(strip).text((_CELL / 2, _CAPTION / 2), caption, fill="black", font=font, anchor="mm")
+    return strip.rotate(90, expand=True)

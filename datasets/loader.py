@@ -64,7 +64,6 @@ def train_batches(
         collate_fn=_collate,
         num_workers=num_workers,
         worker_init_fn=_init_worker,
-        persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
 

@@ -58,7 +58,7 @@ def make_views(batch: TrainBatch, augmentation: Any, seed: int, first_place: int
     """
     device, (count, _, height, width) = batch.image.device, batch.image.shape
     places = range(first_place, first_place + count)
-    # Mixed precision would leave Lab and the grid with three digits.
+    # Mixed precision, and TensorFloat-32 inside a float32 convolution, would leave Lab and the grid with three digits.
     with torch.autocast(device.type, enabled=False):
         pixels = batch.image.float()
         generators = [generator(seed, f"jitter {view}", batch.step, place) for view in (0, 1) for place in places]
@@ -70,7 +70,7 @@ def make_views(batch: TrainBatch, augmentation: Any, seed: int, first_place: int
             image=image,
             jittered=jittered[:count],
             jittered_to_warp=jittered[count:],
-            lab=kornia.color.rgb_to_lab(image),
+            lab=kornia.color.rgb_to_lab(image.double()).float(),
             foreground=batch.foreground,
             grid=sampling_grid(np.stack(moved), height, width, device),
             step=batch.step,
@@ -206,7 +206,7 @@ def sampling_grid(moved: np.ndarray, height: int, width: int, device: torch.devi
         (N, H, W, 2) float32, corner pixels' centres at +-1 (align_corners=True).
     """
     weights = _thin_plate_weights(math.isqrt(moved.shape[1]), height, width, str(device))
-    # float64 is out of reach of TensorFloat-32; the product is small.
+    # float64 for the same reason; the product is small.
     grid = weights @ torch.from_numpy(moved).to(device, torch.float64, non_blocking=True)
     return grid.view(-1, height, width, 2).float()
 

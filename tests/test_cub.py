@@ -291,6 +291,20 @@ def test_build_takes_the_mask_of_the_split_unless_told(tree):
     assert areas["test", None] > areas["test", "gt"]
 
 
+def test_the_drawn_set_is_drawn_and_read_as_cub(tmp_path):
+    class Drawn(Node):
+        folder, eval_mask = "synthetic", "gt"
+        drawing = dict(num_train=3, num_test=2, size=40, seed=0)
+
+    train, test = (build("synthetic", Drawn, tmp_path, split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (3, 2) and train.name == "synthetic"
+    sample = test[0]
+    np.testing.assert_array_equal(sample.part_map > 0, sample.foreground == 1)
+    assert sample.part_map.max() <= len(test.part_names)
+    left, right = (test.keypoint_names.index(f"{side} eye") for side in ("left", "right"))
+    assert test.mirrored_keypoints[left] == right
+
+
 def test_nothing_is_read_before_a_sample_is_asked_for(tree):
     for path in (tree / "CUB_200_2011/images").glob("*/*.jpg"):
         os.truncate(path, 0)

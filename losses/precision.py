@@ -20,9 +20,9 @@ def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Run a function of tensors outside autocast, with half-precision arguments widened to float32."""
 
     @wraps(function)
-    def wrapper(first: Tensor, *rest: Any, **options: Any) -> Tensor:
-        with torch.autocast(first.device.type, enabled=False):
-            options = {name: _widen(value) for name, value in options.items()}
-            return function(_widen(first), *map(_widen, rest), **options)
+    def wrapper(*arguments: Any, **options: Any) -> Tensor:
+        device = next(value.device for value in (*arguments, *options.values()) if isinstance(value, Tensor))
+        with torch.autocast(device.type, enabled=False):
+            return function(*map(_widen, arguments), **{name: _widen(value) for name, value in options.items()})
 
     return wrapper

@@ -51,7 +51,7 @@ def _torchvision(weights: WeightsEnum) -> PretrainedWeights:
 
 
 RESNET50 = {
-    # Trained on BGR means; the published segmenters subtract them from RGB in this order, and so must we.
+    # These are the means of B, G, R; the published segmenters were trained with them subtracted from R, G, B.
     "caffe": PretrainedWeights(
         url="http://vllab1.ucmerced.edu/~whung/adv-semi-seg/resnet50-caffe-22edcc82.pth",
         mean=(104.00698793, 116.66876762, 122.67891434),

@@ -316,6 +316,13 @@ def test_autocast_and_half_precision_features_leave_the_arithmetic_in_float32() 
         assert float(found[name]) == pytest.approx(float(expected), rel=1e-6), name
 
 
+def test_arguments_may_be_given_by_name() -> None:
+    c = case()
+    masks, features = c["logits"].softmax(1), [c["deep"]]
+    by_name = losses.feature_loss(part_masks=masks, features=features, foreground=c["foreground"])
+    assert by_name == losses.feature_loss(masks, features, c["foreground"])
+
+
 def test_channels_last_inputs_give_the_same_losses() -> None:
     c = case()
     of_warped = torch.randn(3, 4, 24, 20)

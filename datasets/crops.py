@@ -1,4 +1,4 @@
-"""Square crops of samples around the object's box (METHOD: "Training crop" and "Test crop" of CUB and PASCAL-Part)."""
+"""Square crops of samples around the object's box, as the release cuts CUB and PASCAL-Part."""
 
 from dataclasses import replace
 

@@ -66,7 +66,7 @@ class CUB:
             split: of ``train_test_split.txt``.
             mask: ``segmentations/`` of CUB, ``supervisedlabels/`` or ``pseudolabels/``.
             box_padding, box_jitter: of the training crop, shares of the box's size; the test crop has the padding only.
-            flip_probability: of the training crop.
+            flip_probability: of the training crop. The defaults are the release's.
 
         Raises:
             UserError: something is missing or malformed; the message says what and where.
@@ -92,7 +92,9 @@ class CUB:
 
     def _check_presence(self) -> None:
         if not self._base.is_dir():
-            raise UserError(f"{self.name}: no folder {self._base}. Set dataset_root= to the folder above it. {HELP}")
+            raise UserError(
+                f"{self.name}: no folder {self._base}. Set dataset_root= to what holds {self._root.name}/. {HELP}"
+            )
         lists = ("images", "train_test_split", "image_class_labels", "bounding_boxes", "parts/parts", "parts/part_locs")
         missing = [f"{name}.txt" for name in lists if not (self._base / f"{name}.txt").is_file()]
         missing += [] if (self._base / "images").is_dir() else ["images/"]
@@ -215,14 +217,14 @@ class CUB:
         return labels
 
     def train_crop(self, sample: Sample, size: int, rng: np.random.Generator) -> Sample:
-        """A ``size`` x ``size`` crop around the jittered box, mirrored at times (METHOD: "Training crop")."""
+        """A ``size`` x ``size`` crop around the jittered box, mirrored at times (release)."""
         draws, mirrored = rng.uniform(-1, 1, 4), rng.random() < self._flip_probability
         box = crops.square_box(sample.box, self._box_padding, self._box_jitter, draws)
         cropped = crops.crop(sample, box, size)
         return crops.flip(cropped, self.mirrored_keypoints) if mirrored else cropped
 
     def test_crop(self, sample: Sample, size: int) -> Sample:
-        """A ``size`` x ``size`` crop around the padded box."""
+        """A ``size`` x ``size`` crop around the padded box (release)."""
         return crops.crop(sample, crops.square_box(sample.box, self._box_padding), size)
 
 

@@ -52,7 +52,7 @@ def contrastive_loss(
     """L_c = mean_nk -log [ e^(z_k^n . p / tau) / (e^(z_k^n . p / tau) + sum_ij e^(z_k^n . z_j^i / tau)) ].
 
     z are the L2-normalised descriptors and p = z_k^i that of the same part in the anchor's positive image. The sum
-    over negatives runs over the parts j != k of all images (release) or of the images i != n (paper, equation 3). The
+    over negatives runs over the parts j != k of all images (release) or of the images i != n (paper). The
     mean over the N K anchors is the release's, the paper writes a sum. Gradients flow through anchors, positives and
     negatives.
 

@@ -1,4 +1,4 @@
-"""Part descriptors: the mean perceptual feature of each part (paper, section 3.1)."""
+"""Part descriptors: the mean perceptual feature of each part (paper, section 3)."""
 
 from torch import Tensor
 

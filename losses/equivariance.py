@@ -22,7 +22,7 @@ def equivariance_loss(
 
     With p = softmax(T(logits)) and q = softmax(logits of T(image)):
     ``"release"``: L_e = mean_n 1/|T(m)| sum_u T(m)_u KL(p_u || q_u), no gradient through p;
-    ``"paper"`` (section 3.2): KL(p_u || q_u) + KL(q_u || p_u), gradients through both, with the release's weights.
+    ``"paper"`` (section 3): KL(p_u || q_u) + KL(q_u || p_u), gradients through both, with the release's weights.
 
     Args:
         logits: (N, K, H, W) of the image, full size.

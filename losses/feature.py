@@ -10,7 +10,7 @@ EPSILON = 1e-5  # release
 
 @full_precision
 def feature_loss(part_masks: Tensor, features: list[Tensor], foreground: Tensor) -> Tensor:
-    """L_f = sum_n 1/|Omega| sum_k sum_u m_u M_ku ||z_k - phi_u||^2 (paper, equation 2; normalisation: release).
+    """L_f = sum_n 1/|Omega| sum_k sum_u m_u M_ku ||z_k - phi_u||^2 (paper, section 3; normalisation: release).
 
     phi is upsampled bilinearly (corners aligned) to the masks' size, but never in memory: see ``losses.pooling``.
 

@@ -12,7 +12,7 @@ EPSILON = 1e-5  # release
 def visual_consistency_loss(part_masks: Tensor, image: Tensor, foreground: Tensor) -> Tensor:
     """L_v = mean_n 1/|Omega| sum_k sum_u m_u M_ku ||I_u - mean_k||^2, mean_k the mean colour of part k.
 
-    Paper, section 3.2; normalisation: release.
+    Paper, section 3; normalisation: release.
 
     Args:
         part_masks: (N, K, H, W) soft part masks, the softmax over parts, before masking.

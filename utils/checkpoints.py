@@ -38,17 +38,16 @@ def save(path: Path | str, payload: Mapping[str, Any], keep: int | None = None) 
     temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            torch.save(dict(payload), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with temporary.open("wb") as file:
+                torch.save(dict(payload), file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"Cannot write the checkpoint {path}: {error.strerror or error}.") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     if keep is not None:
         for old in _numbered(path.parent)[:-keep]:
             old.unlink(missing_ok=True)

@@ -1,0 +1,136 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = """
+import sys
+from utils.app import run
+from utils.errors import UserError
+
+def task(config):
+    if config.num_steps == 7:
+        raise UserError("seven is no good")
+    if config.num_steps == 8:
+        raise KeyError("a fault")
+    if config.num_steps == 9:
+        raise KeyboardInterrupt
+    print(config.num_steps, config.optimizer.name, "torch" in sys.modules)
+
+run("train", task)
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Runs a program like train.py in an empty directory; gives its result, and fails if anything was left there."""
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM)
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+
+    def call(*arguments: str) -> subprocess.CompletedProcess:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, file, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert list(folder.iterdir()) == []
+        return done
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("argument", "nearest"),
+    [
+        ("num_stepz=3", "'num_steps'"),
+        ("num_stepz", "'num_steps'"),
+        ("lr=1", "'optimizer.lr'"),
+        ("weights=none", "'segmenter.weights' or 'perceptual.weights'"),
+        ("optimizer.lrr=1", "'optimizer.lr'"),
+        ("+logging.wnadb=offline", "'logging.wandb'"),
+        ("segmentr=caffe", "'segmenter'"),
+        ("segmenter=cafe", "'caffe'"),
+        ("dataset_name=cub", "'CUB'"),
+        ("experiment=debugg", "'debug'"),
+    ],
+)
+def test_a_wrong_name_is_met_with_the_nearest_valid_one(program, argument, nearest):
+    done = program(argument)
+    assert done.returncode == 2
+    assert f"Did you mean {nearest}?" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("argument", "parts"),
+    [
+        ("num_steps=abc", ["num_steps", "abc", "a whole number"]),
+        ("optimizer.lr=[1]", ["optimizer.lr", "a number"]),
+        ("debug=perhaps", ["debug", "true or false"]),
+        ("logging.tags=a", ["logging.tags", "list"]),
+        ("optimizer=3", ["optimizer=3"]),
+        ("dataset.drawing.size=64", ["dataset.drawing.size=64"]),
+        ("num_parts=1", ["num_parts", "at least 2"]),
+        ("--num_parts=3", ["num_parts=VALUE"]),
+        ("output_dir=a=b", ["output_dir=a=b", "quote"]),
+        ("num_steps=7", ["seven is no good"]),
+    ],
+)
+def test_a_mistake_is_one_message_and_status_2(program, argument, parts):
+    done = program(argument)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert all(part in done.stderr for part in parts), done.stderr
+
+
+def test_a_mistake_in_an_experiment_file_is_placed(program, tmp_path):
+    folder = tmp_path / "more" / "experiment"
+    folder.mkdir(parents=True)
+    search = f"hydra.searchpath=[file://{tmp_path}/more]"
+    (folder / "typo.yaml").write_text("# @package _global_\nnum_stepz: 3\n")
+    done = program(search, "experiment=typo")
+    assert done.returncode == 2
+    assert "experiment/typo" in done.stderr and "'num_steps'" in done.stderr
+    (folder / "broken.yaml").write_text("# @package _global_\nnum_steps: [\n")
+    done = program(search, "experiment=broken")
+    assert done.returncode == 2
+    assert "broken.yaml" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_debug_shows_where_a_mistake_was_found(program):
+    done = program("num_steps=7", "debug=true")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr and done.stderr.endswith("error: seven is no good\n")
+
+
+def test_a_fault_of_the_code_keeps_its_traceback(program):
+    done = program("num_steps=8")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "KeyError: 'a fault'" in done.stderr
+
+
+def test_ctrl_c_ends_with_one_line(program):
+    done = program("num_steps=9")
+    assert done.returncode == 130
+    assert done.stderr == "Interrupted.\n"
+
+
+def test_the_task_gets_the_config_before_torch_is_loaded_and_several_in_a_sweep(program, tmp_path):
+    done = program("num_steps=3")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 sgd False\n", "")
+    done = program("--multirun", "num_steps=3,4", "optimizer=adamw", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert done.returncode == 0
+    assert "3 adamw False\n" in done.stdout and "4 adamw False\n" in done.stdout
+
+
+def test_hydras_own_options_work(program):
+    shown = program("--cfg", "job", "dataset_name=synthetic")
+    assert shown.returncode == 0 and "dataset_name: synthetic\n" in shown.stdout
+    help_text = program("--help")
+    assert help_text.returncode == 0 and "segmenter: caffe, torchvision" in help_text.stdout

@@ -1,0 +1,122 @@
+import pytest
+from omegaconf import OmegaConf
+
+from conf.schema import TrainConfig, UnknownKey, walk
+from tests.composition import composed
+from utils.app import CONF
+from utils.errors import UserError
+
+OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
+DATASETS = sorted(path.stem for path in (CONF / "dataset_name").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_group_option_composes_and_is_valid(option):
+    composed(option)
+
+
+@pytest.mark.parametrize("dataset_name", DATASETS)
+def test_every_data_set_brings_its_own_steps_weights_and_node_and_goes_with_every_experiment(dataset_name):
+    for experiment in (path.stem for path in (CONF / "experiment").glob("*.yaml")):
+        config = composed(f"dataset_name={dataset_name}", f"experiment={experiment}")
+        assert config.dataset_name == dataset_name
+        assert config.dataset.folder
+
+
+def test_the_default_is_the_published_recipe():
+    config = composed()
+    assert config.dataset_name == "CUB"
+    assert (config.num_parts, config.image_size, config.batch_size) == (4, 256, 6)
+    assert (config.num_steps, config.seed) == (60000, 1234)
+    weights = dict(config.loss_weights)
+    assert weights == {"feature": 5, "contrastive": 2300, "visual": 30, "equivariance": 5700}
+    optimizer = config.optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.head_multiplier) == ("sgd", 1e-5, 10)
+    assert (optimizer.momentum, optimizer.weight_decay, optimizer.clip_norm) == (0.9, 5e-4, 5)
+    assert (optimizer.poly_power, optimizer.poly_steps) == (0.9, 100000)
+    assert (config.segmenter.variant, config.perceptual.layers) == ("caffe", {"relu3_2": 0.33, "relu5_4": 1.0})
+    assert config.augmentation.scale == pytest.approx([1 / 2.0, 1 / 0.7])
+
+
+def test_the_command_line_wins_over_the_experiment_and_that_over_the_data_set():
+    config = composed("dataset_name=synthetic", "experiment=debug", "batch_size=3")
+    assert config.optimizer.name == "adamw"
+    assert config.num_steps == 2
+    assert config.batch_size == 3
+    assert composed("dataset_name=synthetic", "optimizer=sgd").optimizer.name == "sgd"
+
+
+def test_debug_needs_no_download_and_no_account():
+    config = composed("experiment=debug")
+    assert config.segmenter.weights == config.perceptual.weights == "none"
+    assert config.logging.wandb in ("offline", "disabled")
+
+
+def test_evaluation_takes_every_key_of_training_and_needs_a_checkpoint():
+    config = composed("checkpoint=x.pth", "dataset_name=synthetic", name="evaluate")
+    assert config.checkpoint == "x.pth"
+    assert set(config) == set(composed()) | {"checkpoint"}
+    with pytest.raises(UserError, match="checkpoint is required"):
+        composed(name="evaluate")
+
+
+def test_no_value_is_given_in_the_schema():
+    """Except None, for what only some options of a group have."""
+    values = OmegaConf.to_container(OmegaConf.structured(TrainConfig))
+    assert set(values.values()) == {"???"}
+    for key, spec in walk(TrainConfig):
+        assert spec.default in ("???", None), key
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("num_parts=1", "num_parts must be at least 2, not 1"),
+        ("image_size=16", "image_size must be at least 32"),
+        ("batch_size=1", "batch_size must be at least 2"),
+        ("optimizer.lr=0", "optimizer.lr must be greater than 0"),
+        ("optimizer.lr=nan", "optimizer.lr must be finite"),
+        ("loss_weights.visual=inf", "loss_weights.visual must be finite"),
+        ("loss_weights.visual=-1", "loss_weights.visual must be at least 0"),
+        ("augmentation.greyscale_probability=1.5", "augmentation.greyscale_probability must be at most 1"),
+        ("augmentation.scale=[2,1]", "augmentation.scale must be increasing"),
+        ("augmentation.scale=[1]", "augmentation.scale needs 2 values"),
+        ("device=gpu", "device must be one of auto, cpu, cuda, not 'gpu'"),
+        ("dataset.eval_mask=truth", "dataset.eval_mask must be one of gt, supervised, unsupervised"),
+        ("evaluation.baselines=[untrained,magic]", "evaluation.baselines must be one of .* not 'magic'"),
+        ("+perceptual.layers.relu1_1=-1", "perceptual.layers must be greater than 0"),
+        ("num_steps=200000", "larger than optimizer.poly_steps"),
+        ("optimizer.momentum=null", "optimizer.momentum is required"),
+        ("~segmenter", "segmenter is required"),
+        ("num_parts=${nothing}", "num_parts: .*nothing"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_by_name(override, message):
+    with pytest.raises(UserError, match=message):
+        composed(override)
+
+
+def test_a_key_of_another_option_is_refused():
+    with pytest.raises(UserError, match="optimizer.momentum is for sgd only, not for adamw"):
+        composed("optimizer=adamw", "optimizer.momentum=0.5")
+
+
+@pytest.mark.parametrize("key", ["nothing", "optimizer.nothing"])
+def test_a_key_added_by_force_is_refused(key):
+    with pytest.raises(UnknownKey, match=key):
+        composed(f"+{key}=1")
+
+
+def test_variables_of_the_environment_are_used_where_the_key_is_not_given(monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "ours")
+    config = composed("logging.project=given")
+    assert (config.logging.project, config.logging.group) == ("given", "ours")
+    assert composed().logging.project == "mine"
+
+
+@pytest.mark.parametrize("image_size", [64, 512])
+@pytest.mark.parametrize("num_parts", [2, 16])
+def test_sizes_and_numbers_of_parts_are_free(image_size, num_parts):
+    config = composed(f"image_size={image_size}", f"num_parts={num_parts}", "batch_size=2")
+    assert (config.image_size, config.num_parts, config.batch_size) == (image_size, num_parts, 2)

@@ -1,0 +1,246 @@
+import csv
+import json
+import re
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wandb
+from PIL import Image
+from wandb.proto import wandb_internal_pb2
+
+from tests.composition import composed
+from utils.logging import RunLogger, Table, WandbRun
+from utils.run_directory import RunDirectory
+
+PICTURE = np.arange(8 * 9 * 3, dtype=np.uint8).reshape(8, 9, 3)
+
+
+def config(path: Path, wandb_mode: str, *overrides: str):
+    return composed(f"output_dir={path}", f"logging.wandb={wandb_mode}", "num_steps=20", *overrides)
+
+
+def scalars(step: int) -> dict[str, float]:
+    losses = {"feature": 1 / step, "contrastive": 2.0, "visual": 3.0, "equivariance": 4.0, "total": 10.0 + step}
+    return losses | {"learning_rate": 1e-5, "gradient_norm": 0.5}
+
+
+def train(run: RunDirectory, settings, first: int, last: int) -> None:
+    """What a training loop tells."""
+    with RunLogger(run, settings, first) as logger:
+        for step in range(first + 1, last + 1):
+            logger.log(step, scalars(step))
+            logger.log_timing(step, 0.25, 100.0)
+            logger.advance(step)
+        logger.log_pictures(last, {"parts": PICTURE})
+        logger.log_evaluation(last, {"FG-NMI": 46.0, "keypoint_error_all": 9.2})
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def steps(path: Path) -> list[int]:
+    return [int(row["step"]) for row in rows(path)]
+
+
+def test_tables_and_pictures_hold_what_was_logged(tmp_path):
+    run = RunDirectory(tmp_path)
+    train(run, config(tmp_path, "disabled"), 0, 3)
+    metrics = rows(tmp_path / "metrics.csv")
+    assert [{name: float(value) for name, value in row.items()} for row in metrics] == [
+        {"step": step, **scalars(step)} for step in (1, 2, 3)
+    ]
+    assert rows(tmp_path / "timing.csv")[0] == {"step": "1", "seconds_per_step": "0.25", "peak_memory_mb": "100.0"}
+    assert rows(tmp_path / "evaluation.csv") == [{"step": "3", "FG-NMI": "46.0", "keypoint_error_all": "9.2"}]
+    np.testing.assert_array_equal(Image.open(tmp_path / "pictures" / "parts_3.png"), PICTURE)
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_a_resumed_run_cuts_what_came_after_its_checkpoint(tmp_path):
+    run = RunDirectory(tmp_path)
+    train(run, config(tmp_path, "disabled"), 0, 7)
+    train(run, config(tmp_path, "disabled"), 5, 6)
+    assert steps(tmp_path / "metrics.csv") == steps(tmp_path / "timing.csv") == [1, 2, 3, 4, 5, 6]
+    assert steps(tmp_path / "evaluation.csv") == [6]
+
+
+def test_a_row_is_on_disk_as_soon_as_it_is_logged(tmp_path):
+    table = Table(tmp_path / "t.csv", 0)
+    for step in (1, 2):
+        table.add(step, {"loss": 0.5})
+        assert steps(tmp_path / "t.csv")[-1] == step
+
+
+@pytest.mark.parametrize("torn", ["3", "3,0.1", "3,0.12345,"])
+def test_a_row_that_was_cut_off_is_dropped(tmp_path, torn):
+    path = tmp_path / "t.csv"
+    path.write_text(f"step,a,b\n1,0.1,0.2\n2,0.1,0.2\n{torn}")
+    Table(path, 5).add(3, {"a": 1.0, "b": 2.0})
+    assert path.read_text() == "step,a,b\n1,0.1,0.2\n2,0.1,0.2\n3,1.0,2.0\n"
+
+
+def test_an_empty_file_is_begun_anew(tmp_path):
+    (tmp_path / "t.csv").touch()
+    Table(tmp_path / "t.csv", 5).add(6, {"a": 1.0})
+    assert (tmp_path / "t.csv").read_text() == "step,a\n6,1.0\n"
+
+
+def test_a_number_that_appears_later_gets_a_column(tmp_path):
+    table = Table(tmp_path / "t.csv", 0)
+    table.add(1, {"a": 1.0})
+    table.add(2, {"a": 2.0, "b": 3.0})
+    table.add(3, {"b": 4.0})
+    expected = [("1", "1.0", ""), ("2", "2.0", "3.0"), ("3", "", "4.0")]
+    assert [tuple(row.values()) for row in rows(tmp_path / "t.csv")] == expected
+
+
+def test_without_a_terminal_progress_is_plain_lines(tmp_path, capsys):
+    train(RunDirectory(tmp_path), config(tmp_path, "disabled"), 0, 20)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "step 1/20  loss 11" and lines[-1] == "step 20/20  loss 30"
+    assert len(lines) < 5
+
+
+def records(folder: Path):
+    """Everything in the file that `wandb sync` would upload.
+
+    The file has 7 bytes of its own, then LevelDB's log format: in blocks of 32 KiB, chunks of a checksum (4 bytes), a
+    length (2), a type (1: a whole record; 2, 3, 4: its first, middle and last chunk) and the data.
+    """
+    (file,) = folder.glob("*.wandb")
+    content = file.read_bytes()
+    place, data = 7, b""
+    while place + 7 <= len(content):
+        if place % 32768 > 32768 - 7:  # what is left of a block is too short for a chunk
+            place += 32768 - place % 32768
+            continue
+        length, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        data += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            data = b""
+            yield record
+
+
+def history(folder: Path) -> list[dict]:
+    found = (record.history for record in records(folder) if record.WhichOneof("record_type") == "history")
+    return [{item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in one.item} for one in found]
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """A run that was logged offline, stopped after step 7 and resumed from its checkpoint at step 5."""
+    path = tmp_path_factory.mktemp("offline")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WANDB_MODE", "WANDB_PROJECT", "WANDB_NAME", "WANDB_API_KEY"):
+            patch.delenv(name, raising=False)
+        settings = config(path, "offline", "logging.tags=[one]", "logging.group=all", "num_parts=8")
+        for first, last in ((0, 7), (5, 6)):
+            train(RunDirectory(path), settings, first, last)
+            time.sleep(1)  # W&B names the folder after the second in which it started
+    folders = sorted(path.glob("wandb/offline-run-*"))
+    assert len(folders) == 2
+    deadline = time.monotonic() + 20  # its own process writes the files, and may end a little later
+    while any("exit" not in {one.WhichOneof("record_type") for one in records(folder)} for folder in folders):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return path, folders
+
+
+def test_wandb_gets_losses_rate_and_evaluation_numbers_by_step(offline):
+    logged = history(offline[1][0])
+    losses = {row["step"]: row for row in logged if "train/total" in row}
+    assert sorted(losses) == list(range(1, 8))
+    for name, value in scalars(4).items():
+        assert losses[4][f"train/{name}"] == pytest.approx(value)
+    (evaluation,) = (row for row in logged if "evaluation/FG-NMI" in row)
+    assert (evaluation["step"], evaluation["evaluation/FG-NMI"]) == (7, 46.0)
+    assert evaluation["evaluation/keypoint_error_all"] == 9.2
+    assert any(row.get("timing/seconds_per_step") == 0.25 for row in logged)
+
+
+def test_wandb_gets_the_pictures(offline):
+    folder = offline[1][0]
+    (row,) = (row for row in history(folder) if any(name.startswith("pictures/parts") for name in row))
+    media = row["pictures/parts"] if "pictures/parts" in row else {"path": row["pictures/parts.path"]}
+    np.testing.assert_array_equal(Image.open(folder / "files" / media["path"]), PICTURE)
+
+
+def test_wandb_gets_the_config_and_the_names(offline):
+    path, (folder, _) = offline
+    (run,) = (record.run for record in records(folder) if record.WhichOneof("record_type") == "run")
+    logged = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert logged["num_parts"] == 8 and logged["loss_weights"]["contrastive"] == 2300
+    assert (run.project, run.run_group, list(run.tags)) == ("unsupervised-parts", "all", ["one"])
+    assert run.display_name == path.name
+
+
+def test_a_resumed_run_stays_the_same_wandb_run(offline):
+    path, folders = offline
+    identity = (path / "wandb_id.txt").read_text().strip()
+    assert [folder.name.endswith(identity) for folder in folders] == [True, True]
+    assert [row["step"] for row in history(folders[1]) if "train/total" in row] == [6]
+
+
+def test_how_to_upload_an_offline_run_is_told_in_one_line(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setattr(wandb, "login", lambda **_: False)
+    run = WandbRun(RunDirectory(tmp_path), config(tmp_path, "auto"), said.append)
+    run.close()
+    assert len(said) == 1
+    pattern = re.search(r"wandb sync (\S+)$", said[0])[1]
+    assert list(Path("/").glob(pattern.lstrip("/")))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "variable", "logged_in", "mode"),
+    [
+        ("auto", None, True, "online"),
+        ("auto", None, False, "offline"),
+        ("auto", "disabled", True, None),
+        ("auto", "offline", True, "offline"),
+        ("offline", "online", True, "offline"),
+        ("disabled", "online", True, None),
+    ],
+)
+def test_where_wandb_logs(tmp_path, monkeypatch, wanted, variable, logged_in, mode):
+    started = []
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    monkeypatch.setattr(wandb, "login", lambda **_: logged_in)
+    monkeypatch.setattr(wandb, "init", lambda **options: started.append(options["mode"]) or _refuse())
+    WandbRun(RunDirectory(tmp_path), config(tmp_path, wanted), lambda _: None)
+    assert started[:1] == ([] if mode is None else [mode])
+
+
+def _refuse(*_, **__):
+    raise ConnectionError("no network")
+
+
+def test_wandb_failing_to_start_or_to_log_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(wandb, "init", _refuse)
+    train(RunDirectory(tmp_path), config(tmp_path, "online"), 0, 2)
+    assert "no network" in capsys.readouterr().err
+    assert steps(tmp_path / "metrics.csv") == [1, 2]
+
+    class Broken:
+        id = "abc"
+        settings = wandb.Settings(mode="online")
+        log = finish = _refuse
+
+        def define_metric(self, *_, **__):
+            pass
+
+    monkeypatch.setattr(wandb, "init", lambda **_: Broken())
+    train(RunDirectory(tmp_path), config(tmp_path, "online"), 2, 4)
+    assert capsys.readouterr().err.count("no network") == 1
+    assert steps(tmp_path / "metrics.csv") == [1, 2, 3, 4]

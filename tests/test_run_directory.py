@@ -1,0 +1,181 @@
+import subprocess
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from conf.schema import validate
+from tests.composition import composed
+from utils import run_directory
+from utils.app import CONF
+from utils.errors import UserError
+from utils.run_directory import RunDirectory, code_state, resumed_config
+
+
+@pytest.fixture
+def no_code_state(monkeypatch):
+    monkeypatch.setattr(run_directory, "code_state", lambda: ("commit", b"difference"))
+
+
+@pytest.fixture
+def run(tmp_path, no_code_state):
+    """A run on the drawn set."""
+    config = composed("dataset_name=synthetic", "num_parts=8", f"output_dir={tmp_path}/run")
+    return RunDirectory.open(config)
+
+
+def resumed(run: RunDirectory, *overrides: str):
+    arguments = [f"resume={run.path}", *overrides]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return validate(resumed_config(compose("train", arguments), arguments))
+
+
+def test_a_run_holds_its_resolved_config_and_the_state_of_the_code(run):
+    saved = OmegaConf.load(run.path / "config.yaml")
+    assert saved.num_parts == 8
+    assert "${" not in (run.path / "config.yaml").read_text()
+    assert (run.path / "code" / "commit.txt").read_text() == "commit\n"
+    assert (run.path / "code" / "uncommitted.diff").read_text() == "difference"
+    assert "torch: " in (run.path / "code" / "environment.txt").read_text()
+    assert run.checkpoints.is_dir() and run.pictures.is_dir() and not run.resumed
+
+
+def test_runs_of_the_same_second_get_directories_of_their_own(tmp_path, monkeypatch, no_code_state):
+    monkeypatch.chdir(tmp_path)
+    config = composed("dataset_name=synthetic")
+    paths = {RunDirectory.create(config).path for _ in range(3)}
+    assert len(paths) == 3
+    assert all(path.parent.name == "runs" and "synthetic" in path.name for path in paths)
+
+
+def test_a_directory_that_holds_a_run_is_not_used_again(run):
+    with pytest.raises(UserError, match=f"resume={run.path}"):
+        RunDirectory.create(composed(f"output_dir={run.path}"))
+
+
+def test_a_directory_that_holds_something_else_is_not_used(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    for place in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(UserError, match="not an empty directory: give another"):
+            RunDirectory.create(composed(f"output_dir={place}"))
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/run.*output_dir=DIR"):
+        RunDirectory.create(composed(f"output_dir={tmp_path}/file/run"))
+
+
+def test_a_resumed_run_has_its_own_config_with_only_the_given_changes(run):
+    before = OmegaConf.load(run.path / "config.yaml")
+    config = resumed(run, "logging.every=3", "optimizer.lr=0.5", "loader.num_workers=0")
+    assert (config.logging.every, config.optimizer.lr, config.loader.num_workers) == (3, 0.5, 0)
+    config.logging.every, config.loader.num_workers = before.logging.every, before.loader.num_workers
+    config.optimizer.lr, config.resume = before.optimizer.lr, None
+    assert config == before
+
+
+def test_a_resumed_run_may_train_longer_once_its_schedule_does(run):
+    with pytest.raises(UserError, match="optimizer.poly_steps"):
+        resumed(run, "num_steps=900")
+    assert resumed(run, "num_steps=900", "optimizer.poly_steps=900").num_steps == 900
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "before"),
+    [
+        ("num_parts=4", "num_parts", "8"),
+        ("image_size=128", "image_size", "64"),
+        ("batch_size=6", "batch_size", "8"),
+        ("seed=1", "seed", "1234"),
+        ("dataset_name=CUB", "dataset_name", "synthetic"),
+        ("dataset_root=elsewhere", "dataset_root", "data"),
+        ("dataset.train_mask=supervised", "dataset.train_mask", "gt"),
+        ("segmenter=torchvision", "segmenter.variant", "caffe"),
+        ("segmenter.init=normal", "segmenter.init", "he"),
+        ("perceptual=vgg16", "perceptual.network", "vgg19"),
+        ("+perceptual.layers.relu1_1=1", "perceptual.layers.relu1_1", "None"),
+        ("method.temperature=1", "method.temperature", "0.19"),
+        ("optimizer=sgd", "optimizer.name", "adamw"),
+    ],
+)
+def test_a_change_of_network_or_data_is_refused_with_both_values(run, override, key, before):
+    with pytest.raises(UserError, match=f"trained with {key}={before}: it cannot go on with {key}="):
+        resumed(run, override)
+
+
+@pytest.mark.parametrize("override", ["experiment=debug", "~experiment", "output_dir=elsewhere"])
+def test_what_would_make_another_run_is_refused(run, override):
+    with pytest.raises(UserError, match="resumed|goes on in"):
+        resumed(run, override)
+
+
+def test_values_that_the_run_has_already_are_accepted(run):
+    same = ("num_parts=8", "dataset_name=synthetic", "dataset_root=./data", "segmenter.variant=caffe", "seed=1234")
+    assert resumed(run, *same, f"output_dir={run.path}/../run").num_parts == 8
+
+
+def test_resuming_keeps_the_earlier_config_and_can_be_done_again(run):
+    first = RunDirectory.open(resumed(run, "logging.every=3"))
+    assert first.resumed and first.path == run.path
+    assert OmegaConf.load(run.path / "config.yaml").logging.every == 3
+    (kept,) = run.path.glob("code/resumed_*/config_before.yaml")
+    assert OmegaConf.load(kept).logging.every != 3
+    assert (kept.parent / "commit.txt").exists()
+    assert resumed(run).logging.every == 3
+
+
+def test_a_moved_run_goes_on_where_it_is_now(run):
+    moved = run.path.rename(run.path.with_name("moved"))
+    assert resumed(RunDirectory(moved)).output_dir == str(moved)
+
+
+def test_no_run_or_a_config_that_does_not_fit_is_told(tmp_path):
+    with pytest.raises(UserError, match="No run to resume"):
+        resumed(RunDirectory(tmp_path))
+    for content in ("num_stepz: 3\n", "num_steps: [\n", "num_steps: many\n"):
+        (tmp_path / "config.yaml").write_text(content)
+        with pytest.raises(UserError, match="config.yaml does not fit"):
+            resumed(RunDirectory(tmp_path))
+
+
+def git(folder, *arguments: str) -> str:
+    identity = ("-c", "user.name=n", "-c", "user.email=e@x")
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_saved_difference_brings_the_code_back_new_files_included(tmp_path, monkeypatch):
+    work, copy = tmp_path / "work", tmp_path / "copy"
+    work.mkdir()
+    git(work, "init", "-q")
+    (work / "old.py").write_text("one\n")
+    (work / ".gitignore").write_text("data/\n")
+    git(work, "add", ".")
+    git(work, "commit", "-qm", "first")
+    git(tmp_path, "clone", "-q", str(work), str(copy))
+    (work / "old.py").write_text("two\n")
+    (work / "new.py").write_text("three\n")
+    (work / "data").mkdir()
+    (work / "data" / "big").write_text("not code")
+    (work / "large.txt").write_text("x" * (run_directory.UNTRACKED_LIMIT + 1))
+    status = git(work, "status", "--porcelain")
+
+    monkeypatch.setattr(run_directory, "ROOT", work)
+    commit, difference = code_state()
+    assert commit == git(work, "rev-parse", "HEAD").strip()
+    assert git(work, "status", "--porcelain") == status
+    (tmp_path / "saved.diff").write_bytes(difference)
+    git(copy, "apply", str(tmp_path / "saved.diff"))
+    assert (copy / "old.py").read_text() == "two\n"
+    assert (copy / "new.py").read_text() == "three\n"
+    assert not (copy / "large.txt").exists() and not (copy / "data").exists()
+
+
+def test_where_there_is_no_git_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_directory, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    commit, difference = code_state()
+    assert commit.startswith("unknown: ") and "not a git repository" in commit and difference == b""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert code_state() == ("unknown: git is not installed", b"")

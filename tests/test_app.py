@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.app import run
+
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import sys
@@ -43,6 +45,24 @@ def program(tmp_path):
     return call
 
 
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Runs the wrapper in this process, which is faster; gives the one line with which it ended with status 2."""
+
+    def call(*arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            run("train", lambda _: pytest.fail("the task was started"))
+        out, err = capsys.readouterr()
+        assert (ended.value.code, out) == (2, "")
+        assert err.startswith("error: ") and err.count("\n") == 1
+        return err
+
+    return call
+
+
 @pytest.mark.parametrize(
     ("argument", "nearest"),
     [
@@ -58,12 +78,8 @@ def program(tmp_path):
         ("experiment=debugg", "'debug'"),
     ],
 )
-def test_a_wrong_name_is_met_with_the_nearest_valid_one(program, argument, nearest):
-    done = program(argument)
-    assert done.returncode == 2
-    assert f"Did you mean {nearest}?" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+def test_a_wrong_name_is_met_with_the_nearest_valid_one(refused, argument, nearest):
+    assert f"Did you mean {nearest}?" in refused(argument)
 
 
 @pytest.mark.parametrize(
@@ -78,29 +94,29 @@ def test_a_wrong_name_is_met_with_the_nearest_valid_one(program, argument, neare
         ("num_parts=1", ["num_parts", "at least 2"]),
         ("--num_parts=3", ["num_parts=VALUE"]),
         ("output_dir=a=b", ["output_dir=a=b", "quote"]),
-        ("num_steps=7", ["seven is no good"]),
     ],
 )
-def test_a_mistake_is_one_message_and_status_2(program, argument, parts):
-    done = program(argument)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert all(part in done.stderr for part in parts), done.stderr
+def test_a_mistake_is_one_message_and_status_2(refused, argument, parts):
+    message = refused(argument)
+    assert all(part in message for part in parts), message
 
 
-def test_a_mistake_in_an_experiment_file_is_placed(program, tmp_path):
+def test_a_mistake_in_an_experiment_file_is_placed(refused, tmp_path):
     folder = tmp_path / "more" / "experiment"
     folder.mkdir(parents=True)
     search = f"hydra.searchpath=[file://{tmp_path}/more]"
     (folder / "typo.yaml").write_text("# @package _global_\nnum_stepz: 3\n")
-    done = program(search, "experiment=typo")
-    assert done.returncode == 2
-    assert "experiment/typo" in done.stderr and "'num_steps'" in done.stderr
+    message = refused(search, "experiment=typo")
+    assert "experiment/typo" in message and "'num_steps'" in message
     (folder / "broken.yaml").write_text("# @package _global_\nnum_steps: [\n")
-    done = program(search, "experiment=broken")
-    assert done.returncode == 2
-    assert "broken.yaml" in done.stderr and "Traceback" not in done.stderr
+    assert "broken.yaml" in refused(search, "experiment=broken")
+
+
+@pytest.mark.parametrize("argument", ["num_stepz=3", "segmenter=cafe", "num_steps=7"])
+def test_the_process_ends_with_the_message_alone(program, argument):
+    done = program(argument)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_debug_shows_where_a_mistake_was_found(program):

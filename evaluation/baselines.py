@@ -14,8 +14,8 @@ def build_baseline(name: str, config: Any, num_parts: int, device: torch.device)
     """A labeller that no training of ours has touched.
 
     Args:
-        name: ``untrained`` (the segmenter as training with ``config.seed`` starts from), ``kmeans_features`` (k-means on
-            the perceptual network's features) or ``kmeans_colours`` (on CIE Lab colours).
+        name: ``untrained`` (the segmenter as training with ``config.seed`` starts from), ``kmeans_features`` (k-means
+            on the perceptual network's features) or ``kmeans_colours`` (on CIE Lab colours).
         config: the whole config.
         num_parts: K.
 

@@ -24,7 +24,8 @@ def print_table(results: Mapping[str, Mapping[str, float]], console: Console | N
         results: labeller -> metric -> percent; a metric that a labeller lacks is shown as a dash.
         console: standard output when None.
     """
-    table = Table("percent")
+    table = Table()
+    table.add_column("percent", no_wrap=True)
     for label in results:
         table.add_column(label, justify="right")
     for name in dict.fromkeys(name for metrics in results.values() for name in metrics):

@@ -200,16 +200,3 @@ def _unchanged(found: list[tuple[str, EvalInput]] | UserError) -> list[tuple[str
 def _init_worker(_worker: int) -> None:
     # The workers are the parallelism; OpenCV's own threads would fight over the same cores.
     cv2.setNumThreads(0)
-
-
-@torch.inference_mode()
-def examples(labeller: Labeller, batch: TrainBatch) -> list[Example]:
-    """The pictures of a training batch with the parts found in them, for ``evaluation.report.part_picture``."""
-    predicted = predicted_labels(
-        labeller.scores(batch.image, batch.foreground), batch.foreground, labeller.has_background
-    )
-    columns = batch.names, batch.image.permute(0, 2, 3, 1), batch.foreground[:, 0].to(torch.uint8), predicted
-    return [
-        Example(EvalInput(name, None, image.cpu().numpy(), foreground.cpu().numpy()), labels.cpu().numpy())
-        for name, image, foreground, labels in zip(*columns, strict=True)
-    ]

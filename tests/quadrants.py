@@ -1,0 +1,98 @@
+"""A small data set for evaluation: rectangles on a black ground, each quarter a part of its colour with a keypoint."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.crops import crop, square_box
+from datasets.sample import Sample
+
+COLOURS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250], [250, 250, 20]], dtype=np.uint8)
+
+
+def quadrants(name: str, shape: tuple[int, int], box: tuple[int, int, int, int], label: int | None = 1) -> Sample:
+    """A sample of (height, width) pixels whose object fills the inclusive box (x0, y0, x1, y1)."""
+    x0, y0, x1, y1 = box
+    part_map = np.zeros(shape, np.uint8)
+    middle_x, middle_y = (x0 + x1 + 1) // 2, (y0 + y1 + 1) // 2
+    keypoints = []
+    for part, (top, bottom, left, right) in enumerate(
+        [
+            (y0, middle_y, x0, middle_x),
+            (y0, middle_y, middle_x, x1 + 1),
+            (middle_y, y1 + 1, x0, middle_x),
+            (middle_y, y1 + 1, middle_x, x1 + 1),
+        ],
+        start=1,
+    ):
+        part_map[top:bottom, left:right] = part
+        keypoints.append([(left + right - 1) / 2, (top + bottom - 1) / 2, 1])
+    image = np.concatenate([np.zeros((1, 3), np.uint8), COLOURS])[part_map]
+    return Sample(
+        name=f"{name}.jpg",
+        path=Path(f"{name}.jpg"),
+        image=image,
+        foreground=(part_map > 0).astype(np.uint8),
+        label=label,
+        box=np.array(box, float),
+        keypoints=np.array(keypoints),
+        part_map=part_map,
+    )
+
+
+class Quadrants:
+    """A split of such samples; counts how often each is read."""
+
+    name = "quadrants"
+    keypoint_names = ["a", "b", "c", "d"]
+    part_names = None
+
+    def __init__(self, samples: list[Sample], part_maps: bool = False) -> None:
+        self.samples = samples
+        self.reads = [0] * len(samples)
+        if part_maps:
+            self.part_names = ["a", "b", "c", "d"]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        self.reads[index] += 1
+        return self.samples[index]
+
+    def test_crop(self, sample: Sample, size: int) -> Sample:
+        return crop(sample, square_box(sample.box, 0.05), size)
+
+
+def draw_split(name: str, count: int, **options) -> Quadrants:
+    """Boxes and pictures of several sizes, classes 1, 2, 3 in turn."""
+    rng = np.random.default_rng(len(name))
+    samples = []
+    for place in range(count):
+        height, width = rng.integers(90, 160, 2)
+        x0, y0 = rng.integers(0, 30, 2)
+        x1, y1 = x0 + rng.integers(30, width - x0), y0 + rng.integers(30, height - y0)
+        samples.append(
+            quadrants(
+                f"{name}/{place}", (height, width), (x0, y0, min(x1, width - 1), min(y1, height - 1)), 1 + place % 3
+            )
+        )
+    return Quadrants(samples, **options)
+
+
+class ColourLabeller:
+    """Finds the four parts by their colours: a perfect labeller, which counts the pictures that it sees."""
+
+    num_parts = 4
+    has_background = False
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def scores(self, images: Tensor, foreground: Tensor) -> Tensor:
+        self.seen.append(tuple(images.shape))
+        colours = torch.from_numpy(COLOURS).float().to(images.device)
+        difference = images.float()[:, None] - colours[None, :, :, None, None]
+        return -difference.square().mean(2) / 500

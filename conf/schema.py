@@ -73,7 +73,7 @@ class Method:
     temperature: float = _number(above=0)
     negatives: str = _choice("all_images", "other_images")
     positives: str = _choice("uniform", "release")
-    equivariance: str = _choice("one_way", "symmetric")
+    equivariance: str = _choice("release", "paper")
 
 
 @dataclass

@@ -1,0 +1,107 @@
+"""Evaluate a checkpoint: ``python evaluate.py checkpoint=PATH dataset_name=CUB``; every key is in conf/evaluate.yaml."""
+
+from datetime import datetime
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from evaluation.baselines import build_baseline
+from evaluation.held_out import HeldOut
+from evaluation.labellers import CheckpointLabeller
+from evaluation.report import part_picture, print_table, write_metrics
+from models import load_segmenter
+from utils import app, checkpoints
+from utils.devices import build_fabric
+from utils.errors import UserError
+from utils.logging import WandbRun
+from utils.run_directory import RunDirectory, versions
+
+# What a checkpoint of train.py knows better than the defaults; the command line wins over both.
+FROM_CHECKPOINT = ("image_size", "seed", "segmenter", "perceptual")
+
+
+def evaluate(config: DictConfig) -> None:
+    """One pass over the held-out pictures for the checkpoint, one for each baseline; a table, figures and a picture."""
+    device = build_fabric(config.device, config.precision).device
+    file = checkpoints.resolve(config.checkpoint)
+    checkpoint = checkpoints.read(file)
+    config = with_settings_of(checkpoint.get("config", {}), config)
+    segmenter = load_segmenter(file, device)
+    held_out = HeldOut.of(config)
+    output = output_directory(config)
+
+    result = held_out.evaluate(CheckpointLabeller(segmenter), device, label_maps=output / "label_maps")
+    rows = {"this model": result.metrics}
+    for name in config.evaluation.baselines:
+        baseline = build_baseline(name, config, num_parts=segmenter.num_parts, device=device)
+        rows[name.replace("_", " ")] = held_out.evaluate(baseline, device).metrics
+
+    print_table(rows)
+    for note in result.notes:
+        print(note)
+    produced_by = {
+        "checkpoint": str(file),
+        "updates": checkpoint.get("iter"),
+        "num_parts": segmenter.num_parts,
+        "dataset_name": config.dataset_name,
+        "dataset_root": config.dataset_root,
+        "eval_mask": config.dataset.eval_mask,
+        "counts": result.counts,
+        "versions": versions(),
+        "config": OmegaConf.to_container(config),
+    }
+    write_metrics(output / "metrics.json", result.metrics, produced_by | {"baselines": dict(list(rows.items())[1:])})
+    print(f"Figures: {output / 'metrics.json'}")
+    if result.pictures:
+        picture = part_picture(result.pictures)
+        Image.fromarray(picture).save(output / "parts.png")
+        print(f"Held-out pictures, their discovered and their true parts: {output / 'parts.png'}")
+        log_to_run(Path(config.checkpoint), config, checkpoint, result.metrics, picture)
+
+
+def with_settings_of(trained: dict, config: DictConfig) -> DictConfig:
+    """``config`` with what the checkpoint was trained with where the command line says nothing else.
+
+    Args:
+        trained: the config in the checkpoint; empty for a published one.
+    """
+    given = {override.partition("=")[0].partition(".")[0] for override in HydraConfig.get().overrides.task}
+    for key in FROM_CHECKPOINT:
+        if key in trained and key not in given:
+            config[key] = trained[key]
+    return config
+
+
+def output_directory(config: DictConfig) -> Path:
+    """``output_dir``, or a new dated directory under ``runs/``; never one that holds an evaluation already.
+
+    Raises:
+        UserError: it holds one, or cannot be written.
+    """
+    dated = f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.dataset_name}_evaluation"
+    path = Path(config.output_dir or dated)
+    if (path / "metrics.json").exists():
+        raise UserError(f"output_dir {path} holds the figures of another evaluation: give another output_dir.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot write output_dir {path}: {error.strerror}. Give another one.") from error
+    return path
+
+
+def log_to_run(path: Path, config: DictConfig, checkpoint: dict, metrics: dict, picture) -> None:
+    """Add the figures to the W&B run of ``path`` if that is a run directory."""
+    if not (path / "config.yaml").is_file():
+        return
+    trained = OmegaConf.load(path / "config.yaml")
+    trained.logging = config.logging
+    wandb = WandbRun(RunDirectory(path), trained, say=print)
+    wandb.log(checkpoint["iter"], {f"evaluation/{name}": value for name, value in metrics.items()})
+    wandb.log(checkpoint["iter"], {"pictures/evaluation_parts": picture})
+    wandb.close()
+
+
+if __name__ == "__main__":
+    app.run("evaluate", evaluate)

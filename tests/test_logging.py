@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import wandb
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
@@ -31,9 +32,8 @@ def train(run: RunDirectory, settings, first: int, last: int) -> None:
     """What a training loop tells."""
     with RunLogger(run, settings, first) as logger:
         for step in range(first + 1, last + 1):
-            logger.log(step, scalars(step))
-            logger.log_timing(step, 0.25, 100.0)
             logger.advance(step)
+            logger.log(step, scalars(step))
         logger.log_pictures(last, {"parts": PICTURE})
         logger.log_evaluation(last, {"FG-NMI": 46.0, "keypoint_error_all": 9.2})
 
@@ -54,7 +54,6 @@ def test_tables_and_pictures_hold_what_was_logged(tmp_path):
     assert [{name: float(value) for name, value in row.items()} for row in metrics] == [
         {"step": step, **scalars(step)} for step in (1, 2, 3)
     ]
-    assert rows(tmp_path / "timing.csv")[0] == {"step": "1", "seconds_per_step": "0.25", "peak_memory_mb": "100.0"}
     assert rows(tmp_path / "evaluation.csv") == [{"step": "3", "FG-NMI": "46.0", "keypoint_error_all": "9.2"}]
     np.testing.assert_array_equal(Image.open(tmp_path / "pictures" / "parts_3.png"), PICTURE)
     assert not (tmp_path / "wandb").exists()
@@ -66,6 +65,23 @@ def test_a_resumed_run_cuts_what_came_after_its_checkpoint(tmp_path):
     train(run, config(tmp_path, "disabled"), 5, 6)
     assert steps(tmp_path / "metrics.csv") == steps(tmp_path / "timing.csv") == [1, 2, 3, 4, 5, 6]
     assert steps(tmp_path / "evaluation.csv") == [6]
+
+
+def test_time_per_step_leaves_pictures_and_evaluations_out(tmp_path):
+    with RunLogger(RunDirectory(tmp_path), config(tmp_path, "disabled")) as logger:
+        for step in range(1, 5):
+            time.sleep(0.02)
+            logger.advance(step)
+            if step == 2:
+                time.sleep(0.5)
+                logger.log_evaluation(step, {"FG-NMI": 46.0})
+                time.sleep(0.5)
+                logger.log_pictures(step, {"parts": PICTURE})
+        logger.log(4, {"total": torch.ones((), requires_grad=True)})
+    (row,) = rows(tmp_path / "timing.csv")
+    assert row["step"] == "4"
+    assert 0.02 <= float(row["seconds_per_step"]) < 0.15
+    assert 10 < float(row["peak_memory_mb"]) < 100_000
 
 
 def test_a_row_is_on_disk_as_soon_as_it_is_logged(tmp_path):
@@ -101,7 +117,7 @@ def test_a_number_that_appears_later_gets_a_column(tmp_path):
 def test_without_a_terminal_progress_is_plain_lines(tmp_path, capsys):
     train(RunDirectory(tmp_path), config(tmp_path, "disabled"), 0, 20)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "step 1/20  loss 11" and lines[-1] == "step 20/20  loss 30"
+    assert lines[0].startswith("step 1/20") and lines[-1].startswith("step 20/20  loss 29 ")
     assert len(lines) < 5
 
 
@@ -162,7 +178,7 @@ def test_wandb_gets_losses_rate_and_evaluation_numbers_by_step(offline):
     (evaluation,) = (row for row in logged if "evaluation/FG-NMI" in row)
     assert (evaluation["step"], evaluation["evaluation/FG-NMI"]) == (7, 46.0)
     assert evaluation["evaluation/keypoint_error_all"] == 9.2
-    assert any(row.get("timing/seconds_per_step") == 0.25 for row in logged)
+    assert any("timing/seconds_per_step" in row for row in logged)
 
 
 def test_wandb_gets_the_pictures(offline):

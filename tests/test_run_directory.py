@@ -21,7 +21,7 @@ def no_code_state(monkeypatch):
 def run(tmp_path, no_code_state):
     """A run on the drawn set."""
     config = composed("dataset_name=synthetic", "num_parts=8", f"output_dir={tmp_path}/run")
-    return RunDirectory.open(config)
+    return RunDirectory.create(config)
 
 
 def resumed(run: RunDirectory, *overrides: str):
@@ -37,7 +37,7 @@ def test_a_run_holds_its_resolved_config_and_the_state_of_the_code(run):
     assert (run.path / "code" / "commit.txt").read_text() == "commit\n"
     assert (run.path / "code" / "uncommitted.diff").read_text() == "difference"
     assert "torch: " in (run.path / "code" / "environment.txt").read_text()
-    assert run.checkpoints.is_dir() and run.pictures.is_dir() and not run.resumed
+    assert run.checkpoints.is_dir() and run.pictures.is_dir()
 
 
 def test_runs_of_the_same_second_get_directories_of_their_own(tmp_path, monkeypatch, no_code_state):
@@ -116,8 +116,7 @@ def test_values_that_the_run_has_already_are_accepted(run):
 
 
 def test_resuming_keeps_the_earlier_config_and_can_be_done_again(run):
-    first = RunDirectory.open(resumed(run, "logging.every=3"))
-    assert first.resumed and first.path == run.path
+    assert RunDirectory.resume(resumed(run, "logging.every=3")).path == run.path
     assert OmegaConf.load(run.path / "config.yaml").logging.every == 3
     (kept,) = run.path.glob("code/resumed_*/config_before.yaml")
     assert OmegaConf.load(kept).logging.every != 3

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import wandb
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -135,9 +137,10 @@ class WandbRun:
 class RunLogger:
     """Everything a training run tells. Steps are the number of updates done.
 
-    In the run directory: ``metrics.csv``, ``timing.csv`` and ``evaluation.csv`` (a column ``step`` and one per number)
-    and ``pictures/NAME_STEP.png``. On stderr: a progress bar, or a line now and then where it is no terminal. On
-    Weights & Biases the same under ``train/``, ``timing/``, ``evaluation/`` and ``pictures/``, and the config.
+    In the run directory: ``metrics.csv``, ``timing.csv`` (seconds per step, pictures and evaluations left out, and the
+    peak memory so far in MiB) and ``evaluation.csv``, with a column ``step``, and ``pictures/NAME_STEP.png``. On
+    stderr: a progress bar, or a line now and then where it is no terminal. On Weights & Biases the same under
+    ``train/``, ``timing/``, ``evaluation/`` and ``pictures/``, and the config.
 
     Args:
         run: where to write.
@@ -164,6 +167,7 @@ class RunLogger:
         self._task = self._progress.add_task("", total=self.num_steps, completed=resumed_step)
         self._wandb = WandbRun(run, config, self.say)
         self._progress.start()
+        self._seconds, self._steps, self._clock = 0.0, 0, time.perf_counter()
 
     def __enter__(self) -> "RunLogger":
         return self
@@ -176,26 +180,30 @@ class RunLogger:
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def advance(self, step: int) -> None:
-        """Moves the progress bar; called after every update."""
+        """Counts an update; called after every one."""
+        now = time.perf_counter()
+        self._seconds, self._steps, self._clock = self._seconds + now - self._clock, self._steps + 1, now
         self._progress.update(self._task, completed=step, description=self._text)
         if not self._console.is_terminal and (time.monotonic() >= self._line_due or step == self.num_steps):
             self._line_due = time.monotonic() + SECONDS_BETWEEN_LINES
             self.say(f"step {step}/{self.num_steps}  {self._text}")
 
-    def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Losses, ``total``, ``learning_rate``, ``gradient_norm``."""
-        values = {name: float(value) for name, value in scalars.items()}
-        if "total" in values:
-            self._text = f"loss {values['total']:.4g}"
+    def log(self, step: int, scalars: Mapping[str, float | torch.Tensor]) -> None:
+        """Losses, ``total``, ``learning_rate``, ``gradient_norm``; and the time per step since the last call."""
+        values = {name: value.item() if isinstance(value, torch.Tensor) else value for name, value in scalars.items()}
         self._add("metrics", "train", step, values)
-
-    def log_timing(self, step: int, seconds_per_step: float, peak_memory_mb: float) -> None:
-        """Seconds per step since the last call, peak memory so far in MiB."""
-        self._add("timing", "timing", step, {"seconds_per_step": seconds_per_step, "peak_memory_mb": peak_memory_mb})
+        if self._steps:
+            timing = {"seconds_per_step": self._seconds / self._steps, "peak_memory_mb": peak_memory_mb()}
+            self._add("timing", "timing", step, timing)
+            self._text = f"{timing['seconds_per_step']:.2f} s/step"
+        if "total" in values:
+            self._text = f"loss {values['total']:.4g}  {self._text}"
+        self._seconds, self._steps, self._clock = 0.0, 0, time.perf_counter()
 
     def log_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics in percent, by name."""
         self._add("evaluation", "evaluation", step, {name: float(value) for name, value in metrics.items()})
+        self._clock = time.perf_counter()  # an evaluation is not part of a step
 
     def log_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Pictures (H, W, 3) uint8 RGB by name."""
@@ -203,6 +211,7 @@ class RunLogger:
             self.pictures.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(self.pictures / f"{name}_{step}.png")
         self._wandb.log(step, {f"pictures/{name}": picture for name, picture in pictures.items()})
+        self._clock = time.perf_counter()
 
     def close(self, exit_code: int = 0) -> None:
         """Ends the progress bar and the W&B run; ``exit_code`` other than 0 marks that as failed."""
@@ -212,6 +221,14 @@ class RunLogger:
     def _add(self, table: str, prefix: str, step: int, values: dict[str, float]) -> None:
         self._tables[table].add(step, values)
         self._wandb.log(step, {f"{prefix}/{name}": value for name, value in values.items()})
+
+
+def peak_memory_mb() -> float:
+    """The most memory in use so far, in MiB: PyTorch's on the CUDA device if one is used, else this process's."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _wandb_mode(wanted: str) -> str:

@@ -35,16 +35,6 @@ class RunDirectory:
     """Holds ``config.yaml`` (resolved), ``code/``, ``checkpoints/``, ``pictures/`` and the log's files."""
 
     path: Path
-    resumed: bool = False
-
-    @classmethod
-    def open(cls, config: DictConfig) -> "RunDirectory":
-        """The directory to go on with if ``config.resume`` names one, else a new one.
-
-        Raises:
-            UserError: see :meth:`create` and :meth:`resume`.
-        """
-        return cls.create(config) if config.resume is None else cls.resume(config)
 
     @property
     def checkpoints(self) -> Path:
@@ -79,7 +69,7 @@ class RunDirectory:
         Raises:
             UserError: the directory cannot be written.
         """
-        run = cls(Path(config.resume), resumed=True)
+        run = cls(Path(config.resume))
         folder = run.path / "code" / f"resumed_{datetime.now():%Y-%m-%d_%H-%M-%S}"
         try:
             run._record(folder)

@@ -20,9 +20,8 @@ from models.segmenter import Segmenter
 from utils.errors import UserError
 from utils.seeding import generator
 
-# Foreground points that k-means sees, drawn evenly from all training images. More change the figures by less than
-# another seed does.
-MAX_POINTS = 20_000
+# Foreground points that k-means sees, drawn evenly from all training images: bounds its memory and time.
+MAX_POINTS = 10_000
 
 
 class Labeller(Protocol):

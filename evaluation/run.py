@@ -135,7 +135,7 @@ def evaluate(
         batch = batch.to(device)
         probabilities = protocols[key].update(batch, labeller.scores(batch.images, batch.foreground))
         for one, probability in zip(batch.inputs, probabilities, strict=True):
-            if one.view == pictured_view and not one.fitted and one.place in pictured:
+            if one.view == pictured_view and one.place in pictured:
                 predicted = probability.argmax(0).to(torch.uint8).cpu().numpy()
                 result.pictures.append(Example(one, predicted))
     result.pictures.sort(key=lambda example: example.shown.place)

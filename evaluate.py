@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: ``python evaluate.py checkpoint=PATH dataset_name=CUB``; every key is in conf/evaluate.yaml."""
+"""Evaluate a checkpoint: ``python evaluate.py checkpoint=PATH dataset_name=CUB``; keys are in conf/evaluate.yaml."""
 
 from datetime import datetime
 from pathlib import Path

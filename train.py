@@ -24,7 +24,7 @@ def train(config: DictConfig) -> None:
     seed_everything(config.seed, verbose=False)
 
     # Everything that can be missing is asked for before the first step.
-    training_set = datasets.build(config.dataset_name, config.dataset, config.dataset_root, "train")
+    training_set = datasets.build(config.dataset_name, config.dataset, config.dataset_root, "train", "training")
     held_out = HeldOut.of(config)
     method = build_method(config)
     optimizer = build_optimizer(
@@ -77,7 +77,11 @@ def train(config: DictConfig) -> None:
             last = done == config.num_steps
             logger.advance(done)
             if last or done % config.logging.every == 0:
-                logger.log(done, {name: loss.detach() for name, loss in losses.items()} | {"total": total.detach(), "learning_rate": rate, "gradient_norm": norm})
+                logger.log(
+                    done,
+                    {name: loss.detach() for name, loss in losses.items()}
+                    | {"total": total.detach(), "learning_rate": rate, "gradient_norm": norm},
+                )
             if config.logging.image_every and done % config.logging.image_every == 0:
                 logger.log_pictures(done, {"training_parts": part_picture(examples(labeller, batch))})
 

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datasets.cub import CUB
+from datasets.synthetic import Synthetic
 
-DATASETS = {"CUB": CUB, "synthetic": CUB}
+DATASETS = {"CUB": CUB, "synthetic": Synthetic}
 
 
 def build(
@@ -13,31 +14,18 @@ def build(
     node: Any,
     dataset_root: Path | str,
     split: Literal["train", "test"],
-    mask: str | None = None,
+    purpose: Literal["training", "evaluation"],
 ) -> CUB:
-    """The data set of a config.
+    """One split of the data set of a config.
 
     Args:
         name: a key of ``DATASETS``.
-        node: config node with folder (below ``dataset_root``), train_mask, eval_mask, box_padding, box_jitter and
-            flip_probability; for the drawn set also ``drawing``.
+        node: config node ``dataset``.
         dataset_root: the folder that holds every data set's own.
-        mask: instead of the split's own (train_mask for train, eval_mask for test).
+        purpose: decides which masks are read, ``node.train_mask`` or ``node.eval_mask``; evaluation reads the training
+            split too, to fit on it.
 
     Raises:
         UserError: something is missing or malformed on disk.
     """
-    root = Path(dataset_root) / node.folder
-    if name == "synthetic":
-        from datasets import synthetic
-
-        synthetic.ensure(root, synthetic.Drawing(**node.drawing))
-    return DATASETS[name](
-        root,
-        split,
-        mask or (node.train_mask if split == "train" else node.eval_mask),
-        name=name,
-        box_padding=node.box_padding,
-        box_jitter=node.box_jitter,
-        flip_probability=node.flip_probability,
-    )
+    return DATASETS[name].from_config(node, Path(dataset_root), split, purpose)

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from PIL import Image
@@ -41,12 +41,15 @@ class CUB:
     their boxes and their ground-truth masks.
 
     Attributes:
-        name, split: as given.
+        name: of the data set.
+        split: as given.
         keypoint_names: from ``parts/parts.txt``.
         mirrored_keypoints: for each keypoint the index of the one that takes its name in the mirror.
         part_names: of labels 1.. of the part maps, or None where the set has no ``part_maps/``.
         notes: what a log should say about this data.
     """
+
+    name = "CUB"
 
     def __init__(
         self,
@@ -54,10 +57,10 @@ class CUB:
         split: Literal["train", "test"],
         mask: Literal["gt", "supervised", "unsupervised"],
         *,
-        name: str = "CUB",
-        box_padding: float = 0.05,
-        box_jitter: float = 0.05,
-        flip_probability: float = 0.5,
+        box_padding: float,
+        box_jitter: float,
+        flip_probability: float,
+        use_cleaned_list: bool = True,
     ) -> None:
         """Read the lists; pictures and masks are read one by one, when asked for.
 
@@ -66,12 +69,13 @@ class CUB:
             split: of ``train_test_split.txt``.
             mask: ``segmentations/`` of CUB, ``supervisedlabels/`` or ``pseudolabels/``.
             box_padding, box_jitter: of the training crop, shares of the box's size; the test crop has the padding only.
-            flip_probability: of the training crop. The defaults are the release's.
+            flip_probability: of the training crop.
+            use_cleaned_list: where it is present.
 
         Raises:
             UserError: something is missing or malformed; the message says what and where.
         """
-        self.name, self.split = name, split
+        self.split = split
         self.notes: list[str] = []
         self._box_padding, self._box_jitter, self._flip_probability = box_padding, box_jitter, flip_probability
         self._root, self._base = Path(root), Path(root) / "CUB_200_2011"
@@ -85,10 +89,29 @@ class CUB:
 
         self._read_lists()
         self._cleaned: dict[str, _CleanedImage] = {}
-        if split == "train":
-            self._use_cleaned_list(self._base / "cachedir/cub/data/train_cub_cleaned.mat")
+        cleaned_list = self._base / "cachedir/cub/data/train_cub_cleaned.mat"
+        if split == "train" and use_cleaned_list and cleaned_list.is_file():
+            self._use_cleaned_list(cleaned_list)
+        else:
+            self.notes.append(f"{self.name}: {len(self):,} pictures, the whole {split} split.")
         if not self._ids:
             raise UserError(f"{self._base / 'train_test_split.txt'} has no picture of the {split} split. {HELP}")
+
+    @classmethod
+    def from_config(
+        cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Literal["training", "evaluation"]
+    ) -> Self:
+        """See ``datasets.build``."""
+        return cls(
+            dataset_root / node.folder,
+            split,
+            node.train_mask if purpose == "training" else node.eval_mask,
+            box_padding=node.box_padding,
+            box_jitter=node.box_jitter,
+            flip_probability=node.flip_probability,
+            # Figures must not depend on whether an optional file is there.
+            use_cleaned_list=purpose == "training",
+        )
 
     def _check_presence(self) -> None:
         if not self._base.is_dir():
@@ -149,9 +172,6 @@ class CUB:
         return _read_rows(self._base / f"{name}.txt", expected, *types)
 
     def _use_cleaned_list(self, path: Path) -> None:
-        if not path.is_file():
-            self.notes.append(f"{self.name}: no cleaned list at {path}; all {len(self)} training images are used.")
-            return
         try:
             images = np.atleast_1d(loadmat(path, struct_as_record=False, squeeze_me=True)["images"])
             cleaned = {image.rel_path: _read_cleaned(image) for image in images}
@@ -164,7 +184,7 @@ class CUB:
         self._ids = [ids[name] for name in cleaned]
         self._boxes |= {ids[name]: image.box for name, image in cleaned.items()}
         self._cleaned = cleaned
-        self.notes.append(f"{self.name}: the cleaned list {path} is used: {len(self):,} training images.")
+        self.notes.append(f"{self.name}: {len(self):,} pictures, those of the cleaned list {path}.")
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -10,10 +10,12 @@ import shutil
 from colorsys import hsv_to_rgb
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal, Self
 
 import numpy as np
 from PIL import Image
 
+from datasets.cub import CUB
 from utils.errors import UserError
 from utils.seeding import generator
 
@@ -66,6 +68,20 @@ class Drawing:
     seed: int
 
 
+class Synthetic(CUB):
+    """The drawn set; it draws itself where it is first asked for."""
+
+    name = "synthetic"
+
+    @classmethod
+    def from_config(
+        cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Literal["training", "evaluation"]
+    ) -> Self:
+        """See ``datasets.build``."""
+        ensure(dataset_root / node.folder, Drawing(**node.drawing))
+        return super().from_config(node, dataset_root, split, purpose)
+
+
 def ensure(root: Path, drawing: Drawing) -> None:
     """Draw the set into ``root`` unless just this one lies there already.
 
@@ -80,9 +96,7 @@ def ensure(root: Path, drawing: Drawing) -> None:
     if stamp.exists() and json.loads(stamp.read_text()) == wanted:
         return
     if root.exists() and any(root.iterdir()) and not stamp.exists():
-        raise UserError(
-            f"{root} holds files that are no drawn data set: name another dataset_root=, or move them away."
-        )
+        raise UserError(f"{root} holds files that were not drawn here: name another dataset_root=, or move them away.")
     # Drawn beside its place and moved there whole: a drawing that was cut off is never taken for a data set.
     unfinished = root.with_name(root.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -92,7 +106,7 @@ def ensure(root: Path, drawing: Drawing) -> None:
         shutil.rmtree(root, ignore_errors=True)
         unfinished.rename(root)
     except OSError as error:
-        raise UserError(f"Cannot draw the data set into {root}: {error.strerror}. Name another dataset_root=.") from None
+        raise UserError(f"Cannot draw into {root}: {error.strerror}. Name another dataset_root=.") from None
 
 
 def _draw_tree(root: Path, drawing: Drawing) -> None:
@@ -209,12 +223,12 @@ def _part_at(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 def _texture(part: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Where a part's texture is dark: spots, rings, stripes, chequers."""
     if part == 0:  # spots
-        return (np.mod(u, 0.28) - 0.14) ** 2 + (np.mod(v, 0.28) - 0.14) ** 2 < 0.075**2
+        return (np.mod(u, 0.4) - 0.2) ** 2 + (np.mod(v, 0.4) - 0.2) ** 2 < 0.11**2
     if part == 1:  # rings
-        return np.mod(np.hypot(u - 1.0, v + 0.42), 0.2) < 0.08
+        return np.mod(np.hypot(u - 1.0, v + 0.42), 0.3) < 0.12
     if part == 2:  # stripes
-        return np.mod(u + 0.4 * v, 0.2) < 0.1
-    return (np.mod(u, 0.4) < 0.2) ^ (np.mod(v, 0.4) < 0.2)  # chequers
+        return np.mod(u + 0.4 * v, 0.3) < 0.15
+    return (np.mod(u, 0.6) < 0.3) ^ (np.mod(v, 0.6) < 0.3)  # chequers
 
 
 def _background(places: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -32,9 +32,7 @@ class HeldOut:
         """
 
         def split(name: str) -> EvalDataset:
-            return datasets.build(
-                config.dataset_name, config.dataset, config.dataset_root, name, mask=config.dataset.eval_mask
-            )
+            return datasets.build(config.dataset_name, config.dataset, config.dataset_root, name, "evaluation")
 
         return cls(split("test"), split("train"), config)
 

@@ -10,12 +10,12 @@ from datasets import crops
 from datasets.cub import CUB
 from datasets.sample import Sample
 from tests.shared import SHARED, needs_shared
-from tests.trees import draw_cub_tree
+from tests.trees import cub, draw_cub_tree
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return CUB(draw_cub_tree(tmp_path_factory.mktemp("crops"), part_maps=True), "train", "gt")
+    return cub(draw_cub_tree(tmp_path_factory.mktemp("crops"), part_maps=True), "train", "gt")
 
 
 def sample_of(image: np.ndarray, **others) -> Sample:
@@ -26,8 +26,8 @@ def sample_of(image: np.ndarray, **others) -> Sample:
 @pytest.mark.parametrize("case", ["crop0", "crop1"])
 def test_crops_agree_with_the_release(case):
     golden = np.load(SHARED / "golden/views.npz")
-    dataset = CUB(SHARED / "data/CUB", "train", "gt")
-    test_set = CUB(SHARED / "data/CUB", "test", "gt")
+    dataset = cub(SHARED / "data/CUB", "train", "gt")
+    test_set = cub(SHARED / "data/CUB", "test", "gt")
     samples = (part[i] for part in (dataset, test_set) for i in range(len(part)))
     sample = next(sample for sample in samples if sample.name == str(golden[f"{case}_name"]))
     box = crops.square_box(sample.box, 0.05, 0.05, golden[f"{case}_jitter"])
@@ -148,7 +148,7 @@ def dataset_sample(dataset: CUB) -> Sample:
 
 
 def test_the_numbers_of_the_crop_can_be_set(dataset, tmp_path):
-    still = CUB(draw_cub_tree(tmp_path), "train", "gt", box_padding=0.2, box_jitter=0.0, flip_probability=0.0)
+    still = cub(draw_cub_tree(tmp_path), "train", "gt", box_padding=0.2, box_jitter=0.0, flip_probability=0.0)
     sample = still[0]
     expected = crops.crop(sample, crops.square_box(sample.box, 0.2), 32)
     for seed in range(5):

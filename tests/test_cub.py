@@ -7,9 +7,8 @@ import pytest
 from PIL import Image
 
 from datasets import build
-from datasets.cub import CUB
 from tests.shared import SHARED, needs_shared
-from tests.trees import KEYPOINTS, draw_cub_tree
+from tests.trees import KEYPOINTS, cub, draw_cub_tree
 from utils.errors import UserError
 
 
@@ -29,13 +28,13 @@ def first_picture(root):
 
 
 def test_splits_follow_the_text_file(drawn):
-    train, test = CUB(drawn, "train", "gt"), CUB(drawn, "test", "gt")
+    train, test = cub(drawn, "train", "gt"), cub(drawn, "test", "gt")
     assert (len(train), len(test)) == (6, 4)
     assert not {train[i].name for i in range(6)} & {test[i].name for i in range(4)}
 
 
 def test_a_sample_holds_zero_based_annotation(drawn):
-    dataset = CUB(drawn, "train", "gt")
+    dataset = cub(drawn, "train", "gt")
     sample = dataset[2]
     row = (drawn / "CUB_200_2011/bounding_boxes.txt").read_text().splitlines()[2]
     x, y, width, height = map(float, row.split()[1:])
@@ -51,7 +50,7 @@ def test_a_sample_holds_zero_based_annotation(drawn):
 
 
 def test_each_mask_choice_reads_its_own_folder(drawn):
-    areas = [int(CUB(drawn, "test", mask)[0].foreground.sum()) for mask in ("gt", "supervised", "unsupervised")]
+    areas = [int(cub(drawn, "test", mask)[0].foreground.sum()) for mask in ("gt", "supervised", "unsupervised")]
     assert areas[0] < areas[1] < areas[2]
 
 
@@ -60,15 +59,15 @@ def test_only_255_of_a_segmentation_is_object(tree):
     pixels = np.zeros((48, 64), np.uint8)
     pixels[10, :3] = 51, 204, 255
     Image.fromarray(pixels).save(path)
-    assert CUB(tree, "train", "gt")[0].foreground.sum() == 1
+    assert cub(tree, "train", "gt")[0].foreground.sum() == 1
 
 
 def test_part_maps_are_read_where_they_are_drawn(drawn, tree):
-    dataset = CUB(drawn, "test", "supervised")
+    dataset = cub(drawn, "test", "supervised")
     sample = dataset[0]
     assert dataset.part_names == ["left half", "right half"]
     assert sample.part_map.shape == sample.image.shape[:2] and set(np.unique(sample.part_map)) == {0, 1, 2}
-    without = CUB(tree, "test", "gt")
+    without = cub(tree, "test", "gt")
     assert without.part_names is None and without[0].part_map is None
 
 
@@ -77,18 +76,18 @@ def test_a_part_map_with_an_unknown_label_is_refused(drawn, tmp_path):
     path = next((tmp_path / "CUB/part_maps").glob("*/Bird_0001.png"))
     Image.fromarray(np.full((48, 64), 7, np.uint8)).save(path)
     with pytest.raises(UserError, match=rf"{re.escape(str(path))} has a label 7"):
-        CUB(tmp_path / "CUB", "train", "gt")[0]
+        cub(tmp_path / "CUB", "train", "gt")[0]
 
 
 def test_left_and_right_keypoints_mirror_each_other(drawn):
-    dataset = CUB(drawn, "train", "gt")
+    dataset = cub(drawn, "train", "gt")
     assert dataset.keypoint_names == list(KEYPOINTS)
     assert dataset.mirrored_keypoints == [0, 2, 1, 3]
 
 
 @needs_shared
 def test_the_fifteen_keypoints_of_cub_mirror_as_published():
-    dataset = CUB(SHARED / "data/CUB", "train", "gt")
+    dataset = cub(SHARED / "data/CUB", "train", "gt")
     assert dataset.mirrored_keypoints == [0, 1, 2, 3, 4, 5, 10, 11, 12, 9, 6, 7, 8, 13, 14]
 
 
@@ -96,7 +95,7 @@ def test_the_fifteen_keypoints_of_cub_mirror_as_published():
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_real_photographs_are_read_with_both_masks(split):
     for mask in ("gt", "supervised"):
-        dataset = CUB(SHARED / "data/CUB", split, mask)
+        dataset = cub(SHARED / "data/CUB", split, mask)
         assert len(dataset) == 50
         for index in range(0, 50, 10):
             sample = dataset[index]
@@ -113,7 +112,7 @@ def test_pictures_of_every_mode_become_rgb(tree, mode):
     if mode in ("RGBA", "LA"):
         picture.putalpha(0)
     picture.save(path, format="TIFF")
-    image = CUB(tree, "train", "gt")[0].image
+    image = cub(tree, "train", "gt")[0].image
     assert image.shape == (48, 64, 3) and image.dtype == np.uint8
     if mode in ("RGBA", "P", "CMYK"):
         assert np.abs(image.astype(int) - (200, 40, 90)).max() <= 2
@@ -127,11 +126,11 @@ def test_the_exif_orientation_is_left_alone(tree):
         exif = picture.getexif()
         exif[274] = 6
         picture.save(path, exif=exif)
-    assert CUB(tree, "train", "gt")[0].image.shape == (48, 64, 3)
+    assert cub(tree, "train", "gt")[0].image.shape == (48, 64, 3)
 
 
 def test_a_mask_with_alpha_or_one_bit_is_read(tree):
-    dataset = CUB(tree, "train", "gt")
+    dataset = cub(tree, "train", "gt")
     expected = dataset[0].foreground
     path = next((tree / "CUB_200_2011/segmentations").glob("*/Bird_0001.png"))
     for mode in ("LA", "RGBA", "1"):
@@ -148,7 +147,7 @@ def test_a_missing_list_or_folder_is_named(tree, name):
     path = tree / "CUB_200_2011" / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(UserError) as error:
-        CUB(tree, "train", "gt")
+        cub(tree, "train", "gt")
     message = str(error.value)
     assert name in message and str(tree / "CUB_200_2011") in message and "README, section 'Data'" in message
 
@@ -157,18 +156,18 @@ def test_all_that_is_missing_is_named_at_once(tree):
     for name in ("images.txt", "bounding_boxes.txt"):
         (tree / "CUB_200_2011" / name).unlink()
     with pytest.raises(UserError, match=r"images\.txt, bounding_boxes\.txt"):
-        CUB(tree, "train", "gt")
+        cub(tree, "train", "gt")
 
 
 def test_a_missing_data_set_names_the_folder_and_the_key_to_set(tmp_path):
     with pytest.raises(UserError, match="no folder .*nowhere/CUB_200_2011.*dataset_root=.*README"):
-        CUB(tmp_path / "nowhere", "train", "gt")
+        cub(tmp_path / "nowhere", "train", "gt")
 
 
 def test_a_missing_mask_folder_names_the_other_choices(tmp_path):
     root = draw_cub_tree(tmp_path, masks=("segmentations", "pseudolabels"))
     with pytest.raises(UserError, match=r"supervisedlabels for supervised masks; masks on disk: gt, unsupervised"):
-        CUB(root, "test", "supervised")
+        cub(root, "test", "supervised")
 
 
 @pytest.mark.parametrize(
@@ -190,7 +189,7 @@ def test_a_malformed_line_is_refused_with_file_and_number(tree, name, bad):
     lines[2] = bad
     path.write_text("\n".join(lines))
     with pytest.raises(UserError, match=rf"{re.escape(str(path))}, line 3: .*{re.escape(bad)}"):
-        CUB(tree, "train", "gt")
+        cub(tree, "train", "gt")
 
 
 @pytest.mark.parametrize("name", ["train_test_split", "image_class_labels", "bounding_boxes", "parts/part_locs"])
@@ -199,21 +198,21 @@ def test_a_list_that_was_cut_off_is_refused(tree, name):
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[: len(lines) // 2]))
     with pytest.raises(UserError, match=rf"{name}\.txt has .* image \d+"):
-        CUB(tree, "test", "gt")
+        cub(tree, "test", "gt")
 
 
 def test_a_keypoint_without_a_name_is_refused(tree):
     path = tree / "CUB_200_2011/parts/part_locs.txt"
     path.write_text(path.read_text().replace("1 4 ", "1 9 ", 1))
     with pytest.raises(UserError, match="image 1 has a part 9"):
-        CUB(tree, "train", "gt")
+        cub(tree, "train", "gt")
 
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes(tree):
     path = next((tree / "CUB_200_2011/segmentations").glob("*/Bird_0001.png"))
     Image.new("L", (10, 20)).save(path)
     with pytest.raises(UserError, match=rf"{re.escape(str(path))} is 10 x 20 .*{first_picture(tree)} is 64 x 48"):
-        CUB(tree, "train", "gt")[0]
+        cub(tree, "train", "gt")[0]
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "text", "folder"])
@@ -226,22 +225,22 @@ def test_a_broken_picture_is_named(tree, damage):
     elif damage != "missing":
         path.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "text": b"not a picture"}[damage])
     with pytest.raises(UserError, match=re.escape(str(path))):
-        CUB(tree, "train", "gt")[0]
+        cub(tree, "train", "gt")[0]
 
 
 def test_a_missing_mask_file_is_named(tree):
     path = next((tree / "supervisedlabels").glob("*/Bird_0001.png"))
     path.unlink()
     with pytest.raises(UserError, match=rf"Missing {re.escape(str(path))}"):
-        CUB(tree, "train", "supervised")[0]
+        cub(tree, "train", "supervised")[0]
 
 
 def test_the_cleaned_list_selects_training_images_and_gives_box_and_mask(tmp_path):
     root = draw_cub_tree(tmp_path / "CUB", cleaned=(2, 5))
     plain = draw_cub_tree(tmp_path / "plain")
-    dataset, whole = CUB(root, "train", "gt"), CUB(plain, "train", "gt")
+    dataset, whole = cub(root, "train", "gt"), cub(plain, "train", "gt")
     assert [dataset[i].name[-8:-4] for i in range(len(dataset))] == ["0002", "0005"]
-    assert "cleaned list" in dataset.notes[0] and "2 training images" in dataset.notes[0]
+    assert dataset.notes[0].startswith("CUB: 2 pictures, those of the cleaned list ")
     for index, original in ((0, whole[1]), (1, whole[4])):
         sample = dataset[index]
         rows = np.nonzero(sample.foreground)[0]
@@ -249,16 +248,22 @@ def test_the_cleaned_list_selects_training_images_and_gives_box_and_mask(tmp_pat
         assert sample.box[3] == rows.max() < original.box[3]
         np.testing.assert_array_equal(sample.foreground[: rows.max() + 1], original.foreground[: rows.max() + 1])
         np.testing.assert_array_equal(sample.keypoints, original.keypoints)
-    assert CUB(root, "train", "supervised")[0].foreground.sum() > dataset[0].foreground.sum()
-    assert len(CUB(root, "test", "gt")) == 4
+    assert cub(root, "train", "supervised")[0].foreground.sum() > dataset[0].foreground.sum()
+    assert len(cub(root, "test", "gt")) == 4
 
 
 def test_a_cleaned_list_of_one_image_is_read(tmp_path):
-    assert len(CUB(draw_cub_tree(tmp_path, cleaned=(3,)), "train", "gt")) == 1
+    assert len(cub(draw_cub_tree(tmp_path, cleaned=(3,)), "train", "gt")) == 1
 
 
 def test_without_a_cleaned_list_the_notes_say_so(tree):
-    assert "no cleaned list" in CUB(tree, "train", "gt").notes[0]
+    assert cub(tree, "train", "gt").notes == ["CUB: 6 pictures, the whole train split."]
+
+
+def test_evaluation_does_not_depend_on_the_cleaned_list(tmp_path):
+    draw_cub_tree(tmp_path / "CUB", cleaned=(3,))
+    for purpose, count in (("training", 1), ("evaluation", 6)):
+        assert len(build("CUB", Node, tmp_path, "train", purpose)) == count
 
 
 def test_a_broken_cleaned_list_is_named(tmp_path):
@@ -266,7 +271,7 @@ def test_a_broken_cleaned_list_is_named(tmp_path):
     path = root / "CUB_200_2011/cachedir/cub/data/train_cub_cleaned.mat"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError, match=re.escape(str(path))):
-        CUB(root, "train", "gt")
+        cub(root, "train", "gt")
 
 
 def test_a_cleaned_list_of_other_images_is_refused(tmp_path):
@@ -274,7 +279,7 @@ def test_a_cleaned_list_of_other_images_is_refused(tmp_path):
     path = root / "CUB_200_2011/train_test_split.txt"
     path.write_text(path.read_text().replace("3 1", "3 0"))
     with pytest.raises(UserError, match="Bird_0003.jpg, which is no training image"):
-        CUB(root, "train", "gt")
+        cub(root, "train", "gt")
 
 
 class Node:
@@ -282,13 +287,14 @@ class Node:
     box_padding, box_jitter, flip_probability = 0.05, 0.05, 0.5
 
 
-def test_build_takes_the_mask_of_the_split_unless_told(tree):
+def test_training_and_evaluation_read_the_masks_of_their_own(tree):
     areas = {
-        (split, mask): build("CUB", Node, tree.parent, split, mask)[0].foreground.sum()
-        for split, mask in (("train", None), ("test", None), ("train", "supervised"), ("test", "gt"))
+        (split, purpose): build("CUB", Node, tree.parent, split, purpose)[0].foreground.sum()
+        for split in ("train", "test")
+        for purpose in ("training", "evaluation")
     }
-    assert areas["train", None] < areas["train", "supervised"]
-    assert areas["test", None] > areas["test", "gt"]
+    for split in ("train", "test"):
+        assert areas[split, "training"] < areas[split, "evaluation"]
 
 
 def test_the_drawn_set_is_drawn_and_read_as_cub(tmp_path):
@@ -296,7 +302,7 @@ def test_the_drawn_set_is_drawn_and_read_as_cub(tmp_path):
         folder, eval_mask = "synthetic", "gt"
         drawing = dict(num_train=3, num_test=2, size=40, seed=0)
 
-    train, test = (build("synthetic", Drawn, tmp_path, split) for split in ("train", "test"))
+    train, test = (build("synthetic", Drawn, tmp_path, split, "training") for split in ("train", "test"))
     assert (len(train), len(test)) == (3, 2) and train.name == "synthetic"
     sample = test[0]
     np.testing.assert_array_equal(sample.part_map > 0, sample.foreground == 1)
@@ -308,4 +314,4 @@ def test_the_drawn_set_is_drawn_and_read_as_cub(tmp_path):
 def test_nothing_is_read_before_a_sample_is_asked_for(tree):
     for path in (tree / "CUB_200_2011/images").glob("*/*.jpg"):
         os.truncate(path, 0)
-    assert len(CUB(tree, "train", "gt")) == 6
+    assert len(cub(tree, "train", "gt")) == 6

@@ -26,13 +26,13 @@ def score(protocol, samples, fitted=False, labeller=None):
 @needs_shared
 @pytest.mark.slow
 def test_golden_checkpoint_gives_the_published_evaluations_figures(tmp_path):
-    from datasets.cub import CUB
     from evaluation.labellers import CheckpointLabeller
     from evaluation.run import evaluate
     from models import load_segmenter
+    from tests.trees import cub
 
     labeller = CheckpointLabeller(load_segmenter(write_golden_checkpoint(tmp_path / "golden.pth")))
-    test_set, fit_set = (CUB(SHARED / "data/CUB", split, "supervised") for split in ("test", "train"))
+    test_set, fit_set = (cub(SHARED / "data/CUB", split, "supervised") for split in ("test", "train"))
     result = evaluate(
         labeller, test_set, fit_set, image_size=256, batch_size=4, num_workers=0, device="cpu", progress=False
     )

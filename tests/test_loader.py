@@ -6,15 +6,14 @@ import pytest
 import torch
 
 from datasets.batch import EvalBatch, TrainBatch
-from datasets.cub import CUB
 from datasets.loader import StepSampler, train_batches
-from tests.trees import draw_cub_tree
+from tests.trees import cub, draw_cub_tree
 from utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return CUB(draw_cub_tree(tmp_path_factory.mktemp("loader"), num_train=7), "train", "gt")
+    return cub(draw_cub_tree(tmp_path_factory.mktemp("loader"), num_train=7), "train", "gt")
 
 
 def load(dataset, **changes):
@@ -45,7 +44,7 @@ def test_the_loader_knows_how_many_steps_are_left(dataset):
 def test_pixels_are_the_data_sets_own_crops(dataset):
     batch = load(dataset, num_steps=1)[0]
     names = [dataset[index].name for index in range(len(dataset))]
-    still = CUB(dataset._root, "train", "gt", box_jitter=0.0, flip_probability=0.0)
+    still = cub(dataset._root, "train", "gt", box_jitter=0.0, flip_probability=0.0)
     batch = load(still, num_steps=1)[0]
     for place, name in enumerate(batch.names):
         expected = still.test_crop(still[names.index(name)], 32)
@@ -95,7 +94,7 @@ def test_a_truncated_picture_ends_in_one_clean_message(tmp_path, num_workers):
     path = next((root / "CUB_200_2011/images").glob("*/Bird_0004.jpg"))
     path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(UserError) as error:
-        load(CUB(root, "train", "gt"), num_workers=num_workers)
+        load(cub(root, "train", "gt"), num_workers=num_workers)
     message = str(error.value)
     assert message.startswith(f"Cannot read {path}") and "Traceback" not in message and "\n" not in message
 

@@ -13,6 +13,7 @@ from evaluation.run import examples
 from models import build_method
 from utils import app, checkpoints
 from utils.devices import build_fabric
+from utils.errors import UserError
 from utils.logging import RunLogger
 from utils.optimizer import build_optimizer, restore_optimizer, set_learning_rate
 from utils.run_directory import RunDirectory, versions
@@ -23,7 +24,7 @@ def train(config: DictConfig) -> None:
     fabric = build_fabric(config.device, config.precision)
     seed_everything(config.seed, verbose=False)
 
-    # Everything that can be missing is asked for before the first step.
+    # Whatever can be missing is asked for before the first step.
     training_set = datasets.build(config.dataset_name, config.dataset, config.dataset_root, "train", "training")
     held_out = HeldOut.of(config)
     method = build_method(config)
@@ -31,17 +32,18 @@ def train(config: DictConfig) -> None:
         method.parameter_groups(config.optimizer.lr, config.optimizer.head_multiplier), config.optimizer
     )
 
-    first_step = 0
+    done = 0  # updates
     if config.resume is None:
         run = RunDirectory.create(config)
     else:
         checkpoint = checkpoints.read(config.resume)
         method.segmenter.load_state_dict(checkpoint["model_state_dict"])
         restore_optimizer(optimizer, checkpoint["optimizer_state_dict"])
-        first_step = checkpoint["iter"]
+        done = checkpoint["iter"]
         run = RunDirectory.resume(config)
 
-    labeller = CheckpointLabeller(method.segmenter)
+    segmenter = method.segmenter
+    labeller = CheckpointLabeller(segmenter)
     method, optimizer = fabric.setup(method, optimizer)
     method.train()
     batches = train_batches(
@@ -49,60 +51,77 @@ def train(config: DictConfig) -> None:
         image_size=config.image_size,
         batch_size=config.batch_size,
         seed=config.seed,
-        first_step=first_step,
+        first_step=done,
         num_steps=config.num_steps,
         num_workers=config.loader.num_workers,
     )
 
-    with RunLogger(run, config, first_step) as logger:
+    with RunLogger(run, config, done) as logger:
+
+        def due(every: int) -> bool:
+            return done == config.num_steps or (every > 0 and done % every == 0)
+
+        def save() -> None:
+            payload = {
+                "iter": done,
+                "model_state_dict": segmenter.state_dict(),
+                "optimizer_state_dict": optimizer.state_dict(),
+                "format": checkpoints.FORMAT,
+                "config": OmegaConf.to_container(config),
+                "versions": versions(),
+            }
+            checkpoints.save(run.checkpoints / checkpoints.file_name(done), payload, keep=config.checkpointing.keep)
+
+        def evaluate() -> None:
+            # On the test set: these numbers choose nothing.
+            result = held_out.evaluate(labeller, fabric.device)
+            logger.log_evaluation(done, result.metrics)
+            if result.pictures:
+                logger.log_pictures(done, {"held_out_parts": part_picture(result.pictures)})
+            print_table({f"after {done} steps": result.metrics})
+
         for note in training_set.notes:
             logger.say(note)
+        if done and due(config.evaluation.every) and not logger.has_evaluation(done):
+            evaluate()  # the run was interrupted in the middle of it
 
-        for step, batch in enumerate(batches, start=first_step):
-            # Two jitters of each crop, one of them to be warped.
-            views = make_views(batch.to(fabric.device), config.augmentation, config.seed)
+        try:
+            for batch in batches:
+                # Two jitters of each crop, one of them to be warped.
+                views = make_views(batch.to(fabric.device), config.augmentation, config.seed)
 
-            # Two forward passes of the segmenter, features without gradient, four losses.
-            losses = method(views)
-            total = sum(config.loss_weights[name] * loss for name, loss in losses.items())
+                # Two forward passes of the segmenter, features without gradient, four losses.
+                losses = method(views)
+                total = sum(config.loss_weights[name] * loss for name, loss in losses.items())
 
-            # One update.
-            rate = set_learning_rate(optimizer, config.optimizer, step)
-            optimizer.zero_grad()
-            fabric.backward(total)
-            norm = fabric.clip_gradients(method, optimizer, max_norm=config.optimizer.clip_norm)
-            optimizer.step()
-
-            done = step + 1  # updates
-            last = done == config.num_steps
-            logger.advance(done)
-            if last or done % config.logging.every == 0:
-                logger.log(
-                    done,
-                    {name: loss.detach() for name, loss in losses.items()}
-                    | {"total": total.detach(), "learning_rate": rate, "gradient_norm": norm},
+                # One update.
+                rate = set_learning_rate(optimizer, config.optimizer, done)
+                optimizer.zero_grad()
+                fabric.backward(total)
+                norm = fabric.clip_gradients(
+                    method, optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
                 )
-            if config.logging.image_every and done % config.logging.image_every == 0:
-                logger.log_pictures(done, {"training_parts": part_picture(examples(labeller, batch))})
+                # In half precision the gradient scaler skips such steps, and is meant to meet some.
+                if config.precision != "16" and not norm.isfinite():
+                    raise UserError(
+                        f"The gradient is not finite at step {done}: lower optimizer.lr, or check the data."
+                    )
+                optimizer.step()
+                done += 1
 
-            if last or done % config.checkpointing.every == 0:
-                path = run.checkpoints / checkpoints.file_name(done)
-                payload = {
-                    "iter": done,
-                    "model_state_dict": labeller.segmenter.state_dict(),
-                    "optimizer_state_dict": optimizer.state_dict(),
-                    "format": checkpoints.FORMAT,
-                    "config": OmegaConf.to_container(config),
-                    "versions": versions(),
-                }
-                checkpoints.save(path, payload, keep=config.checkpointing.keep)
-
-            # No checkpoint is chosen by these numbers: they are of the test set.
-            if last or (config.evaluation.every and done % config.evaluation.every == 0):
-                result = held_out.evaluate(labeller, fabric.device)
-                logger.log_evaluation(done, result.metrics)
-                logger.log_pictures(done, {"held_out_parts": part_picture(result.pictures)})
-                print_table({f"after {done} steps": result.metrics})
+                logger.advance(done)
+                if due(config.logging.every):
+                    scalars = {name: loss.detach() for name, loss in losses.items()}
+                    logger.log(done, scalars | {"total": total.detach(), "learning_rate": rate, "gradient_norm": norm})
+                if config.logging.image_every and due(config.logging.image_every):
+                    logger.log_pictures(done, {"training_parts": part_picture(examples(labeller, batch))})
+                if due(config.checkpointing.every):
+                    save()
+                if due(config.evaluation.every):
+                    evaluate()
+        except UserError:
+            save()  # what was reached before the broken picture, say
+            raise
 
     print(f"Run directory: {run.path}")
 

@@ -50,6 +50,10 @@ class Table:
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
 
+    def steps(self) -> list[int]:
+        """The steps that have a row."""
+        return [int(row["step"]) for row in self._read()[1]] if self.columns else []
+
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
         whole_lines = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         reader = csv.DictReader(whole_lines)
@@ -204,6 +208,10 @@ class RunLogger:
         """Metrics in percent, by name."""
         self._add("evaluation", "evaluation", step, {name: float(value) for name, value in metrics.items()})
         self._clock = time.perf_counter()  # an evaluation is not part of a step
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the run was evaluated at this step."""
+        return step in self._tables["evaluation"].steps()
 
     def log_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Pictures (H, W, 3) uint8 RGB by name."""

@@ -1,5 +1,6 @@
 """Square crops of samples around the object's box, as the release cuts CUB and PASCAL-Part."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -96,3 +97,15 @@ def flip(sample: Sample, mirrored_keypoints: list[int]) -> Sample:
         keypoints=keypoints,
         part_map=None if sample.part_map is None else np.ascontiguousarray(sample.part_map[:, ::-1]),
     )
+
+
+def mirrored_indices(names: Sequence[str]) -> list[int]:
+    """For each keypoint the index of the one that takes its name in the mirror: ``left X`` and ``right X`` swap."""
+    swapped = {"left": "right", "right": "left"}
+
+    def partner(name: str) -> str:
+        side, _, rest = name.partition(" ")
+        other = f"{swapped.get(side, side)} {rest}".strip()
+        return other if other in names else name
+
+    return [names.index(partner(name)) for name in names]

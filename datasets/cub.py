@@ -1,17 +1,27 @@
 """CUB-200-2011 (Wah et al., 2011) and data sets drawn in its layout."""
 
-import math
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from PIL import Image
 from scipy.io import loadmat
 
 from datasets import crops
+from datasets.files import (
+    HELP,
+    check_size,
+    coordinate,
+    extent,
+    flag,
+    read_label_map,
+    read_names,
+    read_picture,
+    read_rows,
+)
+from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Sample
 from utils.errors import UserError
 
@@ -21,7 +31,6 @@ MASKS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     "supervised": ("supervisedlabels", lambda values: values > 0),
     "unsupervised": ("pseudolabels", lambda values: values > 0),
 }
-HELP = "See README, section 'Data'."
 
 
 @dataclass
@@ -82,10 +91,10 @@ class CUB:
         self._mask = mask
         self._check_presence()
 
-        self.keypoint_names = _read_names(self._base / "parts/parts.txt")
-        self.mirrored_keypoints = _mirror(self.keypoint_names)
+        self.keypoint_names = read_names(self._base / "parts/parts.txt")
+        self.mirrored_keypoints = crops.mirrored_indices(self.keypoint_names)
         part_maps = self._root / "part_maps"
-        self.part_names = _read_names(part_maps / "parts.txt") if part_maps.is_dir() else None
+        self.part_names = read_names(part_maps / "parts.txt") if part_maps.is_dir() else None
 
         self._read_lists()
         self._cleaned: dict[str, _CleanedImage] = {}
@@ -131,9 +140,9 @@ class CUB:
 
     def _read_lists(self) -> None:
         paths = dict(self._rows("images", "image path", int, str))
-        is_train = dict(self._rows("train_test_split", "image is_train", int, _flag))
+        is_train = dict(self._rows("train_test_split", "image is_train", int, flag))
         labels = dict(self._rows("image_class_labels", "image class", int, int))
-        types = (int, _coordinate, _coordinate, _extent, _extent)
+        types = (int, coordinate, coordinate, extent, extent)
         boxes = {image: box for image, *box in self._rows("bounding_boxes", "image x y width height", *types)}
         for name, table in (("train_test_split", is_train), ("image_class_labels", labels), ("bounding_boxes", boxes)):
             lost = next((image for image in paths if image not in table), None)
@@ -151,7 +160,7 @@ class CUB:
         places = {image: np.zeros((len(self.keypoint_names), 3)) for image in self._ids}
         found = dict.fromkeys(self._ids, 0)
         path = self._base / "parts/part_locs.txt"
-        types = (int, int, _coordinate, _coordinate, _flag)
+        types = (int, int, coordinate, coordinate, flag)
         for image, part, x, y, visible in self._rows("parts/part_locs", "image part x y visible", *types):
             if image not in places:
                 continue
@@ -169,7 +178,7 @@ class CUB:
         return places
 
     def _rows(self, name: str, expected: str, *types: Callable) -> list[tuple]:
-        return _read_rows(self._base / f"{name}.txt", expected, *types)
+        return read_rows(self._base / f"{name}.txt", expected, *types)
 
     def _use_cleaned_list(self, path: Path) -> None:
         try:
@@ -198,7 +207,7 @@ class CUB:
         image_id = self._ids[index]
         name = self._paths[image_id]
         path = self._base / "images" / name
-        image = _read_picture(path)
+        image = read_picture(path)
         part_map = None
         if self.part_names is not None:
             part_map = self._read_labels(self._root / "part_maps" / name, path, image)
@@ -221,8 +230,7 @@ class CUB:
     def _foreground(self, name: str, path: Path, image: np.ndarray) -> np.ndarray:
         cleaned = self._cleaned.get(name) if self._mask == "gt" else None
         if cleaned is not None:
-            if cleaned.shape != image.shape[:2]:
-                raise UserError(_sizes_differ("the cleaned list's mask", cleaned.shape, path, image))
+            check_size("the cleaned list's mask", cleaned.shape, path, image)
             count = cleaned.shape[0] * cleaned.shape[1]
             return np.unpackbits(cleaned.mask, count=count).reshape(cleaned.shape)
         folder, is_object = MASKS[self._mask]
@@ -230,11 +238,7 @@ class CUB:
 
     @staticmethod
     def _read_labels(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
-        path = path.with_suffix(".png")
-        labels = _read_label_map(path)
-        if labels.shape != image.shape[:2]:
-            raise UserError(_sizes_differ(str(path), labels.shape, picture_path, image))
-        return labels
+        return read_label_map(path.with_suffix(".png"), picture_path, image)
 
     def train_crop(self, sample: Sample, size: int, rng: np.random.Generator) -> Sample:
         """A ``size`` x ``size`` crop around the jittered box, mirrored at times (release)."""
@@ -247,57 +251,9 @@ class CUB:
         """A ``size`` x ``size`` crop around the padded box (release)."""
         return crops.crop(sample, crops.square_box(sample.box, self._box_padding), size)
 
-
-def _read_rows(path: Path, expected: str, *types: Callable) -> list[tuple]:
-    """The lines of a list, split at blanks into as many values as there are types; the last one may hold blanks."""
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        values = line.split(maxsplit=len(types) - 1)
-        if not values:
-            continue
-        try:
-            rows.append(tuple(convert(value.strip()) for convert, value in zip(types, values, strict=True)))
-        except ValueError:
-            raise UserError(f"{path}, line {number}: expected '{expected}', found '{line}'. {HELP}") from None
-    return rows
-
-
-def _flag(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise ValueError(text)
-    return text == "1"
-
-
-def _coordinate(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-def _extent(text: str) -> float:
-    value = _coordinate(text)
-    if value <= 0:
-        raise ValueError(text)
-    return value
-
-
-def _read_names(path: Path) -> list[str]:
-    if not path.is_file():
-        raise UserError(f"Missing {path}. {HELP}")
-    return [name for _, name in _read_rows(path, "index name", int, str)]
-
-
-def _mirror(names: Sequence[str]) -> list[int]:
-    """Indices after left and right have changed places."""
-    swapped = {"left": "right", "right": "left"}
-
-    def partner(name: str) -> str:
-        side, _, rest = name.partition(" ")
-        other = f"{swapped.get(side, side)} {rest}".strip()
-        return other if other in names else name
-
-    return [names.index(partner(name)) for name in names]
+    def part_views(self, options: PartViewOptions) -> list[PartView]:
+        """The test crop, for every figure."""
+        return [PartView("crop", partial(self.test_crop, size=options.image_size))]
 
 
 def _read_cleaned(image: Any) -> _CleanedImage:
@@ -305,35 +261,3 @@ def _read_cleaned(image: Any) -> _CleanedImage:
     box = np.array([image.bbox.x1, image.bbox.y1, image.bbox.x2, image.bbox.y2], float) - 1
     mask = np.asarray(image.mask)
     return _CleanedImage(box, np.packbits(mask > 0), mask.shape)
-
-
-def _read_picture(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 whatever the file's mode; alpha is dropped and EXIF left alone."""
-    with _open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
-
-
-def _read_label_map(path: Path) -> np.ndarray:
-    """(H, W), the stored values; of several channels the first (some of CUB's masks have an alpha)."""
-    with _open(path) as picture:
-        labels = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
-    return labels if labels.ndim == 2 else labels[..., 0]
-
-
-def _open(path: Path) -> Image.Image:
-    """A decoded picture."""
-    try:
-        picture = Image.open(path)
-        picture.load()
-    except FileNotFoundError:
-        raise UserError(f"Missing {path}. {HELP}") from None
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"Cannot read {path}: {error}. Fetch the file again. {HELP}") from None
-    return picture
-
-
-def _sizes_differ(what: str, shape: tuple[int, ...], path: Path, image: np.ndarray) -> str:
-    return (
-        f"{what} is {shape[1]} x {shape[0]} pixels, but its picture {path} is {image.shape[1]} x {image.shape[0]}. "
-        f"Fetch both again. {HELP}"
-    )

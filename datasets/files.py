@@ -1,0 +1,124 @@
+"""Reading pictures, label maps and lists from disk; whatever is wrong with a file ends in a message that names it."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from utils.errors import UserError
+
+HELP = "See README, section 'Data'."
+
+
+class MissingFile(UserError):
+    """A file that a sample needs is not there."""
+
+
+class UnreadableFile(UserError):
+    """A file is there, but its content is damaged."""
+
+
+class SizesDiffer(UserError):
+    """A mask or label map has another size than its picture."""
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8, RGB, whatever the file's mode; alpha is dropped and EXIF left alone.
+
+    Raises:
+        MissingFile, UnreadableFile: the message names the file.
+    """
+    return _decode(path, lambda picture: picture.convert("RGB"))
+
+
+def read_label_map(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
+    """(H, W), the stored values (of a palette the indices); of several channels the first.
+
+    Some of CUB's masks have an alpha channel.
+
+    Args:
+        path: of the mask or label map.
+        picture_path: of the picture that it belongs to, for the message.
+        image: (H, W, 3), that picture.
+
+    Raises:
+        MissingFile, UnreadableFile: the message names the file.
+        SizesDiffer: the message names both files and both sizes.
+    """
+    labels = _decode(path, lambda picture: picture.convert("L") if picture.mode == "1" else picture)
+    labels = labels if labels.ndim == 2 else labels[..., 0]
+    check_size(str(path), labels.shape, picture_path, image)
+    return labels
+
+
+def check_size(what: str, shape: tuple[int, ...], picture_path: Path, image: np.ndarray) -> None:
+    """Refuse a mask, ``what``, of another height and width than its picture (SizesDiffer)."""
+    if shape != image.shape[:2]:
+        raise SizesDiffer(
+            f"{what} is {shape[1]} x {shape[0]} pixels, but its picture {picture_path} is "
+            f"{image.shape[1]} x {image.shape[0]}. Fetch both again. {HELP}"
+        )
+
+
+def _decode(path: Path, convert: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(convert(picture))
+    except FileNotFoundError:
+        raise MissingFile(f"Missing {path}. {HELP}") from None
+    except Exception as error:  # on damaged bytes Pillow raises nearly anything, SyntaxError and struct.error included
+        raise UnreadableFile(f"Cannot read {path}: {error}. Fetch the file again. {HELP}") from None
+
+
+def read_rows(path: Path, expected: str, *types: Callable) -> list[tuple]:
+    """The lines of a list, split at blanks into as many values as there are types; the last one may hold blanks.
+
+    Args:
+        expected: the names of the values, for the message.
+        types: convert the values; ValueError refuses one.
+
+    Raises:
+        UserError: the file is missing, or a line is malformed; the message has the line and its number.
+    """
+    if not path.is_file():
+        raise MissingFile(f"Missing {path}. {HELP}")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        values = line.split(maxsplit=len(types) - 1)
+        if not values:
+            continue
+        try:
+            rows.append(tuple(convert(value.strip()) for convert, value in zip(types, values, strict=True)))
+        except ValueError:
+            raise UserError(f"{path}, line {number}: expected '{expected}', found '{line}'. {HELP}") from None
+    return rows
+
+
+def read_names(path: Path) -> list[str]:
+    """The names of a list of lines ``index name``."""
+    return [name for _, name in read_rows(path, "index name", int, str)]
+
+
+def flag(text: str) -> bool:
+    """``0`` or ``1``; else ValueError."""
+    if text not in ("0", "1"):
+        raise ValueError(text)
+    return text == "1"
+
+
+def coordinate(text: str) -> float:
+    """A finite number; else ValueError."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def extent(text: str) -> float:
+    """A positive number; else ValueError."""
+    value = coordinate(text)
+    if value <= 0:
+        raise ValueError(text)
+    return value

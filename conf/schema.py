@@ -126,6 +126,7 @@ class Evaluation:
     every: int = _number(low=0)
     batch_size: int = _number(low=1)
     size: int = _number(low=32)
+    label_resize: str = _choice("bilinear", "nearest")
     baselines: list[str] = _choice("untrained", "kmeans_features", "kmeans_colours")
     pictures: int = _number(low=0)
 

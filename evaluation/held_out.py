@@ -44,6 +44,7 @@ class HeldOut:
             self.fit_set,
             image_size=self.config.image_size,
             size=self.config.evaluation.size,
+            label_resize=self.config.evaluation.label_resize,
             batch_size=self.config.evaluation.batch_size,
             num_workers=self.config.loader.num_workers,
             device=device,

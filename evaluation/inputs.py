@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from datasets.batch import EvalBatch, stack
+from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Sample
 
 
@@ -29,6 +30,8 @@ class EvalDataset(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
     def test_crop(self, sample: Sample, size: int) -> Sample: ...
+
+    def part_views(self, options: PartViewOptions) -> list[PartView]: ...
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The protocol for data sets with part maps: every pixel of the data set's test crop is compared."""
+"""The protocol for data sets with part maps: every pixel of the views that the data set declares is compared."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.batch import EvalBatch
+from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Sample
 from evaluation.contingency import ContingencyTable
 from evaluation.inputs import EvalDataset, EvalInput
@@ -15,14 +16,23 @@ from evaluation.palette import PALETTE
 from evaluation.prediction import part_probabilities, upsample
 from utils.errors import UserError
 
-HOW_TO_COMPUTE = """\
+# What is compared: how its figures are called.
+ON_PARTS, EVERYWHERE, TRUE_MASKS = "FG-{}", "{}", "{} (ground-truth mask)"
+
+# The same for those who read the saved label maps: an explanation, and the true and predicted labels in Python.
+_COMPARED = {
+    ON_PARTS: ("true/ with parts/ where true/ is not 0", "true[on_parts], parts[on_parts]"),
+    EVERYWHERE: ("true/ with predicted/ everywhere", "true, predicted"),
+    TRUE_MASKS: ("true/ with parts/ everywhere, parts/ taken as 0 where true/ is 0", "true, parts * on_parts"),
+}
+_HOW_TO_COMPUTE = """\
 The label maps that the figures in metrics.json are of: PNG, one file per held-out picture, pixel values are labels.
 
 true/       0 background, 1.. the annotated parts
 parts/      1..K the discovered part at every pixel, whether on the object or not
 predicted/  the same on the object, 0 background elsewhere
 
-FG-NMI and FG-ARI compare true/ with parts/ where true/ is not 0, NMI and ARI compare true/ with predicted/ everywhere:
+{explanations}:
 
     import numpy as np
     from pathlib import Path
@@ -33,11 +43,8 @@ FG-NMI and FG-ARI compare true/ with parts/ where true/ is not 0, NMI and ARI co
         return np.concatenate([np.array(Image.open(path)).ravel() for path in sorted(Path(kind).rglob("*.png"))])
 
     true, parts, predicted = labels("true"), labels("parts"), labels("predicted")
-    on_object = true != 0
-    print("FG-NMI", 100 * normalized_mutual_info_score(true[on_object], parts[on_object]))
-    print("FG-ARI", 100 * adjusted_rand_score(true[on_object], parts[on_object]))
-    print("NMI", 100 * normalized_mutual_info_score(true, predicted))
-    print("ARI", 100 * adjusted_rand_score(true, predicted))
+    on_parts = true != 0
+{commands}
 """
 
 
@@ -45,41 +52,53 @@ class PartMapProtocol:
     """Scores predicted labels at every pixel.
 
     FG-NMI and FG-ARI are over the pixels of annotated parts, by the largest of the part scores alone, so the mask
-    plays no role. NMI and ARI are over all pixels, with a background channel from the mask. The paper gives no
-    details for part maps; logits are upsampled with align_corners=False as for keypoints.
+    plays no role. NMI and ARI are over all pixels, with a background channel from the mask; some data sets ask for
+    them a second time with the union of the annotated parts for a mask. On which picture of a sample each is
+    computed is the data set's choice (``part_views``).
 
     Args:
-        dataset: gives ``test_crop(sample, size)`` and ``part_names``.
+        dataset: gives ``part_views(options)`` and ``part_names``.
         num_parts: K.
-        image_size: side of the test crop in pixels.
+        options: what the config says about the views.
         has_background: the labeller's scores hold a background channel.
-        label_maps: folder for true and predicted label maps as PNG, or None.
+        label_maps: folder for true and predicted label maps as PNG, or None; with several views, a folder of each.
     """
 
     def __init__(
         self,
         dataset: EvalDataset,
         num_parts: int,
+        options: PartViewOptions,
         *,
-        image_size: int,
         has_background: bool = False,
         label_maps: Path | None = None,
     ) -> None:
-        self.dataset = dataset
-        self.image_size = image_size
+        self.views: dict[str, PartView] = {view.name: view for view in dataset.part_views(options)}
         self.has_background = has_background
-        self.label_maps = label_maps
         self.num_true = len(dataset.part_names) + 1
-        self.on_object = ContingencyTable(self.num_true, num_parts)
-        self.everywhere = ContingencyTable(self.num_true, num_parts + 1)
+        compared = {one for view in self.views.values() for one in _compared(view)}
+        self.tables = {
+            one: ContingencyTable(self.num_true, num_parts if one == ON_PARTS else num_parts + 1)
+            for one in _COMPARED
+            if one in compared
+        }
         self.images = 0
         self.notes: list[str] = []
+        self.label_maps: dict[str, Path] = {}
         if label_maps is not None:
-            label_maps.mkdir(parents=True, exist_ok=True)
-            (label_maps / "README.txt").write_text(HOW_TO_COMPUTE)
+            several = len(self.views) > 1
+            self.label_maps = {name: label_maps / name if several else label_maps for name in self.views}
+            for name, folder in self.label_maps.items():
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "README.txt").write_text(_how_to_compute(self.views[name]))
+
+    @property
+    def shown_view(self) -> str:
+        """The view that a figure of examples shows."""
+        return next(iter(self.views))
 
     def inputs(self, sample: Sample, fitted: bool) -> list[EvalInput]:
-        """The test crop of a held-out sample; nothing of a training sample, since nothing is fitted.
+        """The views of a held-out sample; nothing of a training sample, since nothing is fitted.
 
         Raises:
             UserError: the sample has no part map, or one with labels that the data set does not name.
@@ -88,51 +107,73 @@ class PartMapProtocol:
             return []
         if sample.part_map is None or sample.part_map.max() >= self.num_true:
             raise UserError(f"{sample.name} has no part map, or one with labels above {self.num_true - 1}.")
-        return [crop_input(self.dataset.test_crop(sample, self.image_size))]
+        return [sample_input(view.prepare(sample), name) for name, view in self.views.items()]
 
     def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
-        """Count a batch; ``scores`` (N, K [+ 1], h', w') are those of its images.
+        """Count a batch of one view; ``scores`` (N, K [+ 1], h', w') are those of its images.
 
         Returns:
             The part probabilities (N, 1 + K, h, w), background first.
         """
-        scores = upsample(scores, batch.images.shape[-2:])
+        view = self.views[batch.inputs[0].view]
+        scores = upsample(scores, batch.images.shape[-2:], view.align_corners)
         probabilities = part_probabilities(scores, batch.foreground, self.has_background)
         parts = (scores[:, 1:] if self.has_background else scores).argmax(1)
         predicted = probabilities.argmax(1)
         true = torch.from_numpy(np.stack([one.part_map for one in batch.inputs])).to(scores.device)
-        self.on_object.update(true[true != 0], parts[true != 0])
-        self.everywhere.update(true, predicted)
-        self.images += len(batch.inputs)
-        if self.label_maps is not None:
+        on_parts = true != 0
+        if view.on_parts:
+            self.tables[ON_PARTS].update(true[on_parts], parts[on_parts])
+        if view.everywhere:
+            self.tables[EVERYWHERE].update(true, predicted)
+        if view.true_masks:
+            self.tables[TRUE_MASKS].update(true, (parts + 1) * on_parts)
+        if view.name == self.shown_view:
+            self.images += len(batch.inputs)
+        if self.label_maps:
             for kind, labels in (("true", true), ("parts", parts + 1), ("predicted", predicted)):
                 for one, label_map in zip(batch.inputs, labels.to(torch.uint8).cpu().numpy(), strict=True):
-                    _save(self.label_maps / kind / one.name, label_map)
+                    _save(self.label_maps[view.name] / kind / one.name, label_map)
         return probabilities
 
     def metrics(self) -> dict[str, float]:
-        """FG-NMI, FG-ARI, NMI and ARI in percent.
+        """FG-NMI, FG-ARI, NMI and ARI in percent; where the data set asks for it also those with true masks.
 
         Raises:
-            UserError: no pixel of the held-out crops belongs to an annotated part.
+            UserError: no pixel of the held-out pictures belongs to an annotated part.
         """
-        if self.on_object.total == 0:
-            raise UserError("No held-out crop shows an annotated part: check the data set's split and part maps.")
+        if self.tables[ON_PARTS].total == 0:
+            raise UserError("No held-out picture shows an annotated part: check the data set's split and part maps.")
         return {
-            "FG-NMI": self.on_object.nmi(),
-            "FG-ARI": self.on_object.ari(),
-            "NMI": self.everywhere.nmi(),
-            "ARI": self.everywhere.ari(),
+            name.format(index): value
+            for name, table in self.tables.items()
+            for index, value in (("NMI", table.nmi()), ("ARI", table.ari()))
         }
 
     def counts(self) -> dict[str, int]:
         """How many held-out images and pixels of annotated parts the metrics are of."""
-        return {"images": self.images, "part_pixels": self.on_object.total}
+        return {"images": self.images, "part_pixels": self.tables[ON_PARTS].total}
 
 
-def crop_input(crop: Sample) -> EvalInput:
-    """A test crop as network input."""
-    return EvalInput(crop.name, crop.label, crop.image, crop.foreground, part_map=crop.part_map)
+def sample_input(sample: Sample, view: str) -> EvalInput:
+    """A sample at network size as network input."""
+    return EvalInput(sample.name, sample.label, sample.image, sample.foreground, view=view, part_map=sample.part_map)
+
+
+def _compared(view: PartView) -> list[str]:
+    asked = {ON_PARTS: view.on_parts, EVERYWHERE: view.everywhere, TRUE_MASKS: view.true_masks}
+    return [one for one, wanted in asked.items() if wanted]
+
+
+def _how_to_compute(view: PartView) -> str:
+    explanations, commands = [], []
+    for compared in _compared(view):
+        names = {index: compared.format(index) for index in ("NMI", "ARI")}
+        explanation, arguments = _COMPARED[compared]
+        explanations.append(f"{names['NMI']} and {names['ARI']} compare {explanation}")
+        functions = {"NMI": "normalized_mutual_info_score", "ARI": "adjusted_rand_score"}
+        commands += [f'    print("{names[one]}", 100 * {functions[one]}({arguments}))' for one in functions]
+    return _HOW_TO_COMPUTE.format(explanations=";\n".join(explanations), commands="\n".join(commands))
 
 
 def _save(path: Path, label_map: np.ndarray) -> None:

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def upsample(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bring scores (N, C, h', w') to ``size`` (h, w) bilinearly, align_corners=False as in the published evaluation."""
-    return F.interpolate(scores.float(), size=size, mode="bilinear", align_corners=False)
+def upsample(scores: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """Bring scores (N, C, h', w') to ``size`` (h, w) bilinearly; most published figures are of align_corners=False."""
+    return F.interpolate(scores.float(), size=size, mode="bilinear", align_corners=align_corners)
 
 
 def part_probabilities(scores: Tensor, foreground: Tensor, has_background: bool = False) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -11,11 +12,12 @@ from rich.progress import track
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from datasets.batch import TrainBatch
+from datasets.part_views import PartViewOptions
 from datasets.sample import Sample
 from evaluation.inputs import EvalDataset, EvalInput, batches_of_equal_shape
 from evaluation.keypoints import KeypointProtocol
 from evaluation.labellers import Labeller
-from evaluation.part_maps import PartMapProtocol, crop_input
+from evaluation.part_maps import PartMapProtocol, sample_input
 from evaluation.prediction import predicted_labels
 from utils.errors import UserError
 
@@ -71,6 +73,7 @@ def evaluate(
     *,
     image_size: int,
     size: int = 256,
+    label_resize: Literal["bilinear", "nearest"] = "bilinear",
     batch_size: int,
     num_workers: int,
     device: torch.device | str,
@@ -91,7 +94,8 @@ def evaluate(
         fit_set: the training split with the masks of the evaluation, for the keypoint regression and for labellers
             that are fitted; None leaves the keypoint error out.
         image_size: side of the test crops, pixels (part maps; what labellers are fitted on).
-        size: shorter side of the inputs of the keypoint protocol, pixels.
+        size: of whole pictures, pixels; in the keypoint protocol the shorter side.
+        label_resize: how part maps of whole pictures are resized; see ``datasets.part_views``.
         batch_size: the most inputs that go through the labeller at once.
         num_workers: processes that read and resize; 0 reads in this one.
         label_maps: folder for the label maps that the figures over part maps are of, as PNG.
@@ -106,7 +110,7 @@ def evaluate(
         protocols["part maps"] = PartMapProtocol(
             test_set,
             labeller.num_parts,
-            image_size=image_size,
+            PartViewOptions(image_size, size, label_resize),
             has_background=labeller.has_background,
             label_maps=label_maps,
         )
@@ -130,7 +134,7 @@ def evaluate(
     loaded = _load(ConcatDataset(splits), num_workers, "evaluating", progress)
     result = Result()
     pictured = set(np.linspace(0, len(test_set) - 1, num_pictures).round().astype(int).tolist())
-    pictured_view = "crop" if "part maps" in protocols else "box"
+    pictured_view = protocols["part maps"].shown_view if "part maps" in protocols else "box"
     for key, batch in batches_of_equal_shape(loaded, batch_size):
         batch = batch.to(device)
         probabilities = protocols[key].update(batch, labeller.scores(batch.images, batch.foreground))
@@ -156,7 +160,7 @@ class _TrainingCrops:
     image_size: int
 
     def inputs(self, sample: Sample, fitted: bool) -> list[EvalInput]:
-        return [crop_input(self.dataset.test_crop(sample, self.image_size))]
+        return [sample_input(self.dataset.test_crop(sample, self.image_size), "crop")]
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """A small data set for evaluation: rectangles on a black ground, each quarter a part of its colour with a keypoint."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from datasets.crops import crop, square_box
+from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Sample
 
 COLOURS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250], [250, 250, 20]], dtype=np.uint8)
@@ -64,6 +66,9 @@ class Quadrants:
 
     def test_crop(self, sample: Sample, size: int) -> Sample:
         return crop(sample, square_box(sample.box, 0.05), size)
+
+    def part_views(self, options: PartViewOptions) -> list[PartView]:
+        return [PartView("crop", partial(self.test_crop, size=options.image_size))]
 
 
 def draw_split(name: str, count: int, **options) -> Quadrants:

@@ -4,8 +4,9 @@ import torch
 from PIL import Image
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from datasets.part_views import PartViewOptions
 from evaluation.inputs import batch
-from evaluation.part_maps import PartMapProtocol
+from evaluation.part_maps import EVERYWHERE, ON_PARTS, PartMapProtocol
 from tests.quadrants import ColourLabeller, Quadrants, draw_split, quadrants
 from utils.errors import UserError
 
@@ -32,7 +33,7 @@ def test_the_saved_label_maps_give_the_figures_again(tmp_path):
     split = draw_split("test", 5, part_maps=True)
     for sample in split.samples:  # a mask that misses some of the object
         sample.foreground[: sample.foreground.shape[0] // 2] = 0
-    protocol = PartMapProtocol(split, 4, image_size=48, label_maps=tmp_path / "maps")
+    protocol = PartMapProtocol(split, 4, PartViewOptions(48), label_maps=tmp_path / "maps")
     score(protocol, split.samples, Noisy())
     true, parts, predicted = (read(tmp_path / "maps", kind) for kind in ("true", "parts", "predicted"))
     assert true.size == 5 * 48 * 48 and parts.min() >= 1 and set(np.unique(predicted)) == {0, 1, 2, 3, 4}
@@ -49,7 +50,7 @@ def test_the_saved_label_maps_give_the_figures_again(tmp_path):
 
 def test_the_commands_beside_the_label_maps_print_the_figures(tmp_path, monkeypatch, capsys):
     split = draw_split("test", 2, part_maps=True)
-    protocol = PartMapProtocol(split, 4, image_size=48, label_maps=tmp_path)
+    protocol = PartMapProtocol(split, 4, PartViewOptions(48), label_maps=tmp_path)
     score(protocol, split.samples, Noisy())
     text = (tmp_path / "README.txt").read_text()
     code = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    ") or not line)
@@ -61,36 +62,36 @@ def test_the_commands_beside_the_label_maps_print_the_figures(tmp_path, monkeypa
 
 def test_the_mask_decides_the_background_but_not_the_parts():
     split = draw_split("test", 4, part_maps=True)
-    whole, halved = (PartMapProtocol(split, 4, image_size=48) for _ in range(2))
+    whole, halved = (PartMapProtocol(split, 4, PartViewOptions(48)) for _ in range(2))
     score(whole, split.samples)
     for sample in split.samples:
         sample.foreground[: sample.foreground.shape[0] // 2] = 0
     score(halved, split.samples)
     # 100 but for the mixed colours of resized edges.
     assert whole.metrics()["FG-NMI"] > 90
-    assert (halved.on_object.counts == whole.on_object.counts).all()
+    assert (halved.tables[ON_PARTS].counts == whole.tables[ON_PARTS].counts).all()
     assert halved.metrics()["NMI"] < whole.metrics()["NMI"] - 10
 
 
 def test_every_pixel_of_every_crop_is_counted_once():
     split = draw_split("test", 3, part_maps=True)
-    protocol = PartMapProtocol(split, 4, image_size=32)
+    protocol = PartMapProtocol(split, 4, PartViewOptions(32))
     score(protocol, split.samples)
-    assert protocol.everywhere.total == 3 * 32 * 32
+    assert protocol.tables[EVERYWHERE].total == 3 * 32 * 32
     crops = [split.test_crop(sample, 32) for sample in split.samples]
     assert protocol.counts() == {"images": 3, "part_pixels": sum(int((crop.part_map > 0).sum()) for crop in crops)}
 
 
 def test_training_samples_are_not_looked_at():
     split = draw_split("training", 1, part_maps=True)
-    assert PartMapProtocol(split, 4, image_size=32).inputs(split.samples[0], fitted=True) == []
+    assert PartMapProtocol(split, 4, PartViewOptions(32)).inputs(split.samples[0], fitted=True) == []
 
 
 def test_labels_without_a_name_and_sets_without_parts_are_refused():
     sample = quadrants("a", (80, 100), (10, 10, 60, 60))
     split = Quadrants([sample], part_maps=True)
-    protocol = PartMapProtocol(split, 4, image_size=32)
-    with pytest.raises(UserError, match="No held-out crop shows an annotated part"):
+    protocol = PartMapProtocol(split, 4, PartViewOptions(32))
+    with pytest.raises(UserError, match="No held-out picture shows an annotated part"):
         protocol.metrics()
     sample.part_map[0, 0] = 5
     with pytest.raises(UserError, match="a.jpg has no part map, or one with labels above 4"):

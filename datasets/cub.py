@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 from scipy.io import loadmat
 
-from datasets import crops
+from datasets.box_crops import BoxCrops
+from datasets.crops import mirrored_indices
 from datasets.files import (
     HELP,
     check_size,
@@ -21,7 +21,6 @@ from datasets.files import (
     read_picture,
     read_rows,
 )
-from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Sample
 from utils.errors import UserError
 
@@ -42,7 +41,7 @@ class _CleanedImage:
     shape: tuple[int, int]
 
 
-class CUB:
+class CUB(BoxCrops):
     """Pictures with masks, boxes, keypoints and, in a drawn set, part maps.
 
     The text files are enough. Where the list of cleaned training images is present
@@ -53,7 +52,6 @@ class CUB:
         name: of the data set.
         split: as given.
         keypoint_names: from ``parts/parts.txt``.
-        mirrored_keypoints: for each keypoint the index of the one that takes its name in the mirror.
         part_names: of labels 1.. of the part maps, or None where the set has no ``part_maps/``.
         notes: what a log should say about this data.
     """
@@ -77,22 +75,21 @@ class CUB:
             root: the folder that holds ``CUB_200_2011/`` and the folders of predicted masks.
             split: of ``train_test_split.txt``.
             mask: ``segmentations/`` of CUB, ``supervisedlabels/`` or ``pseudolabels/``.
-            box_padding, box_jitter: of the training crop, shares of the box's size; the test crop has the padding only.
-            flip_probability: of the training crop.
+            box_padding, box_jitter, flip_probability: of the crops, see ``BoxCrops``.
             use_cleaned_list: where it is present.
 
         Raises:
             UserError: something is missing or malformed; the message says what and where.
         """
+        super().__init__(box_padding=box_padding, box_jitter=box_jitter, flip_probability=flip_probability)
         self.split = split
         self.notes: list[str] = []
-        self._box_padding, self._box_jitter, self._flip_probability = box_padding, box_jitter, flip_probability
         self._root, self._base = Path(root), Path(root) / "CUB_200_2011"
         self._mask = mask
         self._check_presence()
 
         self.keypoint_names = read_names(self._base / "parts/parts.txt")
-        self.mirrored_keypoints = crops.mirrored_indices(self.keypoint_names)
+        self.mirrored_keypoints = mirrored_indices(self.keypoint_names)
         part_maps = self._root / "part_maps"
         self.part_names = read_names(part_maps / "parts.txt") if part_maps.is_dir() else None
 
@@ -240,20 +237,13 @@ class CUB:
     def _read_labels(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
         return read_label_map(path.with_suffix(".png"), picture_path, image)
 
-    def train_crop(self, sample: Sample, size: int, rng: np.random.Generator) -> Sample:
-        """A ``size`` x ``size`` crop around the jittered box, mirrored at times (release)."""
-        draws, mirrored = rng.uniform(-1, 1, 4), rng.random() < self._flip_probability
-        box = crops.square_box(sample.box, self._box_padding, self._box_jitter, draws)
-        cropped = crops.crop(sample, box, size)
-        return crops.flip(cropped, self.mirrored_keypoints) if mirrored else cropped
-
-    def test_crop(self, sample: Sample, size: int) -> Sample:
-        """A ``size`` x ``size`` crop around the padded box (release)."""
-        return crops.crop(sample, crops.square_box(sample.box, self._box_padding), size)
-
-    def part_views(self, options: PartViewOptions) -> list[PartView]:
-        """The test crop, for every figure."""
-        return [PartView("crop", partial(self.test_crop, size=options.image_size))]
+    def files(self, index: int) -> list[Path]:
+        """Every file that sample ``index`` is read from."""
+        name = self._paths[self._ids[index]]
+        folders = [] if self.part_names is None else [self._root / "part_maps"]
+        if self._mask != "gt" or name not in self._cleaned:
+            folders.append(self._root / MASKS[self._mask][0])
+        return [self._base / "images" / name, *((folder / name).with_suffix(".png") for folder in folders)]
 
 
 def _read_cleaned(image: Any) -> _CleanedImage:

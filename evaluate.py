@@ -70,7 +70,11 @@ def with_settings_of(trained: dict, config: DictConfig) -> DictConfig:
     given = {override.partition("=")[0].partition(".")[0] for override in HydraConfig.get().overrides.task}
     for key in FROM_CHECKPOINT:
         if key in trained and key not in given:
-            config[key] = trained[key]
+            node, values = (
+                (config[key], trained[key]) if isinstance(trained[key], dict) else (config, {key: trained[key]})
+            )
+            for name, value in values.items():
+                node[name] = value
     return config
 
 

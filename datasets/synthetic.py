@@ -21,12 +21,11 @@ from utils.seeding import generator
 
 PARTS = ("body", "head", "wing", "tail")
 
-# In the creature's own frame: it faces +x, y points down, and its body is one unit long from the centre to either end.
+# In the creature's own frame: it faces +x, y points down, and its body reaches one unit from the centre to either end.
 KEYPOINTS = {
     "beak": (1.52, -0.42),
     "crown": (1.12, -0.88),
-    "left eye": (1.24, -0.52),
-    "right eye": (1.24, -0.52),
+    "eye": (1.24, -0.52),
     "throat": (0.92, 0.0),
     "breast": (0.62, 0.42),
     "belly": (0.0, 0.58),
@@ -164,11 +163,10 @@ def draw_creature(
         (x, y, visible) in the order of ``KEYPOINTS``, zero-based pixels.
     """
     height, width = int(size * rng.uniform(0.75, 1)), size
-    faces_left = rng.random() < 0.5
     scale = min(height, width) * rng.uniform(0.25, 0.31)
-    angle = np.deg2rad(rng.uniform(-35, 35))
-    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    pose = scale * rotation @ np.diag([-1 if faces_left else 1, 1])
+    # Never mirrored: the features of a random perceptual network hardly tell a mirrored creature's head from a tail.
+    angle = np.deg2rad(rng.uniform(-50, 50))
+    pose = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     centre = np.array([width, height]) / 2 + rng.uniform(-0.06, 0.06, 2) * size - pose @ np.array([-0.2, -0.1])
 
     # Pixels, supersampled, in the creature's frame.
@@ -194,10 +192,9 @@ def draw_creature(
     part_map = part_map[middle::_SUPERSAMPLING, middle::_SUPERSAMPLING]
 
     keypoints = []
-    for name, place in KEYPOINTS.items():
+    for place in KEYPOINTS.values():
         x, y = pose @ np.array(place) + centre
-        hidden = name == ("right eye" if faces_left else "left eye")
-        keypoints.append((x, y, not hidden and 0 <= x <= width - 1 and 0 <= y <= height - 1))
+        keypoints.append((x, y, 0 <= x <= width - 1 and 0 <= y <= height - 1))
     return image.astype(np.uint8), part_map.astype(np.uint8), keypoints
 
 

@@ -1,0 +1,122 @@
+"""The training loop: what a run's numbers depend on, and what it leaves behind when it breaks."""
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from datasets.loader import StepSampler
+from tests.composition import composed
+from utils import checkpoints
+from utils.errors import UserError
+from utils.run_directory import resumed_config
+
+SMALL = (
+    "dataset_name=synthetic",
+    "dataset.drawing.num_train=8",
+    "dataset.drawing.num_test=4",
+    "image_size=32",
+    "evaluation.size=32",
+    "batch_size=2",
+    "num_steps=4",
+    "logging.every=1",
+    "logging.wandb=disabled",
+    "checkpointing.every=1",
+    "device=cpu",
+)
+
+
+def run(folder: Path, name: str, *overrides: str) -> Path:
+    output = folder / name
+    train.train(composed(*SMALL, f"dataset_root={folder}", f"output_dir={output}", *overrides))
+    return output
+
+
+def resume(path: Path, *overrides: str) -> None:
+    given = composed(f"resume={path}", *overrides)
+    train.train(resumed_config(given, [f"resume={path}", *overrides]))
+
+
+def weights(path: Path, step: int) -> dict[str, torch.Tensor]:
+    return checkpoints.read(path / "checkpoints" / checkpoints.file_name(step))["model_state_dict"]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interrupted_and_resumed_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    whole = run(tmp_path, "whole")
+
+    def save_and_stop(path, payload, keep=None, save=checkpoints.save):
+        save(path, payload, keep)
+        if payload["iter"] == 2:
+            raise Interrupted
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(checkpoints, "save", save_and_stop)
+        run(tmp_path, "broken")
+    broken = tmp_path / "broken"
+    assert not (broken / "checkpoints/model_3.pth").exists()
+    resume(broken)
+
+    ours, expected = weights(broken, 4), weights(whole, 4)
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+    assert not torch.equal(ours["conv1.weight"], weights(whole, 2)["conv1.weight"])
+    for table in ("metrics.csv", "evaluation.csv"):
+        assert rows(broken / table) == rows(whole / table)
+    assert [row["step"] for row in rows(broken / "metrics.csv")] == ["1", "2", "3", "4"]
+
+
+def test_a_run_interrupted_in_an_evaluation_makes_up_for_it(tmp_path, monkeypatch):
+    def stop(*_):
+        raise Interrupted
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr("evaluation.held_out.HeldOut.evaluate", stop)
+        run(tmp_path, "broken", "num_steps=1")
+    assert not (tmp_path / "broken/evaluation.csv").exists()
+    resume(tmp_path / "broken")
+    assert [row["step"] for row in rows(tmp_path / "broken/evaluation.csv")] == ["1"]
+
+
+def test_another_seed_gives_another_run(tmp_path):
+    first, second = (run(tmp_path, f"seed{seed}", f"seed={seed}", "num_steps=1") for seed in (1, 2))
+    assert rows(first / "metrics.csv") != rows(second / "metrics.csv")
+
+
+def test_workers_do_not_change_the_numbers(tmp_path):
+    here, there = (run(tmp_path, f"by{n}", f"loader.num_workers={n}", "num_steps=2") for n in (0, 2))
+    assert rows(here / "metrics.csv") == rows(there / "metrics.csv")
+
+
+def test_a_picture_that_breaks_during_training_is_named_and_the_steps_before_it_are_kept(tmp_path):
+    run(tmp_path, "draws the set", "num_steps=1")
+    sampler = list(StepSampler(8, 2, seed=5, first_step=0, num_steps=4))
+    seen = {index for step in sampler[:2] for index, _, _ in step}
+    index = next(index for step in sampler[2:] for index, _, _ in step if index not in seen)
+    pictures = sorted((tmp_path / "synthetic/CUB_200_2011/images").rglob("*.png"), key=lambda path: path.stem)
+    os.truncate(pictures[index], 30)
+    with pytest.raises(UserError, match=pictures[index].name):
+        run(tmp_path, "broken", "seed=5", "checkpointing.every=100")
+    (saved,) = (tmp_path / "broken/checkpoints").iterdir()
+    assert saved.name in ("model_2.pth", "model_3.pth")
+
+
+@pytest.mark.parametrize(
+    ("num_parts", "image_size", "batch_size"),
+    [(2, 64, 2), (16, 72, 3), (5, 100, 2), pytest.param(4, 512, 2, marks=pytest.mark.slow)],
+)
+def test_other_numbers_of_parts_sizes_and_batches_train(tmp_path, num_parts, image_size, batch_size):
+    values = f"num_parts={num_parts}", f"image_size={image_size}", f"batch_size={batch_size}"
+    path = run(tmp_path, "run", *values, "num_steps=1")
+    assert float(rows(path / "metrics.csv")[0]["gradient_norm"]) > 0
+    assert weights(path, 1)["layer5.conv2d_list.0.weight"].shape[0] == num_parts

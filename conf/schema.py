@@ -24,6 +24,18 @@ def _choice(*options: str) -> Any:
     return field(default=MISSING, metadata={"options": options})
 
 
+def _optional(**rules: Any) -> Any:
+    """What only some options of a group have; None elsewhere."""
+    return field(default=None, metadata=rules)
+
+
+# PASCAL's names, in the order of the paper's table, and then the paper's where they differ.
+PASCAL_CATEGORIES = (
+    *("sheep", "horse", "cow", "motorbike", "aeroplane", "bus", "car", "bicycle", "dog", "cat"),
+    *("mbike", "plane", "bike"),
+)
+
+
 @dataclass
 class LossWeights:
     feature: float = _number(low=0)
@@ -48,6 +60,11 @@ class Dataset:
     box_padding: float = _number(low=0)
     box_jitter: float = _number(low=0)
     flip_probability: float = _probability()
+    on_error: str = _choice("raise", "skip")
+    test_share: float | None = field(default=None, metadata={"above": 0, "high": 0.9})
+    category: str | None = _optional(options=PASCAL_CATEGORIES)
+    min_train_area: float | None = _optional(low=0, high=1)
+    min_test_area: float | None = _optional(low=0, high=1)
     drawing: Drawing | None = None
 
 
@@ -85,7 +102,7 @@ class Optimizer:
     poly_power: float = _number(low=0)
     poly_steps: int = _number(low=1)
     clip_norm: float = _number(above=0)
-    momentum: float | None = field(default=None, metadata={"low": 0, "high": 1, "only": "sgd"})
+    momentum: float | None = _optional(low=0, high=1, only="sgd")
 
 
 @dataclass
@@ -184,7 +201,8 @@ def validate(config: DictConfig) -> DictConfig:
         if parent is None:
             continue
         if spec.name not in parent or OmegaConf.is_missing(parent, spec.name):
-            raise UserError(f"{key} is required: give {key}=VALUE.")
+            allowed = "|".join(spec.metadata.get("options", ())) or "VALUE"
+            raise UserError(f"{key} is required: give {key}={allowed}.")
         try:
             value = parent[spec.name]
         except OmegaConfBaseException as error:

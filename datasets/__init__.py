@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datasets.cub import CUB
+from datasets.files import require_files
+from datasets.pascal_part import PascalPart
 from datasets.synthetic import Synthetic
 
-DATASETS = {"CUB": CUB, "synthetic": Synthetic}
+DATASETS = {"CUB": CUB, "PP": PascalPart, "synthetic": Synthetic}
 
 
 def build(
@@ -26,6 +28,10 @@ def build(
             split too, to fit on it.
 
     Raises:
-        UserError: something is missing or malformed on disk.
+        UserError: something is missing or malformed on disk. Files of pictures are looked for, not opened; those of
+            training pictures may be missing with ``node.on_error`` "skip".
     """
-    return DATASETS[name].from_config(node, Path(dataset_root), split, purpose)
+    dataset = DATASETS[name].from_config(node, Path(dataset_root), split, purpose)
+    if purpose == "evaluation" or node.on_error == "raise":
+        require_files(dataset)
+    return dataset

@@ -1,7 +1,7 @@
 """Batches as dataclasses: what training and evaluation move to the device."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -23,7 +23,7 @@ class _Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, function) -> Self:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
         return replace(self, **{name: function(value) for name, value in values.items() if isinstance(value, Tensor)})
 
 
@@ -36,18 +36,20 @@ class TrainBatch(_Batch):
         foreground: (N, 1, H, W) float32, 1 on the object and 0 elsewhere.
         names: the N samples' names.
         step: the update, from 0, that the batch is for.
+        skipped: what was wrong with each picture that another one stands in for.
     """
 
     image: Tensor
     foreground: Tensor
     names: list[str]
     step: int
+    skipped: list[str] = field(default_factory=list)
 
     @classmethod
-    def collate(cls, samples: Sequence[Sample], step: int) -> "TrainBatch":
+    def collate(cls, samples: Sequence[Sample], step: int, skipped: Sequence[str] = ()) -> "TrainBatch":
         """Stack crops of one size."""
         image, foreground = stack(samples)
-        return cls(image, foreground, [sample.name for sample in samples], step)
+        return cls(image, foreground, [sample.name for sample in samples], step, list(skipped))
 
 
 @dataclass

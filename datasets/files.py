@@ -1,8 +1,10 @@
 """Reading pictures, label maps and lists from disk; whatever is wrong with a file ends in a message that names it."""
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -59,6 +61,27 @@ def check_size(what: str, shape: tuple[int, ...], picture_path: Path, image: np.
         raise SizesDiffer(
             f"{what} is {shape[1]} x {shape[0]} pixels, but its picture {picture_path} is "
             f"{image.shape[1]} x {image.shape[0]}. Fetch both again. {HELP}"
+        )
+
+
+def require_files(dataset: Any) -> None:
+    """Look whether all files of all samples are there, without opening any.
+
+    Args:
+        dataset: has ``name``, a length, and ``files(index)``, the paths that a sample is read from.
+
+    Raises:
+        MissingFile: the message counts what is missing and names the first ones.
+    """
+    wanted = dict.fromkeys(path for index in range(len(dataset)) for path in dataset.files(index))
+    # One listing for each folder: asking for every file takes minutes on a network drive.
+    present = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {p.parent for p in wanted}}
+    missing = [str(path) for path in wanted if path.name not in present[path.parent]]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise MissingFile(
+            f"{dataset.name}: {len(missing)} of {len(wanted)} files are missing: {', '.join(missing[:3])}{more}. "
+            f"`python -m datasets.check`, with the same arguments, names every one. {HELP}"
         )
 
 

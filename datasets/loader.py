@@ -1,7 +1,8 @@
 """Training crops, step by step: what a step sees depends on (seed, step) alone, not on workers or on a restart."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
@@ -37,6 +38,7 @@ def train_batches(
     first_step: int,
     num_steps: int,
     num_workers: int,
+    on_error: Literal["raise", "skip"] = "raise",
 ) -> DataLoader:
     """Batches of the steps ``first_step`` .. ``num_steps - 1``.
 
@@ -46,9 +48,12 @@ def train_batches(
     Args:
         image_size: side of the crops, pixels.
         num_workers: processes that read ahead; 0 reads in this one.
+        on_error: of a picture that cannot be read. "skip" puts another one in its place, drawn for (seed, step, place
+            in the batch), and says so in ``TrainBatch.skipped``.
 
     Returns:
-        A loader of ``TrainBatch``. Iterating raises UserError, in this process, where a file cannot be read.
+        A loader of ``TrainBatch``. Iterating raises UserError, in this process, where a file cannot be read (with
+        "skip": none at all), or where a worker was ended from outside.
 
     Raises:
         UserError: the data set is smaller than a batch.
@@ -59,7 +64,7 @@ def train_batches(
             f"set batch_size={len(dataset)} or less, or check dataset_root."
         )
     return _Loader(
-        _Crops(dataset, image_size, seed),
+        _Crops(dataset, image_size, seed, on_error),
         batch_sampler=StepSampler(len(dataset), batch_size, seed, first_step, num_steps),
         collate_fn=_collate,
         num_workers=num_workers,
@@ -90,34 +95,64 @@ class StepSampler(Sampler[list[Item]]):
             yield [(index, step, place) for place, index in enumerate(indices)]
 
 
+@dataclass
+class _Crop:
+    sample: Sample
+    step: int
+    skipped: list[str]
+
+
+@dataclass
 class _Crops(Dataset):
-    def __init__(self, dataset: TrainDataset, size: int, seed: int) -> None:
-        self.dataset, self.size, self.seed = dataset, size, seed
+    dataset: TrainDataset
+    size: int
+    seed: int
+    on_error: Literal["raise", "skip"]
 
-    def __getitem__(self, item: Item) -> tuple[Sample, int] | UserError:
+    def __getitem__(self, item: Item) -> _Crop | UserError:
+        _, step, place = item
+        skipped = []
+        for index in self._candidates(item):
+            try:
+                rng = generator(self.seed, "crop", step, place)
+                return _Crop(self.dataset.train_crop(self.dataset[index], self.size, rng), step, skipped)
+            except UserError as error:
+                if self.on_error == "raise":
+                    # Raised here, it would reach the user wrapped in the worker's traceback.
+                    return error
+                skipped.append(str(error))
+        return UserError(f"No training picture of {self.dataset.name} can be read. The first one: {skipped[0]}")
+
+    def _candidates(self, item: Item) -> Iterator[int]:
         index, step, place = item
-        try:
-            sample = self.dataset[index]
-        except UserError as error:
-            # Raised here, it would reach the user wrapped in the worker's traceback.
-            return error
-        return self.dataset.train_crop(sample, self.size, generator(self.seed, "crop", step, place)), step
+        yield index
+        others = generator(self.seed, "replacement", step, place).permutation(len(self.dataset))
+        yield from others[others != index].tolist()
 
 
-def _collate(items: Sequence[tuple[Sample, int] | UserError]) -> TrainBatch | UserError:
+def _collate(items: Sequence[_Crop | UserError]) -> TrainBatch | UserError:
     for item in items:
         if isinstance(item, UserError):
             return item
-    samples, steps = zip(*items, strict=True)
-    return TrainBatch.collate(samples, steps[0])
+    skipped = [message for item in items for message in item.skipped]
+    return TrainBatch.collate([item.sample for item in items], items[0].step, skipped)
 
 
 class _Loader(DataLoader):
     def __iter__(self) -> Iterator[TrainBatch]:
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        try:
+            for batch in super().__iter__():
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            # PyTorch's only sign of a worker that the system ended.
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise UserError(
+                f"A process that reads pictures was ended from outside, often for want of memory ({error}). "
+                "Try fewer: loader.num_workers=1, or 0 to read in the main process."
+            ) from None
 
 
 def _init_worker(_worker: int) -> None:

@@ -201,8 +201,7 @@ def validate(config: DictConfig) -> DictConfig:
         if parent is None:
             continue
         if spec.name not in parent or OmegaConf.is_missing(parent, spec.name):
-            allowed = "|".join(spec.metadata.get("options", ())) or "VALUE"
-            raise UserError(f"{key} is required: give {key}={allowed}.")
+            raise UserError(f"{key} is required: give {key}=VALUE.")
         try:
             value = parent[spec.name]
         except OmegaConfBaseException as error:

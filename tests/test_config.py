@@ -120,3 +120,12 @@ def test_variables_of_the_environment_are_used_where_the_key_is_not_given(monkey
 def test_sizes_and_numbers_of_parts_are_free(image_size, num_parts):
     config = composed(f"image_size={image_size}", f"num_parts={num_parts}", "batch_size=2")
     assert (config.image_size, config.num_parts, config.batch_size) == (image_size, num_parts, 2)
+
+
+def test_pascal_part_has_its_weights_limits_and_categories():
+    with pytest.raises(UserError, match="dataset.category must be one of .*, not 'lion'"):
+        composed("dataset_name=PP", "dataset.category=lion")
+    config = composed("dataset_name=PP", "dataset.category=mbike")
+    weights = dict(config.loss_weights)
+    assert weights == {"feature": 5, "contrastive": 2300, "visual": 30, "equivariance": 57000}
+    assert (config.dataset.min_train_area, config.dataset.min_test_area) == (0.1, 0.2)

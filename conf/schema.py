@@ -57,8 +57,10 @@ class Dataset:
     folder: str = MISSING
     train_mask: str = _choice("gt", "supervised", "unsupervised")
     eval_mask: str = _choice("gt", "supervised", "unsupervised")
-    box_padding: float = _number(low=0)
-    box_jitter: float = _number(low=0)
+    box_padding: float | None = _optional(low=0)
+    box_jitter: float | None = _optional(low=0)
+    crop_area: list[float] | None = _optional(above=0, high=1, length=2, increasing=True)
+    crop_aspect: list[float] | None = _optional(above=0, length=2, increasing=True)
     flip_probability: float = _probability()
     on_error: str = _choice("raise", "skip")
     test_share: float | None = field(default=None, metadata={"above": 0, "high": 0.9})

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datasets.cub import CUB
+from datasets.deepfashion import DeepFashion
 from datasets.files import require_files
+from datasets.folder import Folder
 from datasets.pascal_part import PascalPart
 from datasets.synthetic import Synthetic
 
-DATASETS = {"CUB": CUB, "PP": PascalPart, "synthetic": Synthetic}
+DATASETS = {"CUB": CUB, "DF": DeepFashion, "PP": PascalPart, "folder": Folder, "synthetic": Synthetic}
 
 
 def build(

@@ -1,10 +1,12 @@
-"""Square crops of samples around the object's box, as the release cuts CUB and PASCAL-Part."""
+"""Crops of samples: squares around the object, as the release cuts CUB and PASCAL-Part, and whole pictures."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from datasets.sample import Sample
 
@@ -48,18 +50,24 @@ def crop(sample: Sample, box: np.ndarray, size: int) -> Sample:
     def resized(pixels: np.ndarray, outside: int, interpolation: int) -> np.ndarray:
         return cv2.resize(_cut(pixels, box, outside), (size, size), interpolation=interpolation)
 
-    keypoints = sample.keypoints
-    if keypoints is not None:
-        keypoints = keypoints.copy()
-        keypoints[:, :2] = (keypoints[:, :2] - corner) * scale * keypoints[:, 2:]
     return replace(
         sample,
         image=resized(sample.image, 1, cv2.INTER_LINEAR),
         foreground=resized(sample.foreground, 0, cv2.INTER_NEAREST),
-        box=None if sample.box is None else (sample.box - np.tile(corner, 2)) * scale,
-        keypoints=keypoints,
         part_map=None if sample.part_map is None else resized(sample.part_map, 0, cv2.INTER_NEAREST),
+        **_moved(sample, corner, scale),
     )
+
+
+def _moved(sample: Sample, corner: np.ndarray, scale: np.ndarray | float) -> dict[str, np.ndarray | None]:
+    """Keypoints and box of a sample in a picture that starts at ``corner`` (x, y) and is ``scale`` times as large."""
+    keypoints, box = sample.keypoints, sample.box
+    if keypoints is not None:
+        keypoints = keypoints.copy()
+        keypoints[:, :2] = (keypoints[:, :2] - corner) * scale * keypoints[:, 2:]
+    if box is not None:
+        box = (box - np.tile(corner, 2)) * np.resize(scale, 4)
+    return {"keypoints": keypoints, "box": box}
 
 
 def _cut(pixels: np.ndarray, box: np.ndarray, outside: int) -> np.ndarray:
@@ -109,3 +117,88 @@ def mirrored_indices(names: Sequence[str]) -> list[int]:
         return other if other in names else name
 
     return [names.index(partner(name)) for name in names]
+
+
+def random_box(
+    width: int, height: int, area: Sequence[float], aspect: Sequence[float], rng: np.random.Generator
+) -> np.ndarray:
+    """A box inside a picture, as torchvision's ``RandomResizedCrop`` draws it.
+
+    Args:
+        width, height: of the picture, pixels.
+        area: smallest and largest share of the picture's area, uniform.
+        aspect: smallest and largest width / height, uniform in its logarithm.
+        rng: decides the box. Up to ten boxes are tried; if none fits, it is the largest central one of an allowed
+            aspect.
+
+    Returns:
+        (x0, y0, x1, y1) int, inclusive.
+    """
+    for _ in range(10):
+        pixels = width * height * rng.uniform(*area)
+        ratio = np.exp(rng.uniform(*np.log(aspect)))
+        w, h = round((pixels * ratio) ** 0.5), round((pixels / ratio) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            x, y = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+            return np.array([x, y, x + w - 1, y + h - 1])
+    ratio = np.clip(width / height, *aspect)
+    w, h = max(min(width, round(height * ratio)), 1), max(min(height, round(width / ratio)), 1)
+    x, y = (width - w) // 2, (height - h) // 2
+    return np.array([x, y, x + w - 1, y + h - 1])
+
+
+def cut(sample: Sample, box: np.ndarray) -> Sample:
+    """Cut (x0, y0, x1, y1), int and inclusive, out of a sample; outside the picture as in :func:`crop`."""
+    return replace(
+        sample,
+        image=_cut(sample.image, box, 1),
+        foreground=_cut(sample.foreground, box, 0),
+        part_map=None if sample.part_map is None else _cut(sample.part_map, box, 0),
+        **_moved(sample, box[:2], 1.0),
+    )
+
+
+def resize(sample: Sample, width: int, height: int, labels: Literal["bilinear", "nearest"]) -> Sample:
+    """Resize a picture by PIL, bilinear.
+
+    Args:
+        labels: how masks and part maps are resized. "bilinear" takes them for pictures too: where two parts meet, the
+            mean of their numbers may be a third part's.
+    """
+
+    def resized(pixels: np.ndarray, how: str) -> np.ndarray:
+        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling[how.upper()]))
+
+    scale = np.array([width, height]) / sample.foreground.shape[::-1]
+    return replace(
+        sample,
+        image=resized(sample.image, "bilinear"),
+        foreground=resized(sample.foreground, labels),
+        part_map=None if sample.part_map is None else resized(sample.part_map, labels),
+        **_moved(sample, np.zeros(2), scale),
+    )
+
+
+def pad_to_square(sample: Sample, size: int) -> Sample:
+    """The whole picture in a square of ``size`` pixels.
+
+    The longer side is resized to ``size``, the picture by OpenCV, bilinear, masks by the nearest pixel. The shorter
+    direction is centred and filled: the picture with its edge, masks with 0.
+    """
+    height, width = sample.foreground.shape
+    inner = np.maximum(np.rint(np.array([width, height]) * size / max(height, width)), 1).astype(int)
+    scale = inner / [width, height]
+    left, top = (size - inner) // 2
+    right, bottom = size - inner - [left, top]
+
+    def padded(pixels: np.ndarray, interpolation: int, mode: str) -> np.ndarray:
+        resized = cv2.resize(pixels, inner.tolist(), interpolation=interpolation)
+        return np.pad(resized, ((top, bottom), (left, right), *[(0, 0)] * (pixels.ndim - 2)), mode=mode)
+
+    return replace(
+        sample,
+        image=padded(sample.image, cv2.INTER_LINEAR, "edge"),
+        foreground=padded(sample.foreground, cv2.INTER_NEAREST, "constant"),
+        part_map=None if sample.part_map is None else padded(sample.part_map, cv2.INTER_NEAREST, "constant"),
+        **_moved(sample, -np.array([left, top]) / scale, scale),
+    )

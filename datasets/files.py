@@ -50,7 +50,13 @@ def read_label_map(path: Path, picture_path: Path, image: np.ndarray) -> np.ndar
         SizesDiffer: the message names both files and both sizes.
     """
     labels = _decode(path, lambda picture: picture.convert("L") if picture.mode == "1" else picture)
-    labels = labels if labels.ndim == 2 else labels[..., 0]
+    if labels.ndim == 3:
+        colours, labels = labels[..., : 1 if labels.shape[2] == 2 else 3], labels[..., 0]  # without alpha
+        if (colours != labels[..., None]).any():
+            raise UnreadableFile(
+                f"{path} is a coloured picture, but a mask or label map has one number for each pixel: save it as "
+                f"greyscale or with a palette. {HELP}"
+            )
     check_size(str(path), labels.shape, picture_path, image)
     return labels
 
@@ -58,9 +64,12 @@ def read_label_map(path: Path, picture_path: Path, image: np.ndarray) -> np.ndar
 def check_size(what: str, shape: tuple[int, ...], picture_path: Path, image: np.ndarray) -> None:
     """Refuse a mask, ``what``, of another height and width than its picture (SizesDiffer)."""
     if shape != image.shape[:2]:
+        advice = "Fetch both again."
+        if shape == image.shape[1::-1]:
+            advice = "The picture's EXIF may say to turn it, which is not done here: turn it for good."
         raise SizesDiffer(
             f"{what} is {shape[1]} x {shape[0]} pixels, but its picture {picture_path} is "
-            f"{image.shape[1]} x {image.shape[0]}. Fetch both again. {HELP}"
+            f"{image.shape[1]} x {image.shape[0]}. {advice} {HELP}"
         )
 
 

@@ -1,0 +1,201 @@
+"""Check a data set before training: ``python -m datasets.check dataset_name=CUB dataset_root=DIR [key=value ...]``.
+
+Takes every key of ``train.py``, and names each file that is missing, cannot be read or does not fit. Ends with status 1
+if training could not start or would meet a picture that ends it; 2 after a mistake in the command.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.utils.data import DataLoader, Dataset
+
+from datasets import DATASETS
+from datasets.files import MissingFile, SizesDiffer, UnreadableFile, read_picture
+from datasets.sample import Sample
+from utils import app
+from utils.errors import UserError
+
+# What pictures are read for: the split, and whose masks.
+READINGS = {
+    "training": ("train", "training"),
+    "fitting": ("train", "evaluation"),
+    "held out": ("test", "evaluation"),
+}
+# Kind of fault -> whether reading the picture fails. The others harm, but training runs.
+FAULTS = {
+    "missing file": True,
+    "unreadable file": True,
+    "mask of another size": True,
+    "other error": True,
+    "empty mask": False,
+    "mask of the whole picture": False,
+    "mask outside the object's box": False,
+    "keypoint outside the picture": False,
+    "empty label map": False,
+}
+KIND_OF_ERROR = {
+    MissingFile: "missing file",
+    UnreadableFile: "unreadable file",
+    SizesDiffer: "mask of another size",
+}
+
+
+@dataclass
+class Findings:
+    """What is known about one picture.
+
+    Attributes:
+        faults: (kind, message) pairs; the message names the file.
+        keypoints: it shows a keypoint.
+        part_map: it has a part map with a part.
+    """
+
+    faults: list[tuple[str, str]] = field(default_factory=list)
+    keypoints: bool = False
+    part_map: bool = False
+
+    @property
+    def fails(self) -> bool:
+        """It cannot be read."""
+        return any(FAULTS[kind] for kind, _ in self.faults)
+
+
+def check(config: DictConfig) -> None:
+    """Read all pictures as training and its evaluation do, and print what is wrong.
+
+    Raises:
+        SystemExit: with status 1, training could not start.
+    """
+    console = Console()
+    counts: dict[str, Counter[str]] = {}
+    # Dictionaries for sets in order: the training split is read twice.
+    faults: dict[tuple[str, str], None] = {}
+    notes: dict[str, None] = {}
+    obstacles: list[str] = []
+    for reading, (split, purpose) in READINGS.items():
+        try:
+            dataset = DATASETS[config.dataset_name].from_config(
+                config.dataset, Path(config.dataset_root), split, purpose
+            )
+        except UserError as error:
+            obstacles.append(str(error))
+            continue
+        notes |= dict.fromkeys(dataset.notes)
+        findings = list(_findings(dataset, reading, config.loader.num_workers))
+        faults |= dict.fromkeys(fault for one in findings for fault in one.faults)
+        counts[reading] = _counted(findings)
+        failing = sum(one.fails for one in findings)
+        if failing and (purpose == "evaluation" or config.dataset.on_error == "raise"):
+            obstacles.append(f"{reading}: {failing:,} of {len(findings):,} pictures cannot be read")
+        if reading == "training" and len(findings) - failing < config.batch_size:
+            obstacles.append(
+                f"{reading}: {len(findings) - failing} pictures can be read, fewer than batch_size={config.batch_size}"
+            )
+
+    for kind, message in faults:
+        console.print(f"{kind}: {message}", soft_wrap=True, markup=False, highlight=False)
+    for note in notes:
+        console.print(note, soft_wrap=True, markup=False, highlight=False)
+    if counts:
+        console.print(_table(counts, f"{config.dataset_name} in {config.dataset_root}"))
+    for obstacle in dict.fromkeys(obstacles):
+        console.print(f"error: {obstacle}", soft_wrap=True, markup=False, highlight=False)
+    if obstacles:
+        console.print("Training could not start, or would not reach its end.")
+        sys.exit(1)
+    console.print("Training can start.")
+
+
+def findings_of(dataset, index: int) -> Findings:
+    """Read one picture of a data set with all its files and look at what is in them."""
+    try:
+        sample = dataset[index]
+    except UserError as error:
+        faults = [(_kind(error), str(error))]
+        for path in dataset.files(index):  # the others may be broken too
+            try:
+                read_picture(path)
+            except UserError as other:
+                faults.append((_kind(other), str(other)))
+        return Findings(list(dict.fromkeys(faults)))
+    return Findings(
+        list(_odd(sample, dataset.keypoint_names)),
+        keypoints=sample.keypoints is not None and bool(sample.keypoints[:, 2].any()),
+        part_map=sample.part_map is not None and bool(sample.part_map.any()),
+    )
+
+
+def _kind(error: UserError) -> str:
+    return KIND_OF_ERROR.get(type(error), "other error")
+
+
+def _odd(sample: Sample, keypoint_names: list[str]) -> Iterator[tuple[str, str]]:
+    height, width = sample.foreground.shape
+    if not sample.foreground.any():
+        yield "empty mask", f"of {sample.path}"
+    elif sample.foreground.all():
+        yield "mask of the whole picture", f"of {sample.path}"
+    elif sample.box is not None:
+        x0, y0, x1, y1 = np.rint(sample.box).astype(int)
+        if not sample.foreground[max(y0, 0) : max(y1 + 1, 0), max(x0, 0) : max(x1 + 1, 0)].any():
+            yield "mask outside the object's box", f"of {sample.path}, box ({x0}, {y0}) to ({x1}, {y1})"
+    if sample.keypoints is not None:
+        for name, (x, y, visible) in zip(keypoint_names, sample.keypoints, strict=True):
+            if visible and not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
+                place = f"({x:g}, {y:g}), counted from 0, in {width} x {height} pixels"
+                yield "keypoint outside the picture", f"{name} of {sample.path} at {place}"
+    if sample.part_map is not None and not sample.part_map.any():
+        yield "empty label map", f"of {sample.path}"
+
+
+@dataclass
+class _Findings(Dataset):
+    dataset: Dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Findings:
+        return findings_of(self.dataset, index)
+
+
+def _findings(dataset: Dataset, reading: str, num_workers: int) -> Iterator[Findings]:
+    loader = DataLoader(_Findings(dataset), batch_size=None, num_workers=num_workers)
+    return track(loader, f"reading: {reading}", transient=True, disable=not sys.stdout.isatty())
+
+
+def _counted(findings: list[Findings]) -> Counter[str]:
+    counts = Counter(
+        {
+            "pictures": len(findings),
+            "with visible keypoints": sum(one.keypoints for one in findings),
+            "with a part map": sum(one.part_map for one in findings),
+        }
+    )
+    counts.update(kind for one in findings for kind, _ in one.faults)
+    return counts
+
+
+def _table(counts: dict[str, Counter[str]], title: str) -> Table:
+    table = Table("", title=title)
+    for reading in counts:
+        table.add_column(reading, justify="right")
+    for row in ("pictures", "with visible keypoints", "with a part map", *FAULTS):
+        bad = row in FAULTS and any(count[row] for count in counts.values())
+        style = None if not bad else "bold red" if FAULTS[row] else "yellow"
+        table.add_row(row, *(f"{count[row]:,}" if count[row] else "-" for count in counts.values()), style=style)
+        if row == "with a part map":
+            table.add_section()
+    return table
+
+
+if __name__ == "__main__":
+    app.run("train", check)

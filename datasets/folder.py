@@ -1,0 +1,278 @@
+"""A folder of anyone's pictures: ``images/`` and ``masks/``, and perhaps ``parts/`` and ``keypoints.csv``."""
+
+import csv
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from datasets.box_crops import BoxCrops
+from datasets.crops import mirrored_indices
+from datasets.files import HELP, MissingFile, coordinate, flag, read_label_map, read_names, read_picture
+from datasets.sample import Sample
+from utils.errors import UserError
+
+MASKS = {"gt": "masks", "supervised": "supervisedlabels", "unsupervised": "pseudolabels"}
+ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+MAX_LABEL = 255  # part maps hold bytes
+
+
+class Folder(BoxCrops):
+    """Pictures with masks, matched by name, and whatever else is known about them.
+
+    ``images/`` may hold folders. The mask of ``images/a/b.jpg`` is ``masks/a/b.png``, and its label map, if there is
+    one, ``parts/a/b.png``; every file may be of any common type. The object's box is that of its mask, or the whole
+    picture where the mask is empty.
+
+    Where there is a ``parts/``, every held-out picture needs a label map: 0 is background, 1.. are the parts, named by
+    lines ``index name`` of ``parts/parts.txt`` if that exists. ``keypoints.csv`` has the columns ``name`` (of the
+    picture), ``keypoint``, ``x``, ``y`` (zero-based pixels) and, if need be, ``visible`` (0 or 1); keypoints without a
+    row are hidden.
+
+    Held out are the pictures of ``test.txt``, or those that ``train.txt`` does not list, a name a line; with both files
+    pictures in neither are not used. Without them it is a share of the pictures, drawn by their names.
+
+    Attributes:
+        name: of the data set.
+        split: as given.
+        keypoint_names: from ``keypoints.csv``; empty where no held-out picture shows a keypoint.
+        part_names: of labels 1.. of the label maps, or None where there is no ``parts/``.
+        notes: what a log should say about this data.
+    """
+
+    name = "folder"
+
+    def __init__(
+        self,
+        root: Path | str,
+        split: Literal["train", "test"],
+        mask: Literal["gt", "supervised", "unsupervised"],
+        *,
+        test_share: float,
+        box_padding: float,
+        box_jitter: float,
+        flip_probability: float,
+    ) -> None:
+        """List the files; they are read one by one, when asked for.
+
+        Args:
+            root: the folder that holds ``images/``.
+            split: see above.
+            mask: ``masks/``, or predicted ones in ``supervisedlabels/`` or ``pseudolabels/``.
+            test_share: of the pictures that are held out where no list says which, in (0, 1).
+            box_padding, box_jitter, flip_probability: of the crops, see ``BoxCrops``.
+
+        Raises:
+            UserError: something is missing or malformed; the message says what and where.
+        """
+        super().__init__(box_padding=box_padding, box_jitter=box_jitter, flip_probability=flip_probability)
+        self.split = split
+        self.notes: list[str] = []
+        self._root, self._mask_folder = Path(root), Path(root) / MASKS[mask]
+        self._pictures = _by_stem(self._root / "images")
+        if not self._mask_folder.is_dir():
+            others = [choice for choice, name in MASKS.items() if (self._root / name).is_dir()]
+            present = f"masks on disk: {', '.join(others)}" if others else "no other masks are on disk"
+            raise MissingFile(f"{self.name}: no folder {self._mask_folder} for {mask} masks; {present}. {HELP}")
+        self._masks = _by_stem(self._mask_folder)
+        self._check_masks()
+        held_out = self._held_out(test_share)
+        self._stems = [stem for stem, is_test in held_out.items() if is_test == (split == "test")]
+        if not self._stems:
+            raise UserError(f"{self._root} has no picture of the {split} split. {HELP}")
+        self.notes.insert(0, f"{self.name}: {len(self):,} of {len(self._pictures):,} pictures, the {split} split.")
+
+        self.part_names, self._part_maps = None, {}
+        if (self._root / "parts").is_dir():
+            self._part_maps = _by_stem(self._root / "parts")
+            names = self._root / "parts/parts.txt"
+            self.part_names = (
+                read_names(names) if names.is_file() else [f"part {label}" for label in range(1, MAX_LABEL + 1)]
+            )
+        self.keypoint_names, self._keypoints = [], {}
+        if (self._root / "keypoints.csv").is_file():
+            self._read_keypoints(stem for stem, is_test in held_out.items() if is_test)
+        self.mirrored_keypoints = mirrored_indices(self.keypoint_names)
+
+    @classmethod
+    def from_config(
+        cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Literal["training", "evaluation"]
+    ) -> Self:
+        """See ``datasets.build``."""
+        return cls(
+            dataset_root / node.folder,
+            split,
+            node.train_mask if purpose == "training" else node.eval_mask,
+            test_share=node.test_share,
+            box_padding=node.box_padding,
+            box_jitter=node.box_jitter,
+            flip_probability=node.flip_probability,
+        )
+
+    def _check_masks(self) -> None:
+        if self._masks.keys().isdisjoint(self._pictures):
+            mask, picture = (str(next(iter(found.values()), "none")) for found in (self._masks, self._pictures))
+            raise UserError(
+                f"No mask in {self._mask_folder} has the name of a picture. The first mask is {mask}, the first "
+                f"picture {picture}: give masks the names of their pictures, whatever the ending. {HELP}"
+            )
+        if spare := [stem for stem in self._masks if stem not in self._pictures]:
+            self.notes.append(f"{len(spare):,} masks in {self._mask_folder} have no picture: {_some(spare)}.")
+
+    def _held_out(self, test_share: float) -> dict[str, bool]:
+        """For each picture that is used whether it is held out."""
+        train, test = (self._listed(self._root / f"{split}.txt") for split in ("train", "test"))
+        if train is None and test is None:
+            # By a hash of the name, so that neither new pictures nor another order move the others about much.
+            order = sorted(self._pictures, key=lambda stem: (zlib.crc32(stem.encode()), stem))
+            test = set(order[: max(1, round(test_share * len(order)))])
+        if train is None:
+            train = self._pictures.keys() - test
+        if test is None:
+            test = self._pictures.keys() - train
+        if both := sorted(train & test):
+            raise UserError(
+                f"{self._root}: in train.txt and in test.txt: {_some(both)}. List each picture once. {HELP}"
+            )
+        return {stem: stem in test for stem in self._pictures if stem in train or stem in test}
+
+    def _listed(self, path: Path) -> set[str] | None:
+        if not path.is_file():
+            return None
+        lines = enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1)
+        return {self._stem(line.strip(), f"{path}, line {number}") for number, line in lines if line.strip()}
+
+    def _stem(self, name: str, place: str) -> str:
+        """The name of a picture that a list calls by its name in ``images/``, with or without its ending."""
+        stem = name if name in self._pictures else _stem(Path(name))
+        if stem not in self._pictures:
+            raise UserError(f"{place}: no picture {name} in {self._root / 'images'}. {HELP}")
+        return stem
+
+    def _read_keypoints(self, held_out: Iterable[str]) -> None:
+        path = self._root / "keypoints.csv"
+        places: dict[str, dict[str, tuple[float, float, bool]]] = {}
+        names: dict[str, None] = {}
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if missing := {"name", "keypoint", "x", "y"}.difference(rows.fieldnames or ()):
+                raise UserError(
+                    f"{path}, line 1: no column {', '.join(sorted(missing))}. It must be name,keypoint,x,y or "
+                    f"name,keypoint,x,y,visible. {HELP}"
+                )
+            for row in rows:
+                place = f"{path}, line {rows.line_num}"
+                try:
+                    seen = flag(row.get("visible") or "1")
+                    x, y = (coordinate(row[axis]) if seen else 0.0 for axis in ("x", "y"))
+                except (ValueError, TypeError):
+                    raise UserError(f"{place}: expected numbers x and y, and visible 0 or 1: {row}. {HELP}") from None
+                of_picture = places.setdefault(self._stem(row["name"], place), {})
+                if row["keypoint"] in of_picture:
+                    raise UserError(f"{place}: a second {row['keypoint']!r} in {row['name']}. {HELP}")
+                of_picture[row["keypoint"]] = (x, y, seen)
+                names[row["keypoint"]] = None
+
+        if not any(seen for stem in held_out for *_, seen in places.get(stem, {}).values()):
+            self.notes.append(f"{path} has no visible keypoint of a held-out picture, so it is not used.")
+            return
+        self.keypoint_names = list(names)
+        for stem in self._stems:
+            of_picture = places.get(stem, {})
+            self._keypoints[stem] = np.array([of_picture.get(name, (0, 0, 0)) for name in names], float)
+
+    def __len__(self) -> int:
+        return len(self._stems)
+
+    def files(self, index: int) -> list[Path]:
+        """Every file that sample ``index`` is read from."""
+        stem = self._stems[index]
+        part_map = self._part_map_path(stem)
+        return [self._pictures[stem], self._mask_path(stem), *([] if part_map is None else [part_map])]
+
+    def _mask_path(self, stem: str) -> Path:
+        return self._masks.get(stem, self._mask_folder / f"{stem}.png")
+
+    def _part_map_path(self, stem: str) -> Path | None:
+        if self.part_names is None or (self.split == "train" and stem not in self._part_maps):
+            return None
+        return self._part_maps.get(stem, self._root / "parts" / f"{stem}.png")
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one picture with its annotation.
+
+        Raises:
+            UserError: a file is missing or broken, or a mask or label map does not fit its picture.
+        """
+        stem = self._stems[index]
+        path = self._pictures[stem]
+        image = read_picture(path)
+        foreground = self._foreground(self._mask_path(stem), path, image)
+        keypoints = self._keypoints.get(stem)
+        return Sample(
+            name=path.relative_to(self._root / "images").as_posix(),
+            path=path,
+            image=image,
+            foreground=foreground,
+            box=_box(foreground),
+            keypoints=None if keypoints is None else keypoints.copy(),
+            part_map=self._part_map(self._part_map_path(stem), path, image),
+        )
+
+    @staticmethod
+    def _foreground(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
+        values = read_label_map(path, picture_path, image)
+        # Around an object JPEG leaves values that are nearly, but not quite, 0.
+        threshold = 128 if path.suffix.lower() in (".jpg", ".jpeg") else 1
+        return (values >= threshold).astype(np.uint8)
+
+    def _part_map(self, path: Path | None, picture_path: Path, image: np.ndarray) -> np.ndarray | None:
+        if path is None:
+            return None
+        labels = read_label_map(path, picture_path, image)
+        if not 0 <= labels.min() <= labels.max() <= len(self.part_names):
+            raise UserError(
+                f"{path} has labels from {labels.min()} to {labels.max()}: they must be from 0 (background) to "
+                f"{len(self.part_names)}, the number of parts in parts/parts.txt or {MAX_LABEL} at most. {HELP}"
+            )
+        return labels.astype(np.uint8)
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """The pictures in a folder and the folders in it, by their names in it without the ending, sorted.
+
+    Raises:
+        UserError: there is no such folder, or two files differ in their ending only.
+    """
+    if not folder.is_dir():
+        raise MissingFile(f"No folder {folder}. Set dataset_root= to the folder that holds images/ and masks/. {HELP}")
+    found: dict[str, Path] = {}
+    for place, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            path = Path(place, name)
+            if path.suffix.lower() not in ENDINGS or name.startswith("."):
+                continue
+            stem = _stem(path.relative_to(folder))
+            if stem in found:
+                raise UserError(f"{found[stem]} and {path} differ in their ending only: take one away. {HELP}")
+            found[stem] = path
+    return dict(sorted(found.items()))
+
+
+def _stem(path: Path) -> str:
+    return path.with_suffix("").as_posix() if path.suffix.lower() in ENDINGS else path.as_posix()
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _box(foreground: np.ndarray) -> np.ndarray:
+    if not foreground.any():
+        height, width = foreground.shape
+        return np.array([0, 0, width - 1, height - 1], float)
+    columns, rows = (np.flatnonzero(foreground.any(axis)) for axis in (0, 1))
+    return np.array([columns[0], rows[0], columns[-1], rows[-1]], float)

@@ -1,5 +1,6 @@
 """Small data sets drawn on disk, in the layouts that users have."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,131 @@ def draw_cub_tree(
         images = np.array([tuple(image.values()) for image in listed], dtype=[(name, object) for name in listed[0]])
         savemat(path, {"images": images})
     return root
+
+
+def draw_deepfashion_tree(
+    root: Path,
+    num_train: int = 4,
+    num_test: int = 4,
+    size: tuple[int, int] = (66, 45),
+    masks: tuple[str, ...] = ("supervisedlabels",),
+    masked: str = "test",
+    seed: int = 0,
+) -> Path:
+    """Draw a DeepFashion tree of figures with head, shirt and trousers and return ``root``.
+
+    Args:
+        root: will be what the data set calls ``In-shop Clothes Retrieval Benchmark``.
+        size: height and width of every picture.
+        masks: which folders of masks to draw; supervised ones are one pixel larger, unsupervised two.
+        masked: which pictures have such masks, "test", as published, or "all".
+    """
+    rng = np.random.default_rng(seed)
+    base = root / "Anno/segmentation"
+    height, width = size
+    y, x = np.mgrid[:height, :width]
+    colours = {0: (0, 0, 0), 11: (255, 0, 0), 2: (16, 78, 139), 13: (255, 250, 205)}
+    lists: dict[str, list[dict]] = {name: [] for name in ("train", "query", "gallery")}
+    for number in range(num_train + num_test):
+        name = f"img_highres/WOMEN/Dresses/id_{number:08d}/01_1_front.jpg"
+        cx, top = width * rng.uniform(0.4, 0.6), height * rng.uniform(0.05, 0.15)
+        half = width * rng.uniform(0.15, 0.25)
+
+        def figure(grown: int, cx=cx, top=top, half=half) -> np.ndarray:
+            labels = np.zeros(size, np.uint8)
+            body = abs(x - cx) <= half + grown
+            labels[body & (y >= 0.5 * height) & (y <= 0.9 * height + grown)] = 2
+            labels[body & (y >= 0.25 * height - grown) & (y < 0.5 * height)] = 11
+            labels[(x - cx) ** 2 + (y - top - half / 2) ** 2 <= (half / 2 + grown) ** 2] = 13
+            return labels
+
+        labels = figure(0)
+        picture = rng.integers(0, 256, (height, width, 3))
+        segment = np.zeros((height, width, 3))
+        for label, colour in colours.items():
+            segment[labels == label] = colour
+            if label:
+                picture[labels == label] = picture[labels == label] // 4 + np.array(colour) * 3 // 4
+        _save(base / name, picture)
+        _save(base / name.replace(".jpg", "_segment.png"), segment)
+        for grown, folder in enumerate(("supervisedlabels", "pseudolabels"), start=1):
+            if folder in masks and (masked == "all" or number >= num_train):
+                _save(root / folder / f"{name}.png", figure(grown) > 0)
+        split = "train" if number < num_train else ("query", "gallery")[number % 2]
+        lists[split].append({"file_name": name, "height": height, "width": width, "id": number})
+    for split, images in lists.items():
+        content = {"images": images, "annotations": [], "categories": []}
+        (base / f"DeepFashion_segmentation_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def draw_pascal_tree(
+    root: Path,
+    category: str = "car",
+    num_train: int = 6,
+    num_test: int = 4,
+    size: tuple[int, int] = (48, 64),
+    masks: tuple[str, ...] = ("supervisedlabels", "pseudolabels"),
+    seed: int = 0,
+) -> Path:
+    """Draw a PASCAL-Part tree of coloured ellipses and return ``root``; drawn again, it takes another category in.
+
+    A picture has three objects: a person without parts, one of the category, and a small one of the category. The
+    parts of the large one overlap: the two wheels, listed first, are seen before the body.
+
+    Args:
+        size: height and width of every picture.
+        masks: which folders of masks to draw; supervised ones are one pixel larger, unsupervised two.
+    """
+    rng = np.random.default_rng(seed)
+    height, width = size
+    y, x = np.mgrid[:height, :width]
+    nothing = np.zeros(size, np.uint8)
+    lists: dict[str, list[str]] = {"train": [], "val": []}
+    for number in range(num_train + num_test):
+        name = f"2010_{category}{number:03d}"
+        cx, cy = width * rng.uniform(0.45, 0.55), height * rng.uniform(0.45, 0.55)
+        rx, ry = width * rng.uniform(0.3, 0.35), height * rng.uniform(0.3, 0.35)
+
+        def ellipse(grown: float, cx=cx, cy=cy, rx=rx, ry=ry) -> np.ndarray:
+            return ((x - cx) / (rx + grown)) ** 2 + ((y - cy) / (ry + grown)) ** 2 <= 1
+
+        body, small = ellipse(0), nothing.copy()
+        small[:3, :4] = 1
+        left, right = body & (x < cx - rx / 4), body & (x > cx + rx / 4)
+        picture = rng.integers(0, 256, (height, width, 3))
+        for part, colour in ((body, (160, 60, 60)), (left, (60, 160, 60)), (right, (60, 60, 160))):
+            picture[part] = picture[part] // 8 + colour
+        _save(root / f"VOC2010/JPEGImages/{name}.jpg", picture)
+        objects = [
+            _pascal_object("person", small, []),
+            _pascal_object(category, body, [("wheel_1", left), ("wheel_2", right), ("body", body)]),
+            _pascal_object(category, small, [("lamp_1", small)]),
+        ]
+        _save_pascal(root / f"Annotations_Part/{name}.mat", name, objects)
+        for grown, folder in enumerate(("supervisedlabels", "pseudolabels"), start=1):
+            if folder in masks:
+                _save(root / folder / category / f"{name}_1.png", ellipse(grown))
+        lists["train" if number < num_train else "val"].append(f"{name}  1")
+    for split, lines in lists.items():
+        path = root / f"VOC2010/ImageSets/Main/{category}_{split}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(["2010_not_here -1", *lines]) + "\n")
+    return root
+
+
+def _pascal_object(category: str, mask: np.ndarray, parts: list[tuple[str, np.ndarray]]) -> tuple:
+    types = [("part_name", object), ("mask", object)]
+    listed = np.array([(name, part.astype(np.uint8)) for name, part in parts], types)
+    return category, 1.0, mask.astype(np.uint8), listed[None] if parts else np.zeros((0, 0), types)
+
+
+def _save_pascal(path: Path, name: str, objects: list[tuple]) -> None:
+    """An annotation in the published layout; see ``_pascal_object``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    types = [(field, object) for field in ("class", "class_ind", "mask", "parts")]
+    annotation = {"imname": name, "objects": np.array(objects, types)[None]}
+    savemat(path, {"anno": annotation}, do_compression=True)
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:

@@ -9,16 +9,18 @@ import cv2
 import numpy as np
 import torch
 from rich.progress import track
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
-from datasets.batch import TrainBatch
+from datasets.batch import EvalBatch, TrainBatch
 from datasets.part_views import PartViewOptions
 from datasets.sample import Sample
 from evaluation.inputs import EvalDataset, EvalInput, batches_of_equal_shape
 from evaluation.keypoints import KeypointProtocol
 from evaluation.labellers import Labeller
 from evaluation.part_maps import PartMapProtocol, sample_input
-from evaluation.prediction import predicted_labels
+from evaluation.prediction import part_probabilities, predicted_labels, upsample
+from utils.console import stderr
 from utils.errors import UserError
 
 
@@ -85,8 +87,9 @@ def evaluate(
 
     Each file is decoded once, in the workers, and each network input goes through the labeller once. (A labeller
     that has to be fitted reads the training crops once before.) Where the data set has part maps, FG-NMI, FG-ARI, NMI
-    and ARI are over their pixels, and those over keypoints are called ``FG-NMI (keypoints)`` and so on. The figures do
-    not depend on ``num_workers``; ``batch_size`` changes them by rounding only.
+    and ARI are over their pixels, and those over keypoints are called ``FG-NMI (keypoints)`` and so on. Where it has
+    neither, the result is pictures, and a note that says so. The figures do not depend on ``num_workers``;
+    ``batch_size`` changes them by rounding only.
 
     Args:
         labeller: on ``device``.
@@ -103,7 +106,7 @@ def evaluate(
         progress: show a progress bar.
 
     Raises:
-        UserError: the data set has neither keypoints nor part maps, a file cannot be read, or there is nothing to fit.
+        UserError: a file cannot be read, or there is nothing to fit.
     """
     protocols = {}
     if test_set.part_names is not None:
@@ -118,23 +121,26 @@ def evaluate(
         protocols["keypoints"] = KeypointProtocol(
             len(test_set.keypoint_names), labeller.num_parts, size=size, has_background=labeller.has_background
         )
-    if not protocols:
-        raise UserError(f"{test_set.name} has neither keypoints nor part maps: there is nothing to compare with.")
+    annotated = bool(protocols)
+    if not annotated:
+        protocols["crops"] = _Crops(test_set, image_size, labeller.has_background)
 
     if hasattr(labeller, "fit"):
         if fit_set is None:
             raise UserError(f"{type(labeller).__name__} has to be fitted, but no training split was given.")
-        crops = _Inputs(fit_set, {"crops": _TrainingCrops(fit_set, image_size)}, fitted=True)
+        crops = _Inputs(fit_set, {"crops": _Crops(fit_set, image_size, labeller.has_background)}, fitted=True)
         loaded = _load(crops, num_workers, "fitting", progress)
         labeller.fit(batch.to(device) for _, batch in batches_of_equal_shape(loaded, batch_size))
 
+    pictured = set(np.linspace(0, len(test_set) - 1, num_pictures).round().astype(int).tolist())
+    pictured_view = protocols["part maps"].shown_view if "part maps" in protocols else "box" if annotated else "crop"
     splits = [_Inputs(test_set, protocols, fitted=False)]
+    if not annotated:
+        splits = [Subset(splits[0], sorted(pictured))]
     if fit_set is not None and "keypoints" in protocols:
         splits.append(_Inputs(fit_set, protocols, fitted=True))
     loaded = _load(ConcatDataset(splits), num_workers, "evaluating", progress)
     result = Result()
-    pictured = set(np.linspace(0, len(test_set) - 1, num_pictures).round().astype(int).tolist())
-    pictured_view = protocols["part maps"].shown_view if "part maps" in protocols else "box"
     for key, batch in batches_of_equal_shape(loaded, batch_size):
         batch = batch.to(device)
         probabilities = protocols[key].update(batch, labeller.scores(batch.images, batch.foreground))
@@ -153,14 +159,28 @@ def evaluate(
 
 
 @dataclass
-class _TrainingCrops:
-    """What labellers are fitted on."""
+class _Crops:
+    """Test crops without anything to compare: what labellers are fitted on, and what can be seen of a bare data set."""
 
     dataset: EvalDataset
     image_size: int
+    has_background: bool
 
     def inputs(self, sample: Sample, fitted: bool) -> list[EvalInput]:
         return [sample_input(self.dataset.test_crop(sample, self.image_size), "crop")]
+
+    def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
+        return part_probabilities(upsample(scores, batch.images.shape[-2:]), batch.foreground, self.has_background)
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def counts(self) -> dict[str, int]:
+        return {"images": 0}
+
+    @property
+    def notes(self) -> list[str]:
+        return [f"{self.dataset.name} has neither keypoints nor part maps: there is nothing to compare with."]
 
 
 @dataclass
@@ -168,7 +188,7 @@ class _Inputs(Dataset):
     """Each sample of a split as the inputs of all protocols, in the worker that decodes its files."""
 
     dataset: EvalDataset
-    protocols: dict[str, KeypointProtocol | PartMapProtocol | _TrainingCrops]
+    protocols: dict[str, KeypointProtocol | PartMapProtocol | _Crops]
     fitted: bool
 
     def __len__(self) -> int:
@@ -191,7 +211,8 @@ def _load(inputs: Dataset, num_workers: int, description: str, progress: bool) -
     loader = DataLoader(
         inputs, batch_size=None, collate_fn=_unchanged, num_workers=num_workers, worker_init_fn=_init_worker
     )
-    for found in track(loader, description, transient=True, disable=not progress):
+    shown = progress and stderr.is_terminal
+    for found in track(loader, description, console=stderr, transient=True, disable=not shown):
         if isinstance(found, UserError):
             raise found
         yield from found

@@ -102,11 +102,17 @@ def test_a_broken_file_is_one_message_even_from_a_worker(num_workers):
     assert str(caught.value) == "Cannot read /pictures/7.jpg"
 
 
-def test_a_set_without_annotation_is_refused():
-    split = draw_split("test", 1)
+def test_a_set_without_annotation_gives_pictures_and_a_note_instead_of_figures():
+    split = draw_split("test", 9)
     split.keypoint_names = []
-    with pytest.raises(UserError, match="quadrants has neither keypoints nor part maps"):
-        evaluate(ColourLabeller(), split, None, **SETTINGS)
+    result = evaluate(ColourLabeller(), split, None, num_pictures=3, **SETTINGS)
+    assert result.metrics == {}
+    assert "quadrants has neither keypoints nor part maps" in result.notes[0]
+    assert [one.shown.place for one in result.pictures] == [0, 4, 8]
+    assert split.reads == [1, 0, 0, 0, 1, 0, 0, 0, 1]
+    for one in result.pictures:
+        crop = split.test_crop(split.samples[one.shown.place], SETTINGS["image_size"])
+        assert ((one.predicted > 0) == crop.foreground).all() and (one.predicted == crop.part_map).mean() > 0.9
 
 
 def test_batches_hold_one_view_and_size_and_nothing_is_lost_or_held_back():

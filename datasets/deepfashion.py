@@ -102,13 +102,13 @@ class DeepFashion:
         folders = [self._base / "img_highres"]
         if self._mask in MASKS:
             folders.append(self._root / MASKS[self._mask])
-        missing = [str(path) for path in lists if not path.is_file()]
-        missing += [f"{path}/" for path in folders if not path.is_dir()]
+        missing = [path for path in lists if not path.is_file()] + [path for path in folders if not path.is_dir()]
         if missing:
-            choices = ["gt", *(choice for choice, folder in MASKS.items() if (self._root / folder).is_dir())]
+            masks = ["gt", *(choice for choice, folder in MASKS.items() if (self._root / folder).is_dir())]
             raise UserError(
-                f"{self.name}: missing {', '.join(missing)}. Set dataset_root= to what holds DeepFashion/; masks that "
-                f"are there: {', '.join(choices)}. {HELP}"
+                f"{self.name}: missing {', '.join(str(path.relative_to(self._root)) for path in missing)}; looked in "
+                f"{self._root}. Set dataset_root= to what holds DeepFashion/. Masks that could be used: "
+                f"{', '.join(masks)}. {HELP}"
             )
 
     def __len__(self) -> int:

@@ -36,7 +36,7 @@ def evaluate(config: DictConfig) -> None:
     rows = {"this model": result.metrics}
     for name in config.evaluation.baselines:
         baseline = build_baseline(name, config, num_parts=segmenter.num_parts, device=device)
-        rows[name.replace("_", " ")] = held_out.evaluate(baseline, device).metrics
+        rows[name.replace("kmeans_", "k-means ")] = held_out.evaluate(baseline, device).metrics
 
     print_table(rows)
     for note in result.notes:

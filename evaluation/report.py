@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from scipy.optimize import linear_sum_assignment
@@ -24,7 +25,7 @@ def print_table(results: Mapping[str, Mapping[str, float]], console: Console | N
         results: labeller -> metric -> percent; a metric that a labeller lacks is shown as a dash.
         console: standard output when None.
     """
-    table = Table()
+    table = Table(box=SIMPLE)
     table.add_column("percent", no_wrap=True)
     for label in results:
         table.add_column(label, justify="right")

@@ -14,9 +14,9 @@ import torch
 import wandb
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from utils.console import stderr
 from utils.run_directory import RunDirectory
 
 SECONDS_BETWEEN_LINES = 30  # where stderr is no terminal
@@ -158,15 +158,14 @@ class RunLogger:
         self._tables = {
             name: Table(run.path / f"{name}.csv", resumed_step) for name in ("metrics", "timing", "evaluation")
         }
-        self._console = Console(stderr=True)
         self._text = ""
         self._line_due = 0.0
         columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._progress = Progress(
             *columns,
             TextColumn("{task.description}"),
-            console=self._console,
-            disable=not self._console.is_terminal,
+            console=stderr,
+            disable=not stderr.is_terminal,
         )
         self._task = self._progress.add_task("", total=self.num_steps, completed=resumed_step)
         self._wandb = WandbRun(run, config, self.say)
@@ -181,14 +180,14 @@ class RunLogger:
 
     def say(self, message: str) -> None:
         """Prints a line on stderr, above the progress bar."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        stderr.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def advance(self, step: int) -> None:
         """Counts an update; called after every one."""
         now = time.perf_counter()
         self._seconds, self._steps, self._clock = self._seconds + now - self._clock, self._steps + 1, now
         self._progress.update(self._task, completed=step, description=self._text)
-        if not self._console.is_terminal and (time.monotonic() >= self._line_due or step == self.num_steps):
+        if not stderr.is_terminal and (time.monotonic() >= self._line_due or step == self.num_steps):
             self._line_due = time.monotonic() + SECONDS_BETWEEN_LINES
             self.say(f"step {step}/{self.num_steps}  {self._text}")
 

@@ -153,3 +153,65 @@ def test_the_numbers_of_the_crop_can_be_set(dataset, tmp_path):
     expected = crops.crop(sample, crops.square_box(sample.box, 0.2), 32)
     for seed in range(5):
         np.testing.assert_array_equal(still.train_crop(sample, 32, np.random.default_rng(seed)).image, expected.image)
+
+
+@given(
+    st.tuples(*[st.integers(1, 300)] * 2),
+    st.tuples(*[st.floats(0.05, 1)] * 2),
+    st.tuples(*[st.floats(0.3, 3)] * 2),
+    st.integers(0, 2**32),
+)
+def test_every_random_box_lies_in_the_picture(shape, area, aspect, seed):
+    width, height = shape
+    rng = np.random.default_rng(seed)
+    x0, y0, x1, y1 = crops.random_box(width, height, sorted(area), sorted(aspect), rng)
+    assert 0 <= x0 <= x1 < width and 0 <= y0 <= y1 < height
+
+
+def test_random_boxes_are_spread_like_those_of_torchvision():
+    import torch
+    from torchvision.transforms import RandomResizedCrop
+
+    rng, area, aspect = np.random.default_rng(0), (0.5, 1.0), (3 / 4, 4 / 3)
+    ours = np.array([crops.random_box(150, 220, area, aspect, rng) for _ in range(3000)])
+    torch.manual_seed(0)
+    picture = torch.zeros(1, 220, 150)
+    top, left, height, width = np.array([RandomResizedCrop.get_params(picture, area, aspect) for _ in range(3000)]).T
+    for mine, theirs in (
+        (ours[:, 0], left),
+        (ours[:, 1], top),
+        (ours[:, 2] - ours[:, 0] + 1, width),
+        (ours[:, 3] - ours[:, 1] + 1, height),
+    ):
+        quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
+        np.testing.assert_allclose(np.quantile(mine, quantiles), np.quantile(theirs, quantiles), atol=6)
+
+
+def test_where_no_random_box_fits_the_largest_central_one_is_taken():
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(crops.random_box(300, 30, (0.9, 1.0), (0.75, 1.5), rng), [127, 0, 171, 29])
+    np.testing.assert_array_equal(crops.random_box(30, 300, (0.9, 1.0), (0.5, 1.5), rng), [0, 120, 29, 179])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda sample: crops.cut(sample, np.array([5, 3, 44, 32])),
+        lambda sample: crops.resize(sample, 120, 80, "nearest"),
+        lambda sample: crops.pad_to_square(sample, 200),
+    ],
+    ids=["cut", "resized", "padded"],
+)
+def test_keypoints_and_box_stay_on_their_pixels_in_whole_pictures(change):
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[20:23, 30:34] = 250
+    keypoints = np.array([[31.0, 21.0, 1.0], [0.0, 0.0, 0.0]])
+    sample = sample_of(image, keypoints=keypoints, box=np.array([29.0, 19.0, 34.0, 23.0]))
+    changed = change(sample)
+    x, y, visible = changed.keypoints[0].round().astype(int)
+    assert visible == 1 and changed.image[y, x].min() > 200 and changed.foreground[y, x] == 1
+    rows, columns = np.nonzero(changed.foreground)
+    x0, y0, x1, y1 = changed.box
+    assert x0 <= columns.min() and columns.max() <= x1 + 4 and y0 <= rows.min() and rows.max() <= y1 + 4
+    np.testing.assert_array_equal(changed.keypoints[1], 0)
+    np.testing.assert_array_equal(sample.keypoints, keypoints)

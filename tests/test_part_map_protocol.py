@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -96,3 +98,30 @@ def test_labels_without_a_name_and_sets_without_parts_are_refused():
     sample.part_map[0, 0] = 5
     with pytest.raises(UserError, match="a.jpg has no part map, or one with labels above 4"):
         protocol.inputs(sample, fitted=False)
+
+
+def test_true_masks_stand_beside_given_ones_where_the_data_set_asks_for_them(tmp_path, monkeypatch, capsys):
+    class Asking(Quadrants):
+        def part_views(self, options):
+            return [replace(view, true_masks=True) for view in super().part_views(options)]
+
+    samples = draw_split("test", 4, part_maps=True).samples
+    plain, asking = Quadrants(samples, part_maps=True), Asking(samples, part_maps=True)
+    perfect = PartMapProtocol(plain, 4, PartViewOptions(48))
+    score(perfect, samples)
+    for sample in samples:
+        sample.foreground[: sample.foreground.shape[0] // 2] = 0
+    protocol = PartMapProtocol(asking, 4, PartViewOptions(48), label_maps=tmp_path)
+    score(protocol, samples)
+    metrics, expected = protocol.metrics(), perfect.metrics()
+    assert {"NMI", "ARI"} < set(expected) and not any("mask" in name for name in expected)
+    # A mask that is the union of the parts, as it was before the halving.
+    assert metrics["NMI (ground-truth mask)"] == pytest.approx(expected["NMI"])
+    assert metrics["ARI (ground-truth mask)"] == pytest.approx(expected["ARI"])
+    assert metrics["NMI"] < expected["NMI"] - 10
+
+    code = "\n".join(line[4:] for line in (tmp_path / "README.txt").read_text().splitlines() if line.startswith("    "))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.txt", "exec"), {})
+    printed = dict(line.rsplit(" ", 1) for line in capsys.readouterr().out.splitlines())
+    assert {name: float(value) for name, value in printed.items()} == pytest.approx(metrics, abs=1e-6)

@@ -142,15 +142,15 @@ class Folder(BoxCrops):
     def _listed(self, path: Path) -> set[str] | None:
         if not path.is_file():
             return None
-        lines = enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1)
-        return {self._stem(line.strip(), f"{path}, line {number}") for number, line in lines if line.strip()}
+        lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+        listed = {self._stem(name): name for name in lines if name}
+        for stem in sorted(listed.keys() - self._pictures.keys()):
+            self._pictures[stem] = self._root / "images" / listed[stem]  # missing, which reading it will tell
+        return set(listed)
 
-    def _stem(self, name: str, place: str) -> str:
-        """The name of a picture that a list calls by its name in ``images/``, with or without its ending."""
-        stem = name if name in self._pictures else _stem(Path(name))
-        if stem not in self._pictures:
-            raise UserError(f"{place}: no picture {name} in {self._root / 'images'}. {HELP}")
-        return stem
+    def _stem(self, name: str) -> str:
+        """What ``_by_stem`` calls a picture whose name a list has with or without its ending."""
+        return name if name in self._pictures else _stem(Path(name))
 
     def _read_keypoints(self, held_out: Iterable[str]) -> None:
         path = self._root / "keypoints.csv"
@@ -170,12 +170,14 @@ class Folder(BoxCrops):
                     x, y = (coordinate(row[axis]) if seen else 0.0 for axis in ("x", "y"))
                 except (ValueError, TypeError):
                     raise UserError(f"{place}: expected numbers x and y, and visible 0 or 1: {row}. {HELP}") from None
-                of_picture = places.setdefault(self._stem(row["name"], place), {})
+                of_picture = places.setdefault(self._stem(row["name"]), {})
                 if row["keypoint"] in of_picture:
                     raise UserError(f"{place}: a second {row['keypoint']!r} in {row['name']}. {HELP}")
                 of_picture[row["keypoint"]] = (x, y, seen)
                 names[row["keypoint"]] = None
 
+        if unknown := [stem for stem in places if stem not in self._pictures]:
+            self.notes.append(f"{path} has keypoints of pictures that are not there: {_some(unknown)}.")
         if not any(seen for stem in held_out for *_, seen in places.get(stem, {}).values()):
             self.notes.append(f"{path} has no visible keypoint of a held-out picture, so it is not used.")
             return
@@ -267,7 +269,7 @@ def _stem(path: Path) -> str:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _box(foreground: np.ndarray) -> np.ndarray:

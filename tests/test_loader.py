@@ -1,4 +1,6 @@
+import os
 import pickle
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -97,6 +99,55 @@ def test_a_truncated_picture_ends_in_one_clean_message(tmp_path, num_workers):
         load(cub(root, "train", "gt"), num_workers=num_workers)
     message = str(error.value)
     assert message.startswith(f"Cannot read {path}") and "Traceback" not in message and "\n" not in message
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_picture_that_cannot_be_read_is_skipped_told_and_replaced_the_same_way_each_time(tmp_path, num_workers):
+    root = draw_cub_tree(tmp_path, num_train=7)
+    whole = load(cub(root, "train", "gt"), num_steps=8)
+    broken = sorted((root / "CUB_200_2011/images").glob("*/Bird_0004.jpg")) + sorted(
+        (root / "CUB_200_2011/segmentations").glob("*/Bird_0006.png")
+    )
+    broken[0].write_bytes(broken[0].read_bytes()[:600])
+    broken[1].unlink()
+    batches = load(cub(root, "train", "gt"), num_steps=8, num_workers=num_workers, on_error="skip")
+    assert_same(batches, load(cub(root, "train", "gt"), num_steps=8, on_error="skip"))
+    assert_same(batches[5:], load(cub(root, "train", "gt"), num_steps=8, first_step=5, on_error="skip"))
+
+    bad = {name for batch in whole for name in batch.names if name[-8:-4] in ("0004", "0006")}
+    assert len(bad) == 2 and not any(batch.skipped for batch in whole)
+    for before, batch in zip(whole, batches, strict=True):
+        lost = [place for place, name in enumerate(before.names) if name in bad]
+        assert len(batch.skipped) >= len(lost) and bool(batch.skipped) == bool(lost)
+        assert all(any(str(path) in message for path in broken) for message in batch.skipped)
+        for place in range(3):
+            assert batch.names[place] not in bad
+            assert torch.equal(batch.image[place], before.image[place]) == (place not in lost)
+
+
+def test_where_nothing_can_be_read_skipping_ends_too(tmp_path):
+    root = draw_cub_tree(tmp_path, num_train=4)
+    dataset = cub(root, "train", "gt")
+    for path in (root / "CUB_200_2011/images").glob("*/*"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"^No training picture of CUB can be read\. The first one: Missing .*/Bird_"):
+        load(dataset, num_workers=1, on_error="skip")
+
+
+class KillsItsReader:
+    name = "killer"
+    train_crop = None
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_reading_process_that_the_system_ends_is_told_in_one_message():
+    with pytest.raises(UserError, match="was ended from outside, often for want of memory .*loader.num_workers=1"):
+        load(KillsItsReader(), num_workers=1)
 
 
 def test_the_data_set_can_be_sent_to_a_spawned_worker(dataset):

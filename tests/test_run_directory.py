@@ -75,6 +75,10 @@ def test_a_resumed_run_has_its_own_config_with_only_the_given_changes(run):
     assert config == before
 
 
+def test_a_run_that_a_broken_picture_ended_may_go_on_without_it(run):
+    assert resumed(run, "dataset.on_error=skip").dataset.on_error == "skip"
+
+
 def test_a_resumed_run_may_train_longer_once_its_schedule_does(run):
     with pytest.raises(UserError, match="optimizer.poly_steps"):
         resumed(run, "num_steps=900")

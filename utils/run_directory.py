@@ -27,6 +27,7 @@ FIXED = (
     *("dataset_name", "dataset_root", "dataset", "num_parts", "image_size", "batch_size", "seed"),
     *("segmenter", "perceptual", "method", "optimizer.name"),
 )
+FREE = ("dataset.on_error",)  # but this: a run that a broken picture ended may go on without it
 UNTRACKED_LIMIT = 1_000_000  # bytes: larger files that git does not know are left out of the saved difference
 
 
@@ -209,7 +210,7 @@ def _same(key: str, before: object, value: object) -> bool:
 
 
 def _refuse_if_fixed(key: str, before: object, value: object) -> None:
-    if any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED):
+    if key not in FREE and any(key == fixed or key.startswith(f"{fixed}.") for fixed in FIXED):
         _refuse(key, before, value)
 
 

@@ -280,7 +280,7 @@ def _read_objects(path: Path, category: str, _changed: int) -> tuple[_Object, ..
 def _read_object(index: int, annotated: np.void) -> _Object:
     mask = annotated["mask"] > 0
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    box = (columns[0], rows[0], columns[-1], rows[-1]) if len(rows) else None
+    box = tuple(map(int, (columns[0], rows[0], columns[-1], rows[-1]))) if len(rows) else None
     parts = [(one["part_name"].item().partition("_")[0], one["mask"] > 0) for one in annotated["parts"].ravel()]
     names = sorted({name for name, _ in parts})
     part_map = np.zeros(mask.shape, np.uint8)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import DATASETS
 from datasets.check import FAULTS, check
 from datasets.example import draw_folder
 from tests.composition import composed
 from tests.shared import SHARED, needs_shared
+from tests.test_datasets import DRAWN
 from tests.trees import draw_cub_tree
 from utils import app
 
@@ -178,3 +180,12 @@ def test_the_command_meets_a_wrong_name_with_the_nearest_one(monkeypatch, capsys
     with pytest.raises(SystemExit) as ended:
         app.run("train", check)
     assert ended.value.code == 2 and "Did you mean 'folder'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS))
+def test_every_data_set_can_be_checked(checked, tmp_path, name):
+    draw, overrides = DRAWN[name]
+    draw(tmp_path / "data")
+    small = ("image_size=32", "batch_size=2")
+    status, out = checked(f"dataset_name={name}", f"dataset_root={tmp_path / 'data'}", *small, *overrides)
+    assert status == 0 and int(row(out, "pictures")[2]) >= 2

@@ -105,10 +105,10 @@ class DeepFashion:
         missing = [path for path in lists if not path.is_file()] + [path for path in folders if not path.is_dir()]
         if missing:
             masks = ["gt", *(choice for choice, folder in MASKS.items() if (self._root / folder).is_dir())]
+            others = f" Masks on disk: {', '.join(masks)}." if missing == folders[1:] else ""
             raise UserError(
                 f"{self.name}: missing {', '.join(str(path.relative_to(self._root)) for path in missing)}; looked in "
-                f"{self._root}. Set dataset_root= to what holds DeepFashion/. Masks that could be used: "
-                f"{', '.join(masks)}. {HELP}"
+                f"{self._root}. Set dataset_root= to what holds DeepFashion/.{others} {HELP}"
             )
 
     def __len__(self) -> int:

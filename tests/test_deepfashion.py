@@ -201,13 +201,13 @@ def test_all_that_is_missing_is_named_in_one_message(tree):
         "Anno/segmentation/DeepFashion_segmentation_query",
     ):
         assert name in message
-    assert "gallery" not in message
+    assert "gallery" not in message and "Masks on disk" not in message
     assert f"looked in {tree}" in message and "dataset_root=" in message and "README, section 'Data'" in message
 
 
 def test_a_missing_mask_folder_does_not_hinder_the_others(tree):
     assert len(deepfashion(tree, "test", "gt")) == len(deepfashion(tree, "test", "supervised")) == 4
-    with pytest.raises(UserError, match=r"missing pseudolabels;.* Masks that could be used: gt, supervised\."):
+    with pytest.raises(UserError, match=r"missing pseudolabels;.* Masks on disk: gt, supervised\."):
         deepfashion(tree, "test", "unsupervised")
 
 

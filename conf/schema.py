@@ -187,6 +187,11 @@ class EvaluateConfig(TrainConfig):
     checkpoint: str = MISSING
 
 
+@dataclass
+class PascalPartConfig(TrainConfig):
+    categories: list[str] = _choice(*PASCAL_CATEGORIES)
+
+
 def validate(config: DictConfig) -> DictConfig:
     """A copy of a config with all interpolations resolved and every value checked against its range and choices.
 

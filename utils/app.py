@@ -15,12 +15,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import EvaluateConfig, TrainConfig, UnknownKey, validate, walk
+from conf.schema import EvaluateConfig, PascalPartConfig, TrainConfig, UnknownKey, validate, walk
 from utils.errors import UserError
 from utils.run_directory import resumed_config
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig}
+SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "pascal_part": PascalPartConfig}
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(f"{_name}_schema", _schema)
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -34,7 +34,7 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
     the code; 130 after Ctrl-C.
 
     Args:
-        config_name: ``"train"`` or ``"evaluate"``, a file in ``conf/``.
+        config_name: a key of ``SCHEMAS``, a file in ``conf/``.
         task: what to do; raises :class:`UserError` for what the user can mend.
     """
 
@@ -64,7 +64,7 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
 def _checked(config: DictConfig) -> DictConfig:
     if config.resume is None:
         return validate(config)
-    if OmegaConf.get_type(config) is EvaluateConfig:
+    if OmegaConf.get_type(config) is not TrainConfig:
         raise UserError(f"resume is for training. To evaluate a run: checkpoint={config.resume}")
     return validate(resumed_config(config, list(HydraConfig.get().overrides.task)))
 

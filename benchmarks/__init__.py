@@ -1,0 +1,1 @@
+"""Programs that make a table of the paper."""

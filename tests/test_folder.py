@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import datasets
@@ -11,6 +12,8 @@ import train
 from datasets.example import draw_folder, main
 from datasets.folder import Folder
 from datasets.synthetic import KEYPOINTS, PARTS
+from evaluation.held_out import HeldOut
+from evaluation.labellers import KMeansColours
 from tests.composition import composed
 from utils.errors import UserError
 
@@ -309,6 +312,7 @@ def test_a_table_from_a_spreadsheet_is_read(root):
     np.testing.assert_array_equal(folder(root, "test")[0].keypoints, [[1, 2, 1]])
 
 
+@pytest.mark.slow
 def test_a_folder_without_annotation_trains_and_is_evaluated_to_pictures_alone(root, tmp_path):
     shutil.rmtree(root / "parts")
     (root / "keypoints.csv").unlink()
@@ -317,3 +321,25 @@ def test_a_folder_without_annotation_trains_and_is_evaluated_to_pictures_alone(r
     options = (*size, "experiment=debug", "logging.wandb=disabled", "device=cpu", "evaluation.every=0")
     train.train(composed("dataset_name=folder", f"dataset_root={root}", f"output_dir={run}", *options))
     assert (run / "checkpoints/model_2.pth").is_file() and (run / "pictures/held_out_parts_2.png").is_file()
+
+
+def test_the_annotation_that_is_there_decides_the_figures(root):
+    """First all of it, then keypoints of two held-out pictures alone."""
+    figures = {"FG-NMI", "FG-ARI", "NMI", "ARI"}
+    sizes = ("image_size=32", "evaluation.size=32", "loader.num_workers=0")
+    config = composed("dataset_name=folder", f"dataset_root={root}", *sizes)
+
+    def evaluated():
+        return HeldOut.of(config).evaluate(KMeansColours(3, seed=0), torch.device("cpu"))
+
+    result = evaluated()
+    expected = figures | {f"{name} (keypoints)" for name in figures} | {"keypoint_error_all"}
+    assert set(result.metrics) == expected and result.notes == []
+
+    shutil.rmtree(root / "parts")
+    held_out = names(folder(root, "test"))
+    rows = [row for row in (root / "keypoints.csv").read_text().splitlines() if row.startswith(("name", *held_out))]
+    (root / "keypoints.csv").write_text("\n".join(rows))
+    result = evaluated()
+    assert set(result.metrics) == figures
+    assert result.notes == ["keypoint_error_all is left out: too few samples in the training or the test split."]

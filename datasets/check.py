@@ -18,7 +18,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from datasets import DATASETS
-from datasets.files import MissingFile, SizesDiffer, UnreadableFile, read_picture
+from datasets.files import HELP, MissingFile, SizesDiffer, UnreadableFile, read_picture
 from datasets.sample import Sample
 from utils import app
 from utils.errors import UserError
@@ -101,7 +101,7 @@ def check(config: DictConfig) -> None:
             )
 
     for kind, message in faults:
-        console.print(f"{kind}: {message}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"{kind}: {message.removesuffix(HELP)}", soft_wrap=True, markup=False, highlight=False)
     for note in notes:
         console.print(note, soft_wrap=True, markup=False, highlight=False)
     if counts:

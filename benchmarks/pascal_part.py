@@ -46,7 +46,9 @@ PAPER = {
 MEASURED = {"measured": "{}", "true masks": "{} (ground-truth mask)", "FG": "FG-{}"}
 NO_DATA, FAILED = "no data", "failed"
 # Keys that the programs get from here.
-OWN = ("categories", "dataset_name", "dataset.category", "output_dir")
+OWN = ("categories", "foreground_steps", "dataset_name", "dataset.category", "output_dir")
+# Keys that are not for the foreground network.
+OF_PARTS = ("num_steps=", "num_parts=", "loss_weights", "method", "optimizer", "perceptual")
 
 
 def pascal_part(config: DictConfig) -> None:
@@ -114,8 +116,9 @@ def result_of(category: str, config: DictConfig, given: list[str], run: Path) ->
         print(f"error: {error}", file=sys.stderr, flush=True)
         return FAILED
     keys = ["dataset_name=PP", f"dataset.category={category}", *given]
+    foreground_steps = min(config.foreground_steps, config.num_steps)
     done = (
-        (has_masks(category, config) or predict_masks(keys, run.with_name(f"{category}_foreground")))
+        (has_masks(category, config) or predict_masks(keys, foreground_steps, run.with_name(f"{category}_foreground")))
         and train(keys, run)
         and program("evaluate.py", *keys, f"checkpoint={run}", f"output_dir={figures.parent}")
     )
@@ -138,10 +141,10 @@ def has_masks(category: str, config: DictConfig) -> bool:
     return True
 
 
-def predict_masks(keys: list[str], run: Path) -> bool:
+def predict_masks(keys: list[str], num_steps: int, run: Path) -> bool:
     """Train a foreground network and write its masks into ``supervisedlabels/``; whether that ended well."""
-    keys = [one for one in keys if not one.startswith("dataset.eval_mask=")]
-    return train([*keys, "method=foreground", "dataset.eval_mask=gt"], run) and program(
+    keys = [one for one in keys if not one.startswith(OF_PARTS)]
+    return train([*keys, "method=foreground", f"num_steps={num_steps}"], run) and program(
         "predict.py", *keys, "task=foreground", f"checkpoint={run}"
     )
 

@@ -190,6 +190,7 @@ class EvaluateConfig(TrainConfig):
 @dataclass
 class PascalPartConfig(TrainConfig):
     categories: list[str] = _choice(*PASCAL_CATEGORIES)
+    foreground_steps: int = _number(low=1)
 
 
 def validate(config: DictConfig) -> DictConfig:

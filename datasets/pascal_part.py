@@ -147,17 +147,19 @@ class PascalPart(BoxCrops):
     ) -> Self:
         """See ``datasets.build``.
 
+        What an evaluation fits (k-means) is fitted with the masks of the training, so that predicted masks are needed
+        for the test split alone. It is not refused without training objects.
+
         Raises:
             UserError: no category is given.
-            NoObjects: the category is not there, or no object is large enough. An evaluation needs training objects
-                only for what it fits, so it is not refused without them.
+            NoObjects: the category is not there, or no object is large enough.
         """
         if node.category is None:
             raise UserError(f"dataset_name=PP needs a category: give dataset.category={'|'.join(CATEGORIES)}.")
         dataset = cls(
             dataset_root / node.folder,
             split,
-            node.train_mask if purpose == "training" else node.eval_mask,
+            node.train_mask if purpose == "training" or split == "train" else node.eval_mask,
             category=node.category,
             min_area=node.min_train_area if split == "train" else node.min_test_area,
             box_padding=node.box_padding,

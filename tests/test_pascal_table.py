@@ -108,11 +108,12 @@ def test_figures_of_other_keys_are_not_mixed_in(tmp_path):
 def test_masks_that_are_missing_are_predicted_first(given, tmp_path, monkeypatch):
     for path in (tmp_path / "VOCdevkit_2010/supervisedlabels/car").iterdir():
         path.unlink()
-    _, programs = run_all(monkeypatch, given, tmp_path / "runs", overrides=("categories=[car]",))
-    keys = ["dataset_name=PP", "dataset.category=car", *given]
+    given = [*given, "num_parts=5"]
+    _, programs = run_all(monkeypatch, given, tmp_path / "runs", overrides=("categories=[car]", "foreground_steps=5"))
+    keys = ["dataset_name=PP", "dataset.category=car", f"dataset_root={tmp_path}"]
     foreground = tmp_path / "runs/car_foreground"
     assert programs.calls[:2] == [
-        ["train.py", *keys, "method=foreground", "dataset.eval_mask=gt", f"output_dir={foreground}"],
+        ["train.py", *keys, "method=foreground", "num_steps=5", f"output_dir={foreground}"],
         ["predict.py", *keys, "task=foreground", f"checkpoint={foreground}"],
     ]
     assert [call[0] for call in programs.calls[2:]] == ["train.py", "evaluate.py"]

@@ -186,8 +186,9 @@ class PascalPart(BoxCrops):
             folder = self._root / MASK_FOLDERS[self._mask] / self.category
             if not folder.is_dir():
                 raise UserError(
-                    f"{self.name}: no folder {folder} for {self._mask} masks. None are published: see README on "
-                    "predicting masks, or give dataset.eval_mask=gt, which leaves out the figures with predicted masks."
+                    f"{self.name}: no folder {folder} for {self._mask} masks. None are published: train with "
+                    "method=foreground and let predict.py task=foreground write them, or give dataset.eval_mask=gt, "
+                    f"which leaves out the figures with predicted masks. {HELP}"
                 )
 
     def _list(self, split: str) -> Path:

@@ -170,6 +170,16 @@ def test_predicted_masks_are_read_for_each_object(tree, mask, grown):
     assert (predicted.part_map == true.part_map).all() and (predicted.image == true.image).all()
 
 
+def test_predicted_masks_are_needed_for_the_test_split_alone(tree):
+    node = composed("dataset_name=PP", "dataset.category=car").dataset
+    for picture in range(6):
+        (tree / f"supervisedlabels/car/2010_car00{picture}_1.png").unlink()
+    fitting = datasets.build("PP", node, tree.parent, "train", "evaluation")
+    assert (fitting[0].foreground == (fitting[0].part_map > 0)).all()
+    held_out = datasets.build("PP", node, tree.parent, "test", "evaluation")
+    assert held_out[0].foreground.sum() > (held_out[0].part_map > 0).sum()
+
+
 def test_crops_are_those_around_the_object_s_box(tree):
     dataset = pascal(tree, "test")
     sample = dataset[1]

@@ -1,4 +1,4 @@
-"""Train a part segmenter: ``python train.py dataset_name=CUB [key=value ...]``; every key is in conf/train.yaml."""
+"""Train a segmenter: ``python train.py dataset_name=CUB [key=value ...]``; every key is in conf/train.yaml."""
 
 from lightning.fabric import seed_everything
 from omegaconf import DictConfig, OmegaConf
@@ -7,10 +7,9 @@ import datasets
 from datasets.loader import train_batches
 from datasets.views import make_views
 from evaluation.held_out import HeldOut
-from evaluation.labellers import CheckpointLabeller
 from evaluation.report import part_picture, print_table
 from evaluation.run import examples
-from models import build_method
+from models import build_method, own_loss_weights
 from utils import app, checkpoints
 from utils.devices import build_fabric
 from utils.errors import UserError
@@ -28,6 +27,7 @@ def train(config: DictConfig) -> None:
     training_set = datasets.build(config.dataset_name, config.dataset, config.dataset_root, "train", "training")
     held_out = HeldOut.of(config)
     method = build_method(config)
+    config.loss_weights = own_loss_weights(config.loss_weights, method.loss_names)
     optimizer = build_optimizer(
         method.parameter_groups(config.optimizer.lr, config.optimizer.head_multiplier), config.optimizer
     )
@@ -43,7 +43,7 @@ def train(config: DictConfig) -> None:
         run = RunDirectory.resume(config)
 
     segmenter = method.segmenter
-    labeller = CheckpointLabeller(segmenter)
+    labeller = held_out.labeller(segmenter)
     method, optimizer = fabric.setup(method, optimizer)
     method.train()
     batches = train_batches(
@@ -77,7 +77,7 @@ def train(config: DictConfig) -> None:
             result = held_out.evaluate(labeller, fabric.device)
             logger.log_evaluation(done, result.metrics)
             if result.pictures:
-                logger.log_pictures(done, {"held_out_parts": part_picture(result.pictures)})
+                logger.log_pictures(done, {f"held_out_{held_out.task}": part_picture(result.pictures, held_out.task)})
             print_table({f"after {done} steps": result.metrics})
 
         for note in training_set.notes:
@@ -90,7 +90,7 @@ def train(config: DictConfig) -> None:
                 # Two jitters of each crop, one of them to be warped.
                 views = make_views(batch.to(fabric.device), config.augmentation, config.seed)
 
-                # Two forward passes of the segmenter, features without gradient, four losses.
+                # Of the paper's method: two forward passes, features without gradient, four losses.
                 losses = method(views)
                 total = sum(config.loss_weights[name] * loss for name, loss in losses.items())
 
@@ -114,7 +114,8 @@ def train(config: DictConfig) -> None:
                     scalars = {name: loss.detach() for name, loss in losses.items()}
                     logger.log(done, scalars | {"total": total.detach(), "learning_rate": rate, "gradient_norm": norm})
                 if config.logging.image_every and due(config.logging.image_every):
-                    logger.log_pictures(done, {"training_parts": part_picture(examples(labeller, batch))})
+                    picture = part_picture(examples(labeller, batch), held_out.task)
+                    logger.log_pictures(done, {f"training_{held_out.task}": picture})
                 if due(config.checkpointing.every):
                     save()
                 if due(config.evaluation.every):

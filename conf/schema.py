@@ -37,14 +37,6 @@ PASCAL_CATEGORIES = (
 
 
 @dataclass
-class LossWeights:
-    feature: float = _number(low=0)
-    contrastive: float = _number(low=0)
-    visual: float = _number(low=0)
-    equivariance: float = _number(low=0)
-
-
-@dataclass
 class Drawing:
     num_train: int = _number(low=1)
     num_test: int = _number(low=1)
@@ -88,11 +80,11 @@ class Perceptual:
 
 @dataclass
 class Method:
-    name: str = _choice("contrastive_reconstruction")
-    temperature: float = _number(above=0)
-    negatives: str = _choice("all_images", "other_images")
-    positives: str = _choice("uniform", "release")
-    equivariance: str = _choice("release", "paper")
+    name: str = _choice("contrastive_reconstruction", "foreground")
+    temperature: float | None = _optional(above=0, only="contrastive_reconstruction")
+    negatives: str | None = _optional(options=("all_images", "other_images"), only="contrastive_reconstruction")
+    positives: str | None = _optional(options=("uniform", "release"), only="contrastive_reconstruction")
+    equivariance: str | None = _optional(options=("release", "paper"), only="contrastive_reconstruction")
 
 
 @dataclass
@@ -169,7 +161,7 @@ class TrainConfig:
     output_dir: str | None = MISSING
     resume: str | None = MISSING
     debug: bool = MISSING
-    loss_weights: LossWeights = MISSING
+    loss_weights: dict[str, float] = _number(low=0)
     dataset: Dataset = MISSING
     segmenter: Segmenter = MISSING
     perceptual: Perceptual = MISSING
@@ -251,7 +243,11 @@ def walk(schema: type, prefix: str = "") -> Iterator[tuple[str, Field]]:
 
 
 def _check(key: str, value: Any, rules: Any) -> None:
-    values = list(value.values()) if OmegaConf.is_dict(value) else list(value) if OmegaConf.is_list(value) else [value]
+    if OmegaConf.is_dict(value):
+        for name, one in value.items():
+            _check(f"{key}.{name}", one, rules)
+        return
+    values = list(value) if OmegaConf.is_list(value) else [value]
     if "length" in rules and len(values) != rules["length"]:
         raise UserError(f"{key} needs {rules['length']} values, not {len(values)}: {value}.")
     if rules.get("increasing") and values != sorted(values):

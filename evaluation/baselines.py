@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from evaluation.labellers import CheckpointLabeller, KMeansColours, KMeansFeatures, Labeller
-from models.methods import seeded_initialisation
+from models.initialisation import seeded_initialisation
 from models.perceptual import PerceptualNetwork
 from models.segmenter import build_segmenter
 

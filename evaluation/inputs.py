@@ -29,6 +29,8 @@ class EvalDataset(Protocol):
 
     def __getitem__(self, index: int) -> Sample: ...
 
+    def sample_name(self, index: int) -> str: ...
+
     def test_crop(self, sample: Sample, size: int) -> Sample: ...
 
     def part_views(self, options: PartViewOptions) -> list[PartView]: ...
@@ -48,6 +50,7 @@ class EvalInput:
         keypoints: (P, 3) float, columns x, y, visible, in pixels; a point at x lies in the pixel round(x - 0.5).
         box: (x, y, width, height) float, the object's box in pixels, or None.
         part_map: (h, w) uint8, 0 is background, 1.. are the annotated parts, or None.
+        predicted: (h, w) uint8, what a label map made elsewhere says of these pixels, or None.
         place: the sample's index in its split, set by the runner.
     """
 
@@ -60,6 +63,7 @@ class EvalInput:
     keypoints: np.ndarray | None = None
     box: np.ndarray | None = None
     part_map: np.ndarray | None = None
+    predicted: np.ndarray | None = None
     place: int = 0
 
 

@@ -48,29 +48,36 @@ class KeypointProtocol:
         self.held_out: list[Located] = []
         self.notes: list[str] = []
 
-    def inputs(self, sample: Sample, fitted: bool) -> list[EvalInput]:
+    def inputs(self, sample: Sample, fitted: bool, predicted: np.ndarray | None = None) -> list[EvalInput]:
         """The whole picture and, of a held-out sample, the picture cut to its box.
 
         The box is cut at the integer parts of its file's numbers (one-based corner, width, height) and at the
         picture's border. The shorter side is resized to ``size``, the longer one to its integer part, by PIL,
         bilinear; the mask as an 8-bit picture of 0 and 1, which rounds it. Borders are cut evenly, the smaller half
         left and top, so that both sides are multiples of 16. Keypoints and box are those of the file (one-based),
-        times size / shorter side, minus the cut border.
+        times size / shorter side, minus the cut border. ``predicted`` (H, W) uint8, a label map of the whole picture
+        made elsewhere, is cut and resized likewise, but takes the nearest pixel.
         """
         if sample.box is None or sample.keypoints is None:
             raise UserError(f"{sample.name} has no box or no keypoints: the keypoint protocol needs both.")
         corner = sample.box[:2] + 1
         extent = sample.box[2:] - sample.box[:2] + 1
         height, width = sample.foreground.shape
-        whole = self._input(sample, (0, 0, width, height), fitted, "whole", origin=np.zeros(2))
+        whole = self._input(sample, (0, 0, width, height), fitted, "whole", np.zeros(2), predicted)
         if fitted:
             return [whole]
         left, top = np.clip(corner.astype(int), 0, [width - 1, height - 1])
         right, bottom = np.clip(corner.astype(int) + extent.astype(int), [left + 1, top + 1], [width, height])
-        return [whole, self._input(sample, (left, top, right, bottom), fitted, "box", origin=corner)]
+        return [whole, self._input(sample, (left, top, right, bottom), fitted, "box", corner, predicted)]
 
     def _input(
-        self, sample: Sample, cut: tuple[int, int, int, int], fitted: bool, view: str, origin: np.ndarray
+        self,
+        sample: Sample,
+        cut: tuple[int, int, int, int],
+        fitted: bool,
+        view: str,
+        origin: np.ndarray,
+        predicted: np.ndarray | None,
     ) -> EvalInput:
         left, top, right, bottom = cut
         shorter = min(right - left, bottom - top)
@@ -80,8 +87,8 @@ class KeypointProtocol:
         columns = slice(border[0], border[0] + width // MULTIPLE * MULTIPLE)
         rows = slice(border[1], border[1] + height // MULTIPLE * MULTIPLE)
 
-        def resized(picture: np.ndarray) -> np.ndarray:
-            small = Image.fromarray(picture[top:bottom, left:right]).resize((width, height), Image.Resampling.BILINEAR)
+        def resized(picture: np.ndarray, resampling: Image.Resampling = Image.Resampling.BILINEAR) -> np.ndarray:
+            small = Image.fromarray(picture[top:bottom, left:right]).resize((width, height), resampling)
             return np.asarray(small)[rows, columns]
 
         keypoints = sample.keypoints.astype(float)
@@ -97,6 +104,7 @@ class KeypointProtocol:
             view=view,
             keypoints=keypoints,
             box=np.concatenate([corner, extent]),
+            predicted=None if predicted is None else resized(predicted, Image.Resampling.NEAREST),
         )
 
     def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:

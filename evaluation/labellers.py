@@ -62,6 +62,23 @@ class CheckpointLabeller:
             self.segmenter.train(training)
 
 
+class ForegroundLabeller(CheckpointLabeller):
+    """The foreground logit of a segmenter after that of the background, which is 0: softmax is the logistic function.
+
+    The object is the only part.
+    """
+
+    has_background = True
+
+    def scores(self, images: Tensor, foreground: Tensor) -> Tensor:
+        logits = super().scores(images, foreground)
+        return torch.cat([torch.zeros_like(logits), logits], dim=1)
+
+
+# What a segmenter finds -> what scores it.
+LABELLERS = {"parts": CheckpointLabeller, "foreground": ForegroundLabeller}
+
+
 class _KMeans:
     """k-means on a description of foreground cells; scores are negative squared distances to the centres.
 

@@ -1,5 +1,6 @@
 """The protocol for data sets with part maps: every pixel of the views that the data set declares is compared."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,8 @@ class PartMapProtocol:
         label_maps: Path | None = None,
     ) -> None:
         self.views: dict[str, PartView] = {view.name: view for view in dataset.part_views(options)}
+        # Predicted maps are brought to a view as the true ones, but without the labels that a bilinear resize invents.
+        self.views_of_predicted = {view.name: view for view in dataset.part_views(replace(options, labels="nearest"))}
         self.has_background = has_background
         self.num_true = len(dataset.part_names) + 1
         compared = {one for view in self.views.values() for one in _compared(view)}
@@ -97,8 +100,11 @@ class PartMapProtocol:
         """The view that a figure of examples shows."""
         return next(iter(self.views))
 
-    def inputs(self, sample: Sample, fitted: bool) -> list[EvalInput]:
+    def inputs(self, sample: Sample, fitted: bool, predicted: np.ndarray | None = None) -> list[EvalInput]:
         """The views of a held-out sample; nothing of a training sample, since nothing is fitted.
+
+        Args:
+            predicted: (H, W) uint8, a label map of the whole picture made elsewhere.
 
         Raises:
             UserError: the sample has no part map, or one with labels that the data set does not name.
@@ -107,7 +113,12 @@ class PartMapProtocol:
             return []
         if sample.part_map is None or sample.part_map.max() >= self.num_true:
             raise UserError(f"{sample.name} has no part map, or one with labels above {self.num_true - 1}.")
-        return [sample_input(view.prepare(sample), name) for name, view in self.views.items()]
+        inputs = [sample_input(view.prepare(sample), name) for name, view in self.views.items()]
+        if predicted is not None:
+            for one in inputs:
+                view = self.views_of_predicted[one.view]
+                one.predicted = view.prepare(replace(sample, part_map=predicted)).part_map
+        return inputs
 
     def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
         """Count a batch of one view; ``scores`` (N, K [+ 1], h', w') are those of its images.

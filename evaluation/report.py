@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -16,6 +16,7 @@ from evaluation.palette import colours
 from evaluation.run import Example
 
 _CELL, _GAP, _CAPTION = 160, 6, 26  # pixels
+_FOUND = {"parts": "discovered parts", "foreground": "predicted mask"}  # caption by task
 
 
 def print_table(results: Mapping[str, Mapping[str, float]], console: Console | None = None) -> None:
@@ -40,7 +41,7 @@ def write_metrics(path: Path, metrics: Mapping[str, float], provenance: Mapping[
     path.write_text(json.dumps({**metrics, "produced_by": provenance}, indent=1, allow_nan=False) + "\n")
 
 
-def part_picture(examples: Sequence[Example]) -> np.ndarray:
+def part_picture(examples: Sequence[Example], task: Literal["parts", "foreground"] = "parts") -> np.ndarray:
     """A figure of pictures above their discovered parts and what is known: true parts, keypoints or the foreground.
 
     With part maps each discovered part takes the colour of the true part that it matches best over these examples
@@ -48,6 +49,7 @@ def part_picture(examples: Sequence[Example]) -> np.ndarray:
 
     Args:
         examples: at least one.
+        task: what was found; of a foreground network the parts are its mask.
 
     Returns:
         (H, W, 3) uint8, RGB; a column for each example.
@@ -55,7 +57,7 @@ def part_picture(examples: Sequence[Example]) -> np.ndarray:
     recolouring = _matching_colours(examples)
     rows = {
         "image": [one.shown.image for one in examples],
-        "discovered parts": [_painted(one.shown.image, one.predicted, recolouring) for one in examples],
+        _FOUND[task]: [_painted(one.shown.image, one.predicted, recolouring) for one in examples],
     }
     if all(one.shown.part_map is not None for one in examples):
         rows["true parts"] = [_painted(one.shown.image, one.shown.part_map) for one in examples]

@@ -1,6 +1,6 @@
 """One pass over the images: inputs from the loader's workers, scores from the labeller, numbers from the protocols."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from datasets.batch import EvalBatch, TrainBatch
 from datasets.part_views import PartViewOptions
 from datasets.sample import Sample
+from evaluation.foreground import ForegroundProtocol
 from evaluation.inputs import EvalDataset, EvalInput, batches_of_equal_shape
 from evaluation.keypoints import KeypointProtocol
 from evaluation.labellers import Labeller
@@ -73,6 +74,7 @@ def evaluate(
     test_set: EvalDataset,
     fit_set: EvalDataset | None,
     *,
+    task: Literal["parts", "foreground"] = "parts",
     image_size: int,
     size: int = 256,
     label_resize: Literal["bilinear", "nearest"] = "bilinear",
@@ -88,15 +90,16 @@ def evaluate(
     Each file is decoded once, in the workers, and each network input goes through the labeller once. (A labeller
     that has to be fitted reads the training crops once before.) Where the data set has part maps, FG-NMI, FG-ARI, NMI
     and ARI are over their pixels, and those over keypoints are called ``FG-NMI (keypoints)`` and so on. Where it has
-    neither, the result is pictures, and a note that says so. The figures do not depend on ``num_workers``;
-    ``batch_size`` changes them by rounding only.
+    neither, the result is pictures, and a note that says so. A foreground network is compared with the masks instead.
+    The figures do not depend on ``num_workers``; ``batch_size`` changes them by rounding only.
 
     Args:
         labeller: on ``device``.
         test_set: the held-out split.
         fit_set: the training split with the masks of the evaluation, for the keypoint regression and for labellers
             that are fitted; None leaves the keypoint error out.
-        image_size: side of the test crops, pixels (part maps; what labellers are fitted on).
+        task: what the labeller finds.
+        image_size: side of the test crops, pixels (part maps; masks; what labellers are fitted on).
         size: of whole pictures, pixels; in the keypoint protocol the shorter side.
         label_resize: how part maps of whole pictures are resized; see ``datasets.part_views``.
         batch_size: the most inputs that go through the labeller at once.
@@ -109,7 +112,9 @@ def evaluate(
         UserError: a file cannot be read, or there is nothing to fit.
     """
     protocols = {}
-    if test_set.part_names is not None:
+    if task == "foreground":
+        protocols["foreground"] = ForegroundProtocol(test_set, image_size)
+    if task == "parts" and test_set.part_names is not None:
         protocols["part maps"] = PartMapProtocol(
             test_set,
             labeller.num_parts,
@@ -117,7 +122,7 @@ def evaluate(
             has_background=labeller.has_background,
             label_maps=label_maps,
         )
-    if test_set.keypoint_names:
+    if task == "parts" and test_set.keypoint_names:
         protocols["keypoints"] = KeypointProtocol(
             len(test_set.keypoint_names), labeller.num_parts, size=size, has_background=labeller.has_background
         )
@@ -133,17 +138,21 @@ def evaluate(
         labeller.fit(batch.to(device) for _, batch in batches_of_equal_shape(loaded, batch_size))
 
     pictured = set(np.linspace(0, len(test_set) - 1, num_pictures).round().astype(int).tolist())
-    pictured_view = protocols["part maps"].shown_view if "part maps" in protocols else "box" if annotated else "crop"
-    splits = [_Inputs(test_set, protocols, fitted=False)]
+    pictured_view = "box" if "keypoints" in protocols else "crop"
+    if "part maps" in protocols:
+        pictured_view = protocols["part maps"].shown_view
+    reader = getattr(labeller, "label_map", None)
+    splits = [_Inputs(test_set, protocols, fitted=False, reader=reader)]
     if not annotated:
         splits = [Subset(splits[0], sorted(pictured))]
     if fit_set is not None and "keypoints" in protocols:
-        splits.append(_Inputs(fit_set, protocols, fitted=True))
+        splits.append(_Inputs(fit_set, protocols, fitted=True, reader=reader))
     loaded = _load(ConcatDataset(splits), num_workers, "evaluating", progress)
     result = Result()
     for key, batch in batches_of_equal_shape(loaded, batch_size):
         batch = batch.to(device)
-        probabilities = protocols[key].update(batch, labeller.scores(batch.images, batch.foreground))
+        given = () if reader is None else (_predicted(batch).to(device),)
+        probabilities = protocols[key].update(batch, labeller.scores(batch.images, batch.foreground, *given))
         for one, probability in zip(batch.inputs, probabilities, strict=True):
             if one.view == pictured_view and one.place in pictured:
                 predicted = probability.argmax(0).to(torch.uint8).cpu().numpy()
@@ -158,6 +167,10 @@ def evaluate(
     return result
 
 
+def _predicted(batch: EvalBatch) -> Tensor:
+    return torch.from_numpy(np.stack([one.predicted for one in batch.inputs]))
+
+
 @dataclass
 class _Crops:
     """Test crops without anything to compare: what labellers are fitted on, and what can be seen of a bare data set."""
@@ -166,8 +179,11 @@ class _Crops:
     image_size: int
     has_background: bool
 
-    def inputs(self, sample: Sample, fitted: bool) -> list[EvalInput]:
-        return [sample_input(self.dataset.test_crop(sample, self.image_size), "crop")]
+    def inputs(self, sample: Sample, fitted: bool, predicted: np.ndarray | None = None) -> list[EvalInput]:
+        crop = sample_input(self.dataset.test_crop(sample, self.image_size), "crop")
+        if predicted is not None:
+            crop.predicted = self.dataset.test_crop(replace(sample, part_map=predicted), self.image_size).part_map
+        return [crop]
 
     def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
         return part_probabilities(upsample(scores, batch.images.shape[-2:]), batch.foreground, self.has_background)
@@ -188,8 +204,9 @@ class _Inputs(Dataset):
     """Each sample of a split as the inputs of all protocols, in the worker that decodes its files."""
 
     dataset: EvalDataset
-    protocols: dict[str, KeypointProtocol | PartMapProtocol | _Crops]
+    protocols: dict[str, KeypointProtocol | PartMapProtocol | ForegroundProtocol | _Crops]
     fitted: bool
+    reader: Callable[[Sample], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -197,10 +214,11 @@ class _Inputs(Dataset):
     def __getitem__(self, index: int) -> list[tuple[str, EvalInput]] | UserError:
         try:
             sample = self.dataset[index]
+            predicted = () if self.reader is None else (self.reader(sample),)
             return [
                 (key, replace(one, place=index))
                 for key, protocol in self.protocols.items()
-                for one in protocol.inputs(sample, self.fitted)
+                for one in protocol.inputs(sample, self.fitted, *predicted)
             ]
         except UserError as error:
             # Raised here, it would reach the user wrapped in the worker's traceback.

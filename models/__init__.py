@@ -1,7 +1,8 @@
 """Networks: part logits from images, perceptual features from images, the reading of weights, and the methods."""
 
 from models.checkpoint import load_segmenter
-from models.methods import build_method, seeded_initialisation
+from models.initialisation import seeded_initialisation
+from models.methods import build_method, own_loss_weights, task_of
 from models.perceptual import PerceptualNetwork
 from models.segmenter import Segmenter, build_segmenter
 
@@ -11,5 +12,7 @@ __all__ = [
     "build_method",
     "build_segmenter",
     "load_segmenter",
+    "own_loss_weights",
     "seeded_initialisation",
+    "task_of",
 ]

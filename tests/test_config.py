@@ -84,7 +84,7 @@ def test_no_value_is_given_in_the_schema():
         ("device=gpu", "device must be one of auto, cpu, cuda, not 'gpu'"),
         ("dataset.eval_mask=truth", "dataset.eval_mask must be one of gt, supervised, unsupervised"),
         ("evaluation.baselines=[untrained,magic]", "evaluation.baselines must be one of .* not 'magic'"),
-        ("+perceptual.layers.relu1_1=-1", "perceptual.layers must be greater than 0"),
+        ("+perceptual.layers.relu1_1=-1", "perceptual.layers.relu1_1 must be greater than 0"),
         ("num_steps=200000", "larger than optimizer.poly_steps"),
         ("optimizer.momentum=null", "optimizer.momentum is required"),
         ("~segmenter", "segmenter is required"),

@@ -9,14 +9,14 @@ from torch import nn
 from evaluation import labellers
 from evaluation.inputs import batch
 from evaluation.labellers import CheckpointLabeller, KMeansColours, KMeansFeatures
-from evaluation.part_maps import crop_input
+from evaluation.part_maps import sample_input
 from tests.quadrants import draw_split
 from utils.errors import UserError
 
 
 def training_batches(count=4, size=32):
     split = draw_split("training", count)
-    return [batch([crop_input(split.test_crop(sample, size))]) for sample in split.samples]
+    return [batch([sample_input(split.test_crop(sample, size), "crop")]) for sample in split.samples]
 
 
 class TinySegmenter(nn.Module):

@@ -1,49 +1,53 @@
-"""A method knows networks and losses: its forward takes views and returns named scalar losses."""
+"""Methods. A method knows networks and losses: its forward takes views and returns named scalar losses.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+It is a module with the class attributes ``task`` (what its ``segmenter`` finds: ``"parts"`` or ``"foreground"``) and
+``loss_names``, a class method ``from_config`` and ``parameter_groups(lr, head_multiplier)``.
+"""
+
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
-
-from losses import draw_positives
 from models.methods.contrastive_reconstruction import ContrastiveReconstruction
-from models.perceptual import PerceptualNetwork
-from models.segmenter import build_segmenter
+from models.methods.foreground import Foreground
 from utils.errors import UserError
-from utils.seeding import generator
+
+METHODS = {"contrastive_reconstruction": ContrastiveReconstruction, "foreground": Foreground}
 
 
-@contextmanager
-def seeded_initialisation(seed: int, network: str) -> Iterator[None]:
-    """Within, new weights of ``network`` are a function of the seed alone, whatever was drawn before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator(seed, f"weights of the {network}").integers(2**62)))
-        yield
-
-
-def build_contrastive_reconstruction(cfg: Any) -> ContrastiveReconstruction:
-    """The paper's method from the whole config."""
-    try:
-        draw_positives(cfg.batch_size, cfg.num_parts, generator(cfg.seed, "check"), cfg.method.positives)
-    except ValueError as error:
-        raise UserError(f"batch_size={cfg.batch_size}, method.positives={cfg.method.positives}: {error}.") from error
-    with seeded_initialisation(cfg.seed, "segmenter"):
-        segmenter = build_segmenter(cfg.segmenter, cfg.num_parts)
-    with seeded_initialisation(cfg.seed, "perceptual network"):
-        perceptual = PerceptualNetwork(cfg.perceptual)
-    return ContrastiveReconstruction(segmenter, perceptual, cfg.method, cfg.seed)
-
-
-METHODS = {"contrastive_reconstruction": build_contrastive_reconstruction}
-
-
-def build_method(cfg: Any) -> ContrastiveReconstruction:
+def build_method(cfg: Any) -> ContrastiveReconstruction | Foreground:
     """The method ``cfg.method.name`` with its networks, on the CPU, in train mode.
 
     Raises:
         UserError: unknown method, a batch too small for it, or weights that cannot be had.
     """
-    if cfg.method.name not in METHODS:
-        raise UserError(f"method.name={cfg.method.name}: known are {', '.join(METHODS)}.")
-    return METHODS[cfg.method.name](cfg)
+    _require_known(cfg.method.name)
+    return METHODS[cfg.method.name].from_config(cfg)
+
+
+def task_of(name: str) -> str:
+    """What the method ``name`` trains a segmenter to find: ``"parts"`` or ``"foreground"``.
+
+    Raises:
+        UserError: unknown method.
+    """
+    _require_known(name)
+    return METHODS[name].task
+
+
+def own_loss_weights(given: Mapping[str, float], loss_names: Iterable[str]) -> dict[str, float]:
+    """The weights of a method's own losses. Others may be given: data set files bring those of the paper's method.
+
+    Raises:
+        UserError: a loss of the method has no weight, or a weight is of no method's loss.
+    """
+    known = {name for method in METHODS.values() for name in method.loss_names}
+    if foreign := [name for name in given if name not in known]:
+        raise UserError(f"loss_weights.{foreign[0]}: no method has such a loss; there are {', '.join(sorted(known))}.")
+    if missing := [name for name in loss_names if name not in given]:
+        raise UserError(f"loss_weights.{missing[0]} is required by the method: give +loss_weights.{missing[0]}=VALUE.")
+    return {name: given[name] for name in loss_names}
+
+
+def _require_known(name: str) -> None:
+    if name not in METHODS:
+        raise UserError(f"method.name={name}: known are {', '.join(METHODS)}.")

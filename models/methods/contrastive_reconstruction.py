@@ -1,6 +1,6 @@
 """The paper's method: one segmenter, frozen perceptual features, four losses."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,8 +13,10 @@ from losses import (
     part_descriptors,
     visual_consistency_loss,
 )
+from models.initialisation import seeded_initialisation
 from models.perceptual import PerceptualNetwork
-from models.segmenter import Segmenter
+from models.segmenter import Segmenter, build_segmenter
+from utils.errors import UserError
 from utils.seeding import generator
 
 
@@ -29,12 +31,33 @@ class ContrastiveReconstruction(nn.Module):
         seed: the run's seed; positives are a function of it and of the step.
     """
 
+    task = "parts"
+    loss_names = ("feature", "contrastive", "visual", "equivariance")
+
     def __init__(self, segmenter: Segmenter, perceptual: PerceptualNetwork, config: Any, seed: int) -> None:
         super().__init__()
         self.segmenter = segmenter
         self.perceptual = perceptual
         self.config = config
         self.seed = seed
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> Self:
+        """From the whole config.
+
+        Raises:
+            UserError: the batch is too small for the draw of positives, or weights cannot be had.
+        """
+        try:
+            draw_positives(cfg.batch_size, cfg.num_parts, generator(cfg.seed, "check"), cfg.method.positives)
+        except ValueError as error:
+            values = f"batch_size={cfg.batch_size}, method.positives={cfg.method.positives}"
+            raise UserError(f"{values}: {error}.") from error
+        with seeded_initialisation(cfg.seed, "segmenter"):
+            segmenter = build_segmenter(cfg.segmenter, cfg.num_parts)
+        with seeded_initialisation(cfg.seed, "perceptual network"):
+            perceptual = PerceptualNetwork(cfg.perceptual)
+        return cls(segmenter, perceptual, cfg.method, cfg.seed)
 
     def forward(self, views: Any) -> dict[str, Tensor]:
         """The four losses, unweighted, of a batch of views.

@@ -21,7 +21,7 @@ from datasets.files import (
     read_picture,
     read_rows,
 )
-from datasets.sample import Sample
+from datasets.sample import Purpose, Sample
 from utils.errors import UserError
 
 # Mask choice -> folder, and which pixel values are the object.
@@ -62,7 +62,7 @@ class CUB(BoxCrops):
         self,
         root: Path | str,
         split: Literal["train", "test"],
-        mask: Literal["gt", "supervised", "unsupervised"],
+        mask: Literal["gt", "supervised", "unsupervised"] | None,
         *,
         box_padding: float,
         box_jitter: float,
@@ -74,7 +74,8 @@ class CUB(BoxCrops):
         Args:
             root: the folder that holds ``CUB_200_2011/`` and the folders of predicted masks.
             split: of ``train_test_split.txt``.
-            mask: ``segmentations/`` of CUB, ``supervisedlabels/`` or ``pseudolabels/``.
+            mask: ``segmentations/`` of CUB, ``supervisedlabels/`` or ``pseudolabels/``; None reads none and takes the
+                whole picture.
             box_padding, box_jitter, flip_probability: of the crops, see ``BoxCrops``.
             use_cleaned_list: where it is present.
 
@@ -104,14 +105,12 @@ class CUB(BoxCrops):
             raise UserError(f"{self._base / 'train_test_split.txt'} has no picture of the {split} split. {HELP}")
 
     @classmethod
-    def from_config(
-        cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Literal["training", "evaluation"]
-    ) -> Self:
+    def from_config(cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Purpose) -> Self:
         """See ``datasets.build``."""
         return cls(
             dataset_root / node.folder,
             split,
-            node.train_mask if purpose == "training" else node.eval_mask,
+            {"training": node.train_mask, "evaluation": node.eval_mask, "prediction": None}[purpose],
             box_padding=node.box_padding,
             box_jitter=node.box_jitter,
             flip_probability=node.flip_probability,
@@ -129,8 +128,8 @@ class CUB(BoxCrops):
         missing += [] if (self._base / "images").is_dir() else ["images/"]
         if missing:
             raise UserError(f"{self.name}: missing {', '.join(missing)}; looked in {self._base}. {HELP}")
-        folder = self._root / MASKS[self._mask][0]
-        if not folder.is_dir():
+        folder = None if self._mask is None else self._root / MASKS[self._mask][0]
+        if folder is not None and not folder.is_dir():
             others = [choice for choice, (name, _) in MASKS.items() if (self._root / name).is_dir()]
             present = f"masks on disk: {', '.join(others)}" if others else "no other masks are on disk"
             raise UserError(f"{self.name}: no folder {folder} for {self._mask} masks; {present}. {HELP}")
@@ -201,49 +200,57 @@ class CUB(BoxCrops):
         Raises:
             UserError: a file is missing or broken, or a mask has another size than its picture.
         """
-        image_id = self._ids[index]
-        name = self._paths[image_id]
+        image_id, name = self._ids[index], self.sample_name(index)
         path = self._base / "images" / name
         image = read_picture(path)
         part_map = None
         if self.part_names is not None:
-            part_map = self._read_labels(self._root / "part_maps" / name, path, image)
+            part_map_path = (self._root / "part_maps" / name).with_suffix(".png")
+            part_map = read_label_map(part_map_path, path, image)
             if part_map.max() > len(self.part_names):
                 raise UserError(
-                    f"{(self._root / 'part_maps' / name).with_suffix('.png')} has a label {part_map.max()}, "
+                    f"{part_map_path} has a label {part_map.max()}, "
                     f"but part_maps/parts.txt has {len(self.part_names)} parts. {HELP}"
                 )
         return Sample(
             name=name,
             path=path,
             image=image,
-            foreground=self._foreground(name, path, image),
+            foreground=self._foreground(index, path, image),
             label=self._labels[image_id],
             box=self._boxes[image_id].copy(),
             keypoints=self._keypoints[image_id].copy(),
             part_map=part_map,
         )
 
-    def _foreground(self, name: str, path: Path, image: np.ndarray) -> np.ndarray:
-        cleaned = self._cleaned.get(name) if self._mask == "gt" else None
+    def _foreground(self, index: int, path: Path, image: np.ndarray) -> np.ndarray:
+        cleaned = self._cleaned.get(self.sample_name(index)) if self._mask == "gt" else None
         if cleaned is not None:
             check_size("the cleaned list's mask", cleaned.shape, path, image)
             count = cleaned.shape[0] * cleaned.shape[1]
             return np.unpackbits(cleaned.mask, count=count).reshape(cleaned.shape)
-        folder, is_object = MASKS[self._mask]
-        return is_object(self._read_labels(self._root / folder / name, path, image)).astype(np.uint8)
-
-    @staticmethod
-    def _read_labels(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
-        return read_label_map(path.with_suffix(".png"), picture_path, image)
+        if self._mask is None:
+            return np.ones(image.shape[:2], np.uint8)
+        _, is_object = MASKS[self._mask]
+        return is_object(read_label_map(self.mask_path(index, self._mask), path, image)).astype(np.uint8)
 
     def files(self, index: int) -> list[Path]:
         """Every file that sample ``index`` is read from."""
-        name = self._paths[self._ids[index]]
-        folders = [] if self.part_names is None else [self._root / "part_maps"]
-        if self._mask != "gt" or name not in self._cleaned:
-            folders.append(self._root / MASKS[self._mask][0])
-        return [self._base / "images" / name, *((folder / name).with_suffix(".png") for folder in folders)]
+        name = self.sample_name(index)
+        files = [self._base / "images" / name]
+        if self.part_names is not None:
+            files.append((self._root / "part_maps" / name).with_suffix(".png"))
+        if self._mask is not None and not (self._mask == "gt" and name in self._cleaned):
+            files.append(self.mask_path(index, self._mask))
+        return files
+
+    def sample_name(self, index: int) -> str:
+        """The name of sample ``index``, without reading it."""
+        return self._paths[self._ids[index]]
+
+    def mask_path(self, index: int, mask: Literal["gt", "supervised", "unsupervised"]) -> Path:
+        """Where the mask of sample ``index`` is read from, and a predicted one is to be written to."""
+        return (self._root / MASKS[mask][0] / self.sample_name(index)).with_suffix(".png")
 
 
 def _read_cleaned(image: Any) -> _CleanedImage:

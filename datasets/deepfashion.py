@@ -11,7 +11,7 @@ import numpy as np
 from datasets import crops
 from datasets.files import HELP, UnreadableFile, check_size, read_label_map, read_picture
 from datasets.part_views import PartView, PartViewOptions
-from datasets.sample import Sample
+from datasets.sample import Purpose, Sample
 from utils.errors import UserError
 
 # Lists of DeepFashion_segmentation_*.json that make a split.
@@ -81,18 +81,17 @@ class DeepFashion:
         self.notes = [f"{self.name}: {len(self):,} pictures, the {split} split ({' and '.join(LISTS[split])})."]
 
     @classmethod
-    def from_config(
-        cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Literal["training", "evaluation"]
-    ) -> Self:
+    def from_config(cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Purpose) -> Self:
         """See ``datasets.build``.
 
         Predicted masks are published for the test split alone, so what an evaluation fits (k-means) is fitted with the
         masks of the training.
         """
+        of_training = purpose == "training" or split == "train"
         return cls(
             dataset_root / node.folder,
             split,
-            node.train_mask if purpose == "training" or split == "train" else node.eval_mask,
+            "gt" if purpose == "prediction" else node.train_mask if of_training else node.eval_mask,
             crop_area=tuple(node.crop_area),
             crop_aspect=tuple(node.crop_aspect),
             flip_probability=node.flip_probability,
@@ -119,8 +118,16 @@ class DeepFashion:
         path = self._base / self._names[index]
         files = [path, path.with_name(f"{path.stem}_segment.png")]
         if self._mask in MASKS:
-            files.append(self._root / MASKS[self._mask] / f"{self._names[index]}.png")
+            files.append(self.mask_path(index, self._mask))
         return files
+
+    def sample_name(self, index: int) -> str:
+        """The name of sample ``index``, without reading it."""
+        return self._names[index]
+
+    def mask_path(self, index: int, mask: Literal["supervised", "unsupervised"]) -> Path:
+        """Where a predicted mask of sample ``index`` is read from, and is to be written to."""
+        return self._root / MASKS[mask] / f"{self.sample_name(index)}.png"
 
     def __getitem__(self, index: int) -> Sample:
         """Read one picture with its annotation.

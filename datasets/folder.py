@@ -12,7 +12,7 @@ import numpy as np
 from datasets.box_crops import BoxCrops
 from datasets.crops import mirrored_indices
 from datasets.files import HELP, MissingFile, coordinate, flag, read_label_map, read_names, read_picture
-from datasets.sample import Sample
+from datasets.sample import Purpose, Sample
 from utils.errors import UserError
 
 MASKS = {"gt": "masks", "supervised": "supervisedlabels", "unsupervised": "pseudolabels"}
@@ -49,7 +49,7 @@ class Folder(BoxCrops):
         self,
         root: Path | str,
         split: Literal["train", "test"],
-        mask: Literal["gt", "supervised", "unsupervised"],
+        mask: Literal["gt", "supervised", "unsupervised"] | None,
         *,
         test_share: float,
         box_padding: float,
@@ -61,7 +61,8 @@ class Folder(BoxCrops):
         Args:
             root: the folder that holds ``images/``.
             split: see above.
-            mask: ``masks/``, or predicted ones in ``supervisedlabels/`` or ``pseudolabels/``.
+            mask: ``masks/``, or predicted ones in ``supervisedlabels/`` or ``pseudolabels/``; None reads none and takes
+                the whole picture.
             test_share: of the pictures that are held out where no list says which, in (0, 1).
             box_padding, box_jitter, flip_probability: of the crops, see ``BoxCrops``.
 
@@ -71,14 +72,9 @@ class Folder(BoxCrops):
         super().__init__(box_padding=box_padding, box_jitter=box_jitter, flip_probability=flip_probability)
         self.split = split
         self.notes: list[str] = []
-        self._root, self._mask_folder = Path(root), Path(root) / MASKS[mask]
-        self._pictures = _by_stem(self._root / "images")
-        if not self._mask_folder.is_dir():
-            others = [choice for choice, name in MASKS.items() if (self._root / name).is_dir()]
-            present = f"masks on disk: {', '.join(others)}" if others else "no other masks are on disk"
-            raise MissingFile(f"{self.name}: no folder {self._mask_folder} for {mask} masks; {present}. {HELP}")
-        self._masks = _by_stem(self._mask_folder)
-        self._check_masks()
+        self._root, self._mask = Path(root), mask
+        self._pictures = by_stem(self._root / "images")
+        self._masks = {} if mask is None else self._list_masks(self._root / MASKS[mask])
         held_out = self._held_out(test_share)
         self._stems = [stem for stem, is_test in held_out.items() if is_test == (split == "test")]
         if not self._stems:
@@ -87,7 +83,7 @@ class Folder(BoxCrops):
 
         self.part_names, self._part_maps = None, {}
         if (self._root / "parts").is_dir():
-            self._part_maps = _by_stem(self._root / "parts")
+            self._part_maps = by_stem(self._root / "parts")
             names = self._root / "parts/parts.txt"
             self.part_names = (
                 read_names(names) if names.is_file() else [f"part {label}" for label in range(1, MAX_LABEL + 1)]
@@ -98,29 +94,33 @@ class Folder(BoxCrops):
         self.mirrored_keypoints = mirrored_indices(self.keypoint_names)
 
     @classmethod
-    def from_config(
-        cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Literal["training", "evaluation"]
-    ) -> Self:
+    def from_config(cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Purpose) -> Self:
         """See ``datasets.build``."""
         return cls(
             dataset_root / node.folder,
             split,
-            node.train_mask if purpose == "training" else node.eval_mask,
+            {"training": node.train_mask, "evaluation": node.eval_mask, "prediction": None}[purpose],
             test_share=node.test_share,
             box_padding=node.box_padding,
             box_jitter=node.box_jitter,
             flip_probability=node.flip_probability,
         )
 
-    def _check_masks(self) -> None:
-        if self._masks.keys().isdisjoint(self._pictures):
-            mask, picture = (str(next(iter(found.values()), "none")) for found in (self._masks, self._pictures))
+    def _list_masks(self, folder: Path) -> dict[str, Path]:
+        if not folder.is_dir():
+            others = [choice for choice, name in MASKS.items() if (self._root / name).is_dir()]
+            present = f"masks on disk: {', '.join(others)}" if others else "no other masks are on disk"
+            raise MissingFile(f"{self.name}: no folder {folder} for {self._mask} masks; {present}. {HELP}")
+        masks = by_stem(folder)
+        if masks.keys().isdisjoint(self._pictures):
+            mask, picture = (str(next(iter(found.values()), "none")) for found in (masks, self._pictures))
             raise UserError(
-                f"No mask in {self._mask_folder} has the name of a picture. The first mask is {mask}, the first "
-                f"picture {picture}: give masks the names of their pictures, whatever the ending. {HELP}"
+                f"No mask in {folder} has the name of a picture. The first mask is {mask}, the first picture is "
+                f"{picture}: give masks the names of their pictures, whatever the ending. {HELP}"
             )
-        if spare := [stem for stem in self._masks if stem not in self._pictures]:
-            self.notes.append(f"{len(spare):,} masks in {self._mask_folder} have no picture: {_some(spare)}.")
+        if spare := [stem for stem in masks if stem not in self._pictures]:
+            self.notes.append(f"{len(spare):,} masks in {folder} have no picture: {_some(spare)}.")
+        return masks
 
     def _held_out(self, test_share: float) -> dict[str, bool]:
         """For each picture that is used whether it is held out."""
@@ -149,7 +149,7 @@ class Folder(BoxCrops):
         return set(listed)
 
     def _stem(self, name: str) -> str:
-        """What ``_by_stem`` calls a picture whose name a list has with or without its ending."""
+        """What ``by_stem`` calls a picture whose name a list has with or without its ending."""
         return name if name in self._pictures else _stem(Path(name))
 
     def _read_keypoints(self, held_out: Iterable[str]) -> None:
@@ -192,11 +192,21 @@ class Folder(BoxCrops):
     def files(self, index: int) -> list[Path]:
         """Every file that sample ``index`` is read from."""
         stem = self._stems[index]
-        part_map = self._part_map_path(stem)
-        return [self._pictures[stem], self._mask_path(stem), *([] if part_map is None else [part_map])]
+        files = [self._pictures[stem], self._part_map_path(stem)]
+        if self._mask is not None:
+            files.insert(1, self._mask_path(index))
+        return [path for path in files if path is not None]
 
-    def _mask_path(self, stem: str) -> Path:
-        return self._masks.get(stem, self._mask_folder / f"{stem}.png")
+    def sample_name(self, index: int) -> str:
+        """The name of sample ``index``, without reading it."""
+        return self._pictures[self._stems[index]].relative_to(self._root / "images").as_posix()
+
+    def mask_path(self, index: int, mask: Literal["supervised", "unsupervised"]) -> Path:
+        """Where a predicted mask of sample ``index`` is to be written to; one of any type is read."""
+        return self._root / MASKS[mask] / f"{self._stems[index]}.png"
+
+    def _mask_path(self, index: int) -> Path:
+        return self._masks.get(self._stems[index]) or self.mask_path(index, self._mask)
 
     def _part_map_path(self, stem: str) -> Path | None:
         if self.part_names is None or (self.split == "train" and stem not in self._part_maps):
@@ -212,24 +222,19 @@ class Folder(BoxCrops):
         stem = self._stems[index]
         path = self._pictures[stem]
         image = read_picture(path)
-        foreground = self._foreground(self._mask_path(stem), path, image)
+        foreground = np.ones(image.shape[:2], np.uint8)
+        if self._mask is not None:
+            foreground = read_mask(self._mask_path(index), path, image)
         keypoints = self._keypoints.get(stem)
         return Sample(
-            name=path.relative_to(self._root / "images").as_posix(),
+            name=self.sample_name(index),
             path=path,
             image=image,
             foreground=foreground,
-            box=_box(foreground),
+            box=mask_box(foreground),
             keypoints=None if keypoints is None else keypoints.copy(),
             part_map=self._part_map(self._part_map_path(stem), path, image),
         )
-
-    @staticmethod
-    def _foreground(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
-        values = read_label_map(path, picture_path, image)
-        # Around an object JPEG leaves values that are nearly, but not quite, 0.
-        threshold = 128 if path.suffix.lower() in (".jpg", ".jpeg") else 1
-        return (values >= threshold).astype(np.uint8)
 
     def _part_map(self, path: Path | None, picture_path: Path, image: np.ndarray) -> np.ndarray | None:
         if path is None:
@@ -243,14 +248,24 @@ class Folder(BoxCrops):
         return labels.astype(np.uint8)
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def read_mask(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
+    """(H, W) uint8, 1 where a mask of any common type is not 0; errors as of ``files.read_label_map``."""
+    values = read_label_map(path, picture_path, image)
+    # Around an object JPEG leaves values that are nearly, but not quite, 0.
+    threshold = 128 if path.suffix.lower() in (".jpg", ".jpeg") else 1
+    return (values >= threshold).astype(np.uint8)
+
+
+def by_stem(
+    folder: Path, advice: str = "Set dataset_root= to the folder that holds images/ and masks/."
+) -> dict[str, Path]:
     """The pictures in a folder and the folders in it, by their names in it without the ending, sorted.
 
     Raises:
         UserError: there is no such folder, or two files differ in their ending only.
     """
     if not folder.is_dir():
-        raise MissingFile(f"No folder {folder}. Set dataset_root= to the folder that holds images/ and masks/. {HELP}")
+        raise MissingFile(f"No folder {folder}. {advice} {HELP}")
     found: dict[str, Path] = {}
     for place, _, names in os.walk(folder, followlinks=True):
         for name in names:
@@ -272,7 +287,8 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def _box(foreground: np.ndarray) -> np.ndarray:
+def mask_box(foreground: np.ndarray) -> np.ndarray:
+    """(x0, y0, x1, y1) float, the tight box of a mask, inclusive; the whole picture where the mask is empty."""
     if not foreground.any():
         height, width = foreground.shape
         return np.array([0, 0, width - 1, height - 1], float)

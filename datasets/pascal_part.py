@@ -12,7 +12,7 @@ from scipy.io import loadmat
 from datasets.box_crops import BoxCrops
 from datasets.files import HELP, MissingFile, UnreadableFile, check_size, read_label_map, read_picture, read_rows
 from datasets.part_views import PartView, PartViewOptions
-from datasets.sample import Sample
+from datasets.sample import Purpose, Sample
 from utils.errors import UserError
 
 # In the order of the paper's table, which abbreviates three of them.
@@ -142,9 +142,7 @@ class PascalPart(BoxCrops):
         ]
 
     @classmethod
-    def from_config(
-        cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Literal["training", "evaluation"]
-    ) -> Self:
+    def from_config(cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Purpose) -> Self:
         """See ``datasets.build``.
 
         What an evaluation fits (k-means) is fitted with the masks of the training, so that predicted masks are needed
@@ -156,10 +154,11 @@ class PascalPart(BoxCrops):
         """
         if node.category is None:
             raise UserError(f"dataset_name=PP needs a category: give dataset.category={'|'.join(CATEGORIES)}.")
+        of_training = purpose == "training" or split == "train"
         dataset = cls(
             dataset_root / node.folder,
             split,
-            node.train_mask if purpose == "training" or split == "train" else node.eval_mask,
+            "gt" if purpose == "prediction" else node.train_mask if of_training else node.eval_mask,
             category=node.category,
             min_area=node.min_train_area if split == "train" else node.min_test_area,
             box_padding=node.box_padding,
@@ -218,7 +217,8 @@ class PascalPart(BoxCrops):
     def __len__(self) -> int:
         return len(self._objects)
 
-    def _name(self, index: int) -> str:
+    def sample_name(self, index: int) -> str:
+        """The name of sample ``index``, without reading it."""
         picture, annotated = self._objects[index]
         return f"{self.category}/{picture}_{annotated.index}"
 
@@ -227,8 +227,12 @@ class PascalPart(BoxCrops):
         picture, _ = self._objects[index]
         files = [self._root / "VOC2010/JPEGImages" / f"{picture}.jpg"]
         if self._mask in MASK_FOLDERS:
-            files.append(self._root / MASK_FOLDERS[self._mask] / f"{self._name(index)}.png")
+            files.append(self.mask_path(index, self._mask))
         return files
+
+    def mask_path(self, index: int, mask: Literal["supervised", "unsupervised"]) -> Path:
+        """Where a predicted mask of sample ``index`` is read from, and is to be written to."""
+        return self._root / MASK_FOLDERS[mask] / f"{self.sample_name(index)}.png"
 
     def __getitem__(self, index: int) -> Sample:
         """Read one object's picture, and its predicted mask if that is asked for.
@@ -243,7 +247,7 @@ class PascalPart(BoxCrops):
         check_size(str(self._annotation(picture)), part_map.shape, path, image)
         foreground = read_label_map(mask_path[0], path, image) if mask_path else part_map
         return Sample(
-            name=self._name(index),
+            name=self.sample_name(index),
             path=path,
             image=image,
             foreground=(foreground > 0).astype(np.uint8),

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+
+# What a data set is read for; see datasets.build.
+Purpose = Literal["training", "evaluation", "prediction"]
 
 
 @dataclass

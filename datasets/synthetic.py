@@ -21,17 +21,17 @@ from utils.seeding import generator
 
 PARTS = ("body", "head", "wing", "tail")
 
-# In the creature's own frame: it faces +x, y points down, and its body reaches one unit from the centre to either end.
+# In the creature's own frame: it faces +x, y points down, the body's centre is (0, 0) and the body about two units long.
 KEYPOINTS = {
-    "beak": (1.52, -0.42),
-    "crown": (1.12, -0.88),
-    "eye": (1.24, -0.52),
-    "throat": (0.88, 0.2),
-    "breast": (0.62, 0.42),
-    "belly": (0.0, 0.58),
-    "back": (0.0, -0.56),
-    "wing tip": (-0.62, 0.3),
-    "tail tip": (-1.95, -0.38),
+    "beak": (1.5, -0.42),
+    "crown": (1.0, -0.8),
+    "eye": (1.24, -0.55),
+    "throat": (0.8, 0.25),
+    "breast": (0.62, 0.45),
+    "belly": (0.0, 0.66),
+    "back": (0.0, -0.62),
+    "wing tip": (-0.6, 0.2),
+    "tail tip": (-1.9, -0.32),
 }
 
 # Which part of a species takes which hue: rows are species, and every part meets every hue twice.
@@ -163,7 +163,7 @@ def draw_creature(
         (x, y, visible) in the order of ``KEYPOINTS``, zero-based pixels.
     """
     height, width = int(size * rng.uniform(0.75, 1)), size
-    scale = min(height, width) * rng.uniform(0.25, 0.31)
+    scale = min(height, width) * rng.uniform(0.23, 0.29)
     # Never mirrored: the features of a random perceptual network hardly tell a mirrored creature's head from a tail.
     angle = np.deg2rad(rng.uniform(-50, 50))
     pose = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -208,12 +208,12 @@ def _ellipse(u: np.ndarray, v: np.ndarray, centre: tuple[float, float], axes: tu
 def _part_at(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Part label at each point of the creature's frame; later lines lie on top."""
     labels = np.zeros(u.shape, np.uint8)
-    along = -u - 0.75  # the tail widens from the body's end backwards
-    labels[(along > 0) & (along < 1.25) & (np.abs(v + 0.25 * along + 0.05) < 0.16 + 0.28 * along)] = 4
-    labels[_ellipse(u, v, (0, 0), (1.0, 0.6), 0)] = 1
-    beak = (u > 1.3) & (u < 1.58) & (np.abs(v + 0.42) < 0.16 * (1.58 - u) / 0.28)
-    labels[_ellipse(u, v, (1.0, -0.42), (0.48, 0.46), 0) | beak] = 2
-    labels[_ellipse(u, v, (-0.2, 0.02), (0.62, 0.33), -18)] = 3
+    along = -u - 0.8  # the tail widens from the body's end backwards
+    labels[(along > 0) & (along < 1.25) & (np.abs(v + 0.25 * along + 0.05) < 0.2 + 0.34 * along)] = 4
+    labels[_ellipse(u, v, (0, 0), (1.05, 0.8), 0)] = 1
+    beak = (u > 1.35) & (u < 1.72) & (np.abs(v + 0.42) < 0.2 * (1.72 - u) / 0.37)
+    labels[_ellipse(u, v, (1.0, -0.45), (0.56, 0.54), 0) | beak] = 2
+    labels[_ellipse(u, v, (-0.15, 0.08), (0.62, 0.4), -15)] = 3
     return labels
 
 
@@ -222,7 +222,7 @@ def _texture(part: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if part == 0:  # spots
         return (np.mod(u, 0.4) - 0.2) ** 2 + (np.mod(v, 0.4) - 0.2) ** 2 < 0.11**2
     if part == 1:  # rings
-        return np.mod(np.hypot(u - 1.0, v + 0.42), 0.3) < 0.12
+        return np.mod(np.hypot(u - 1.0, v + 0.45), 0.3) < 0.12
     if part == 2:  # stripes
         return np.mod(u + 0.4 * v, 0.3) < 0.15
     return (np.mod(u, 0.6) < 0.3) ^ (np.mod(v, 0.6) < 0.3)  # chequers

@@ -21,7 +21,7 @@ from utils.seeding import generator
 
 PARTS = ("body", "head", "wing", "tail")
 
-# In the creature's own frame: it faces +x, y points down, the body's centre is (0, 0) and the body about two units long.
+# In the creature's own frame: it faces +x, y points down, the body is centred on (0, 0) and about two units long.
 KEYPOINTS = {
     "beak": (1.5, -0.42),
     "crown": (1.0, -0.8),

@@ -54,6 +54,7 @@ def train(config: DictConfig) -> None:
         first_step=done,
         num_steps=config.num_steps,
         num_workers=config.loader.num_workers,
+        on_error=config.dataset.on_error,
     )
 
     with RunLogger(run, config, done) as logger:
@@ -78,15 +79,23 @@ def train(config: DictConfig) -> None:
             logger.log_evaluation(done, result.metrics)
             if result.pictures:
                 logger.log_pictures(done, {f"held_out_{held_out.task}": part_picture(result.pictures, held_out.task)})
-            print_table({f"after {done} steps": result.metrics})
+            for note in result.notes:
+                logger.say(note)
+            if result.metrics:
+                print_table({f"after {done} steps": result.metrics})
 
         for note in training_set.notes:
             logger.say(note)
         if done and due(config.evaluation.every) and not logger.has_evaluation(done):
             evaluate()  # the run was interrupted in the middle of it
 
+        skipped = 0
         try:
             for batch in batches:
+                for message in batch.skipped:
+                    skipped += 1
+                    logger.say(f"Skipped picture {skipped}: {message}")
+
                 # Two jitters of each crop, one of them to be warped.
                 views = make_views(batch.to(fabric.device), config.augmentation, config.seed)
 

@@ -111,6 +111,17 @@ def test_a_picture_that_breaks_during_training_is_named_and_the_steps_before_it_
     assert saved.name in ("model_2.pth", "model_3.pth")
 
 
+def test_a_broken_picture_is_skipped_and_counted_where_that_is_asked_for(tmp_path, capsys):
+    run(tmp_path, "draws the set", "num_steps=1")
+    pictures = sorted((tmp_path / "synthetic/CUB_200_2011/images").rglob("*.png"), key=lambda path: path.stem)
+    os.truncate(pictures[0], 30)
+    # The broken picture is one of the training split, which the keypoint regression reads too: evaluation never skips.
+    with pytest.raises(UserError, match=pictures[0].name):
+        run(tmp_path, "run", "dataset.on_error=skip")
+    assert (tmp_path / "run/checkpoints/model_4.pth").is_file()
+    assert "Skipped picture 1: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("num_parts", "image_size", "batch_size"),
     [(2, 64, 2), (16, 72, 3), (5, 100, 2), pytest.param(4, 512, 2, marks=pytest.mark.slow)],

@@ -3,7 +3,6 @@
 from datetime import datetime
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
@@ -18,16 +17,13 @@ from utils.errors import UserError
 from utils.logging import WandbRun
 from utils.run_directory import RunDirectory, versions
 
-# What a checkpoint of train.py knows better than the defaults; the command line wins over both.
-FROM_CHECKPOINT = ("image_size", "seed", "segmenter", "perceptual")
-
 
 def evaluate(config: DictConfig) -> None:
     """One pass over the held-out pictures for the checkpoint, one for each baseline; a table, figures and a picture."""
     device = build_fabric(config.device, config.precision).device
     file = checkpoints.resolve(config.checkpoint)
     checkpoint = checkpoints.read(file)
-    config = with_settings_of(checkpoint.get("config", {}), config)
+    config = app.with_settings_of(checkpoint.get("config", {}), config)
     segmenter = load_segmenter(file, device)
     held_out = HeldOut.of(config)
     output = output_directory(config)
@@ -59,23 +55,6 @@ def evaluate(config: DictConfig) -> None:
         Image.fromarray(picture).save(output / "parts.png")
         print(f"Held-out pictures, their discovered and their true parts: {output / 'parts.png'}")
         log_to_run(Path(config.checkpoint), config, checkpoint, result.metrics, picture)
-
-
-def with_settings_of(trained: dict, config: DictConfig) -> DictConfig:
-    """``config`` with what the checkpoint was trained with where the command line says nothing else.
-
-    Args:
-        trained: the config in the checkpoint; empty for a published one.
-    """
-    given = {override.partition("=")[0].partition(".")[0] for override in HydraConfig.get().overrides.task}
-    for key in FROM_CHECKPOINT:
-        if key in trained and key not in given:
-            node, values = (
-                (config[key], trained[key]) if isinstance(trained[key], dict) else (config, {key: trained[key]})
-            )
-            for name, value in values.items():
-                node[name] = value
-    return config
 
 
 def output_directory(config: DictConfig) -> Path:

@@ -180,6 +180,15 @@ class EvaluateConfig(TrainConfig):
 
 
 @dataclass
+class PredictConfig(TrainConfig):
+    task: str = _choice("foreground", "parts")
+    checkpoint: str = MISSING
+    images: str | None = MISSING
+    masks: str | None = MISSING
+    overwrite: bool = MISSING
+
+
+@dataclass
 class PascalPartConfig(TrainConfig):
     categories: list[str] = _choice(*PASCAL_CATEGORIES)
     foreground_steps: int = _number(low=1)

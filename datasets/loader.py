@@ -68,7 +68,7 @@ def train_batches(
         batch_sampler=StepSampler(len(dataset), batch_size, seed, first_step, num_steps),
         collate_fn=_collate,
         num_workers=num_workers,
-        worker_init_fn=_init_worker,
+        worker_init_fn=init_worker,
         pin_memory=torch.cuda.is_available(),
     )
 
@@ -155,6 +155,7 @@ class _Loader(DataLoader):
             ) from None
 
 
-def _init_worker(_worker: int) -> None:
+def init_worker(_worker: int) -> None:
+    """What a process that reads pictures does first."""
     # The workers are the parallelism; OpenCV's own threads would fight over the same cores.
     cv2.setNumThreads(0)

@@ -8,7 +8,7 @@ from datasets.sample import Sample
 from evaluation.contingency import ContingencyTable
 from evaluation.inputs import EvalDataset, EvalInput
 from evaluation.part_maps import sample_input
-from evaluation.prediction import part_probabilities, upsample
+from evaluation.prediction import upsample
 from utils.errors import UserError
 
 
@@ -39,7 +39,7 @@ class ForegroundProtocol:
         Returns:
             The probabilities (N, 2, h, w).
         """
-        probabilities = part_probabilities(upsample(scores, batch.images.shape[-2:]), batch.foreground, True)
+        probabilities = upsample(scores, batch.images.shape[-2:], align_corners=True).softmax(1)
         self.table.update(batch.foreground[:, 0].to(torch.long), probabilities.argmax(1))
         self.images += len(batch.inputs)
         return probabilities

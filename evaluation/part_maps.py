@@ -144,7 +144,7 @@ class PartMapProtocol:
         if self.label_maps:
             for kind, labels in (("true", true), ("parts", parts + 1), ("predicted", predicted)):
                 for one, label_map in zip(batch.inputs, labels.to(torch.uint8).cpu().numpy(), strict=True):
-                    _save(self.label_maps[view.name] / kind / one.name, label_map)
+                    save_label_map(self.label_maps[view.name] / kind / one.name, label_map)
         return probabilities
 
     def metrics(self) -> dict[str, float]:
@@ -187,7 +187,8 @@ def _how_to_compute(view: PartView) -> str:
     return _HOW_TO_COMPUTE.format(explanations=";\n".join(explanations), commands="\n".join(commands))
 
 
-def _save(path: Path, label_map: np.ndarray) -> None:
+def save_label_map(path: Path, label_map: np.ndarray) -> None:
+    """Write (H, W) uint8 as PNG under the name ``path`` with this ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(label_map)
     # With a palette the file opens as a coloured picture, yet its pixel values are the labels.

@@ -57,10 +57,10 @@ def part_picture(examples: Sequence[Example], task: Literal["parts", "foreground
     recolouring = _matching_colours(examples)
     rows = {
         "image": [one.shown.image for one in examples],
-        _FOUND[task]: [_painted(one.shown.image, one.predicted, recolouring) for one in examples],
+        _FOUND[task]: [painted(one.shown.image, one.predicted, recolouring) for one in examples],
     }
     if all(one.shown.part_map is not None for one in examples):
-        rows["true parts"] = [_painted(one.shown.image, one.shown.part_map) for one in examples]
+        rows["true parts"] = [painted(one.shown.image, one.shown.part_map) for one in examples]
     elif all(one.shown.keypoints is not None for one in examples):
         rows["true keypoints"] = [_faded(one.shown.image) for one in examples]
     else:
@@ -98,7 +98,7 @@ def _faded(image: np.ndarray) -> np.ndarray:
     return np.repeat(0.45 * shades + 0.55 * 255, 3, axis=2).astype(np.uint8)
 
 
-def _painted(image: np.ndarray, labels: np.ndarray, recolouring: np.ndarray | None = None) -> np.ndarray:
+def painted(image: np.ndarray, labels: np.ndarray, recolouring: np.ndarray | None = None) -> np.ndarray:
     """Labels in colour over the picture's grey, the background pale."""
     shades = image.mean(axis=2, keepdims=True)
     paint = colours(labels if recolouring is None else recolouring[labels])

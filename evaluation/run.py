@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 from rich.progress import track
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from datasets.batch import EvalBatch, TrainBatch
+from datasets.loader import init_worker
 from datasets.part_views import PartViewOptions
 from datasets.sample import Sample
 from evaluation.foreground import ForegroundProtocol
@@ -227,7 +227,7 @@ class _Inputs(Dataset):
 
 def _load(inputs: Dataset, num_workers: int, description: str, progress: bool) -> Iterator[tuple[str, EvalInput]]:
     loader = DataLoader(
-        inputs, batch_size=None, collate_fn=_unchanged, num_workers=num_workers, worker_init_fn=_init_worker
+        inputs, batch_size=None, collate_fn=_unchanged, num_workers=num_workers, worker_init_fn=init_worker
     )
     shown = progress and stderr.is_terminal
     for found in track(loader, description, console=stderr, transient=True, disable=not shown):
@@ -238,8 +238,3 @@ def _load(inputs: Dataset, num_workers: int, description: str, progress: bool) -
 
 def _unchanged(found: list[tuple[str, EvalInput]] | UserError) -> list[tuple[str, EvalInput]] | UserError:
     return found
-
-
-def _init_worker(_worker: int) -> None:
-    # The workers are the parallelism; OpenCV's own threads would fight over the same cores.
-    cv2.setNumThreads(0)

@@ -15,14 +15,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import EvaluateConfig, PascalPartConfig, TrainConfig, UnknownKey, validate, walk
+from conf.schema import EvaluateConfig, PascalPartConfig, PredictConfig, TrainConfig, UnknownKey, validate, walk
 from utils.errors import UserError
 from utils.run_directory import resumed_config
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "pascal_part": PascalPartConfig}
+SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "pascal_part": PascalPartConfig}
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(f"{_name}_schema", _schema)
+# What a checkpoint of train.py knows better than the defaults; the command line wins over both.
+FROM_CHECKPOINT = ("image_size", "seed", "segmenter", "perceptual")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -61,12 +63,33 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
         _refuse(_explain(error, config_name))
 
 
+def with_settings_of(trained: dict, config: DictConfig) -> DictConfig:
+    """``config`` with what the checkpoint was trained with where the command line says nothing else.
+
+    Args:
+        trained: the config in the checkpoint; empty for a published one.
+    """
+    given = {override.lstrip("+").partition("=")[0].partition(".")[0] for override in _overrides()}
+    for key in FROM_CHECKPOINT:
+        if key in trained and key not in given:
+            node, values = (
+                (config[key], trained[key]) if isinstance(trained[key], dict) else (config, {key: trained[key]})
+            )
+            for name, value in values.items():
+                node[name] = value
+    return config
+
+
+def _overrides() -> list[str]:
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def _checked(config: DictConfig) -> DictConfig:
     if config.resume is None:
         return validate(config)
     if OmegaConf.get_type(config) is not TrainConfig:
-        raise UserError(f"resume is for training. To evaluate a run: checkpoint={config.resume}")
-    return validate(resumed_config(config, list(HydraConfig.get().overrides.task)))
+        raise UserError(f"resume is for training. To use a run: checkpoint={config.resume}")
+    return validate(resumed_config(config, _overrides()))
 
 
 def _refuse(message: str) -> NoReturn:

@@ -1,0 +1,78 @@
+"""Any pictures, of which nothing is known but perhaps their masks: what ``predict.py`` reads."""
+
+from pathlib import Path
+
+import numpy as np
+
+from datasets import crops
+from datasets.files import MissingFile, read_picture
+from datasets.folder import by_stem, mask_box, read_mask
+from datasets.sample import Sample
+from utils.errors import UserError
+
+
+class Pictures:
+    """The pictures in a folder and in the folders in it.
+
+    Attributes:
+        name: of the data set.
+    """
+
+    name = "pictures"
+
+    def __init__(self, images: Path | str, masks: Path | str | None, *, box_padding: float | None) -> None:
+        """List the files; they are read one by one, when asked for.
+
+        Args:
+            images: the folder.
+            masks: a folder with a mask for every picture, under the picture's name, whatever the ending; not 0 on the
+                object. None: every mask is the whole picture.
+            box_padding: of the crop around a mask, a share of its size. None: pictures are not cropped to their masks.
+
+        Raises:
+            UserError: there is no such folder, no picture in it, or a picture without a mask.
+        """
+        self._root, self._box_padding = Path(images), box_padding if masks is not None else None
+        self._pictures = by_stem(self._root, "Give another one: images=DIR.")
+        self._stems = list(self._pictures)
+        if not self._stems:
+            raise UserError(f"images={images} holds no picture.")
+        self._masks = None if masks is None else by_stem(Path(masks), "Give another one: masks=DIR, or leave it out.")
+        if self._masks is not None:
+            missing = [stem for stem in self._stems if stem not in self._masks]
+            if missing:
+                raise MissingFile(
+                    f"{len(missing)} of {len(self)} pictures have no mask in {masks}, for example "
+                    f"{self._pictures[missing[0]]}: give masks the names of their pictures, whatever the ending."
+                )
+
+    def __len__(self) -> int:
+        return len(self._stems)
+
+    def stem(self, index: int) -> str:
+        """The picture's path in the folder, without its ending."""
+        return self._stems[index]
+
+    def sample_name(self, index: int) -> str:
+        """The picture's path in the folder."""
+        return self._pictures[self._stems[index]].relative_to(self._root).as_posix()
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one picture and its mask.
+
+        Raises:
+            UserError: a file is missing or broken, or the mask has another size than the picture.
+        """
+        stem = self._stems[index]
+        path = self._pictures[stem]
+        image = read_picture(path)
+        foreground = np.ones(image.shape[:2], np.uint8)
+        if self._masks is not None:
+            foreground = read_mask(self._masks[stem], path, image)
+        return Sample(self.sample_name(index), path, image, foreground, box=mask_box(foreground))
+
+    def test_crop(self, sample: Sample, size: int) -> Sample:
+        """A ``size`` x ``size`` square around the mask, as of the data sets with boxes, or of the whole picture."""
+        if self._box_padding is None:
+            return crops.pad_to_square(sample, size)
+        return crops.crop(sample, crops.square_box(sample.box, self._box_padding), size)

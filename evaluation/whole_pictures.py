@@ -1,0 +1,119 @@
+"""Label maps of whole pictures, at their own size, from the scores of a labeller on square crops."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datasets.batch import EvalBatch, stack
+from datasets.loader import init_worker
+from datasets.sample import Sample
+from evaluation.labellers import Labeller
+from evaluation.prediction import upsample
+from utils.errors import UserError
+
+
+class Croppable(Protocol):
+    """What is asked of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def test_crop(self, sample: Sample, size: int) -> Sample: ...
+
+
+@dataclass
+class _Cropped:
+    """A picture and its crop; a pixel's place x in the picture is ``scale * x + offset`` in the crop."""
+
+    index: int
+    sample: Sample
+    crop: Sample
+    scale: np.ndarray
+    offset: np.ndarray
+
+
+@torch.inference_mode()
+def label_maps(
+    labeller: Labeller,
+    dataset: Croppable,
+    *,
+    image_size: int,
+    batch_size: int,
+    num_workers: int,
+    device: torch.device | str,
+) -> Iterator[tuple[int, Sample, np.ndarray]]:
+    """Each sample's index, the sample, and its label map (H, W) uint8 at the picture's size, 0 is background.
+
+    The labeller sees the data set's test crop. Where that does not reach, the label is 0; a labeller without a
+    background channel has it from the sample's mask.
+
+    Args:
+        labeller: on ``device``.
+        image_size: side of the crops, pixels.
+        batch_size: the most crops that go through the labeller at once.
+        num_workers: processes that read and crop; 0 reads in this one.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    loader = DataLoader(
+        _Crops(dataset, image_size),
+        batch_size=batch_size,
+        collate_fn=list,
+        num_workers=num_workers,
+        worker_init_fn=init_worker,
+    )
+    for items in loader:
+        for one in items:
+            if isinstance(one, UserError):
+                raise one
+        batch = EvalBatch(*stack([one.crop for one in items]), items).to(device)
+        scores = labeller.scores(batch.images, batch.foreground)
+        # As the networks are trained: the centres of the outermost cells lie on those of the outermost pixels.
+        probabilities = upsample(scores, (image_size, image_size), align_corners=True).softmax(1)
+        for one, probability in zip(items, probabilities, strict=True):
+            labels = _placed(probability, one).argmax(0).to(torch.uint8).cpu().numpy()
+            if not labeller.has_background:
+                labels = (labels + 1) * one.sample.foreground
+            yield one.index, one.sample, labels
+
+
+@dataclass
+class _Crops(Dataset):
+    dataset: Croppable
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> _Cropped | UserError:
+        try:
+            sample = self.dataset[index]
+        except UserError as error:
+            # Raised here, it would reach the user wrapped in the worker's traceback.
+            return error
+        # Keypoints follow every crop, so two of them tell where it lies.
+        extent = np.array(sample.foreground.shape[::-1], float)
+        corners = np.array([[0, 0, 1], [*extent, 1]])
+        crop = self.dataset.test_crop(replace(sample, keypoints=corners), self.size)
+        start, end = crop.keypoints[:, :2]
+        return _Cropped(index, sample, crop, (end - start) / extent, start)
+
+
+def _placed(probability: Tensor, one: _Cropped) -> Tensor:
+    """Bring (C, S, S) of a crop to its place in the picture: (C, H, W), 0 outside the crop."""
+    # Resizing moves pixels by their centres, keypoints are multiplied alone: half a pixel's difference in scale.
+    offset = one.offset + (one.scale - 1) / 2
+    axes = [
+        torch.from_numpy((2 * (np.arange(extent) * scale + start) + 1) / probability.shape[-1] - 1).float()
+        for extent, scale, start in zip(one.sample.foreground.shape[::-1], one.scale, offset, strict=True)
+    ]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="xy"), dim=-1).to(probability.device)
+    return F.grid_sample(probability[None], grid[None], align_corners=False)[0]

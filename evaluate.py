@@ -1,4 +1,6 @@
-"""Evaluate a checkpoint: ``python evaluate.py checkpoint=PATH dataset_name=CUB``; keys are in conf/evaluate.yaml."""
+"""Evaluate a checkpoint, ``python evaluate.py checkpoint=PATH dataset_name=CUB``, or anyone's label maps,
+``predictions=DIR``; keys are in conf/evaluate.yaml.
+"""
 
 from datetime import datetime
 from pathlib import Path
@@ -8,6 +10,7 @@ from PIL import Image
 
 from evaluation.baselines import build_baseline
 from evaluation.held_out import HeldOut
+from evaluation.label_maps import given_label_maps
 from evaluation.labellers import CheckpointLabeller
 from evaluation.report import part_picture, print_table, write_metrics
 from models import load_segmenter
@@ -19,28 +22,35 @@ from utils.run_directory import RunDirectory, versions
 
 
 def evaluate(config: DictConfig) -> None:
-    """One pass over the held-out pictures for the checkpoint, one for each baseline; a table, figures and a picture."""
+    """One pass over the held-out pictures for what is evaluated, one for each baseline; a table, figures, a picture."""
     device = build_fabric(config.device, config.precision).device
-    file = checkpoints.resolve(config.checkpoint)
-    checkpoint = checkpoints.read(file)
-    config = app.with_settings_of(checkpoint.get("config", {}), config)
-    segmenter = load_segmenter(file, device)
+    checkpoint = {}
+    if config.predictions is None:
+        file = checkpoints.resolve(config.checkpoint)
+        checkpoint = checkpoints.read(file)
+        config = app.with_settings_of(checkpoint.get("config", {}), config)
+        labeller = CheckpointLabeller(load_segmenter(file, device))
+        num_parts, name, knows_training_pictures = labeller.num_parts, "this model", True
+        evaluated = {"checkpoint": str(file), "updates": checkpoint.get("iter")}
     held_out = HeldOut.of(config)
+    if config.predictions is not None:
+        labeller, knows_training_pictures = given_label_maps(config, held_out)
+        num_parts, name = labeller.largest_label, "label maps"
+        evaluated = {"predictions": config.predictions, "predictions_background": config.predictions_background}
     output = output_directory(config)
 
-    result = held_out.evaluate(CheckpointLabeller(segmenter), device, label_maps=output / "label_maps")
-    rows = {"this model": result.metrics}
-    for name in config.evaluation.baselines:
-        baseline = build_baseline(name, config, num_parts=segmenter.num_parts, device=device)
-        rows[name.replace("kmeans_", "k-means ")] = held_out.evaluate(baseline, device).metrics
+    result = held_out.evaluate(labeller, device, output / "label_maps", knows_training_pictures)
+    rows = {name: result.metrics}
+    for baseline in config.evaluation.baselines:
+        rival = build_baseline(baseline, config, num_parts=num_parts, device=device)
+        rows[baseline.replace("kmeans_", "k-means ")] = held_out.evaluate(rival, device).metrics
 
     print_table(rows)
     for note in result.notes:
         print(note)
     produced_by = {
-        "checkpoint": str(file),
-        "updates": checkpoint.get("iter"),
-        "num_parts": segmenter.num_parts,
+        **evaluated,
+        "num_parts": num_parts,
         "dataset_name": config.dataset_name,
         "dataset_root": config.dataset_root,
         "eval_mask": config.dataset.eval_mask,
@@ -54,7 +64,8 @@ def evaluate(config: DictConfig) -> None:
         picture = part_picture(result.pictures)
         Image.fromarray(picture).save(output / "parts.png")
         print(f"Held-out pictures, their discovered and their true parts: {output / 'parts.png'}")
-        log_to_run(Path(config.checkpoint), config, checkpoint, result.metrics, picture)
+        if config.checkpoint is not None:
+            log_to_run(Path(config.checkpoint), config, checkpoint, result.metrics, picture)
 
 
 def output_directory(config: DictConfig) -> Path:

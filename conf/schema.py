@@ -176,7 +176,10 @@ class TrainConfig:
 
 @dataclass
 class EvaluateConfig(TrainConfig):
-    checkpoint: str = MISSING
+    checkpoint: str | None = MISSING
+    predictions: str | None = MISSING
+    predictions_num_parts: int | None = _number(low=1, high=254)
+    predictions_background: bool = MISSING
 
 
 @dataclass
@@ -233,6 +236,10 @@ def validate(config: DictConfig) -> DictConfig:
             f"num_steps ({config.num_steps}) is larger than optimizer.poly_steps ({config.optimizer.poly_steps}), "
             f"after which the learning rate is 0: give optimizer.poly_steps={config.num_steps} or more."
         )
+    if "predictions" in config and config.checkpoint is None and config.predictions is None:
+        raise UserError("checkpoint is required: give checkpoint=PATH. For label maps: predictions=DIR.")
+    if "predictions" in config and config.checkpoint is not None and config.predictions is not None:
+        raise UserError("checkpoint and predictions are two things to evaluate: give one of them.")
     OmegaConf.resolve(config)
     return config
 

@@ -36,9 +36,7 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def read_label_map(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
-    """(H, W), the stored values (of a palette the indices); of several channels the first.
-
-    Some of CUB's masks have an alpha channel.
+    """As :func:`read_labels`, for a map that belongs to a picture.
 
     Args:
         path: of the mask or label map.
@@ -49,6 +47,19 @@ def read_label_map(path: Path, picture_path: Path, image: np.ndarray) -> np.ndar
         MissingFile, UnreadableFile: the message names the file.
         SizesDiffer: the message names both files and both sizes.
     """
+    labels = read_labels(path)
+    check_size(str(path), labels.shape, picture_path, image)
+    return labels
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """(H, W), the stored values (of a palette the indices); of several channels the first.
+
+    Some of CUB's masks have an alpha channel.
+
+    Raises:
+        MissingFile, UnreadableFile: the message names the file.
+    """
     labels = _decode(path, lambda picture: picture.convert("L") if picture.mode == "1" else picture)
     if labels.ndim == 3:
         colours, labels = labels[..., : 1 if labels.shape[2] == 2 else 3], labels[..., 0]  # without alpha
@@ -57,7 +68,6 @@ def read_label_map(path: Path, picture_path: Path, image: np.ndarray) -> np.ndar
                 f"{path} is a coloured picture, but a mask or label map has one number for each pixel: save it as "
                 f"greyscale or with a palette. {HELP}"
             )
-    check_size(str(path), labels.shape, picture_path, image)
     return labels
 
 

@@ -1,7 +1,9 @@
 """What evaluation scores: anything that gives each pixel a score for each part.
 
 A labeller has ``num_parts`` (K), ``has_background`` (its scores hold a background channel, the first) and
-``scores(images, foreground)``; one that learns from the training images first has ``fit(batches)`` as well.
+``scores(images, foreground)``; one that learns from the training images first has ``fit(batches)`` as well. One that
+reads from disk what was predicted elsewhere has ``label_map(sample)`` (H, W) uint8, called where the sample is read;
+what the protocols make of these maps, cut and resized as their pictures are, is the third argument of its ``scores``.
 """
 
 from collections.abc import Iterable

@@ -94,7 +94,7 @@ def evaluate(
     The figures do not depend on ``num_workers``; ``batch_size`` changes them by rounding only.
 
     Args:
-        labeller: on ``device``.
+        labeller: on ``device``; see ``evaluation.labellers``.
         test_set: the held-out split.
         fit_set: the training split with the masks of the evaluation, for the keypoint regression and for labellers
             that are fitted; None leaves the keypoint error out.

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,8 @@ def test_a_data_root_without_pascal_part_is_refused(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_one_command_trains_evaluates_and_prints(given, tmp_path):
     draw_pascal_tree(tmp_path / "VOCdevkit_2010", "dog", num_train=1)
+    masks = tmp_path / "VOCdevkit_2010/supervisedlabels/car"
+    shutil.rmtree(masks)
     command = [sys.executable, "-m", "benchmarks.pascal_part", *given, "experiment=debug", "num_steps=1"]
     command += [f"output_dir={tmp_path / 'runs'}", "dataset_name=PP", "categories=[car,dog,cow]", "image_size=32"]
     command += ["evaluation.baselines=[]", "loader.num_workers=0", "logging.wandb=disabled"]
@@ -167,3 +170,4 @@ def test_one_command_trains_evaluates_and_prints(given, tmp_path):
     assert all(-100 <= float(figure) <= 100 for figure in by_category["car"][1:]) and len(by_category["car"]) == 8
     assert by_category["cow"][5:] == ["no", "data"] and by_category["dog"][5:] == ["failed"]
     assert "fewer than batch_size" in done.stderr
+    assert len(list(masks.iterdir())) == 10, "they were predicted on the way"

@@ -48,6 +48,8 @@ def evaluate(config: DictConfig) -> None:
     print_table(rows)
     for note in result.notes:
         print(note)
+    if held_out.test_set.keypoint_names and not knows_training_pictures:
+        print(f"{config.predictions} has no maps of the training pictures, which the keypoint error is fitted on.")
     produced_by = {
         **evaluated,
         "num_parts": num_parts,

@@ -62,12 +62,14 @@ class LabelMaps:
         return labels.astype(np.uint8)
 
     def scores(self, images: Tensor, foreground: Tensor, label_maps: Tensor) -> Tensor:
-        """Scores (N, K, h, w), or with a background (N, 1 + K + 1, h, w), that give the label maps (N, h, w) again."""
-        first = 0 if self.has_background else 1
-        labels = F.one_hot(label_maps.long() - first, self.largest_label + 1 - first)
-        scores = torch.where(labels.permute(0, 3, 1, 2) > 0, 0.0, _NEVER)
+        """Scores (N, K, h, w), or with a background (N, 1 + K + 1, h, w), that give the label maps (N, h, w) again.
+
+        Where a crop reaches past its picture the maps have 0 in any case, and so have the masks.
+        """
+        labels = F.one_hot(label_maps.long(), self.largest_label + 1).permute(0, 3, 1, 2)
+        scores = torch.where(labels > 0, 0.0, _NEVER)
         if not self.has_background:
-            return scores
+            return scores[:, 1:]
         return torch.cat([scores, torch.full_like(scores[:, :1], _HARDLY)], dim=1)
 
 

@@ -64,6 +64,9 @@ class Quadrants:
         self.reads[index] += 1
         return self.samples[index]
 
+    def sample_name(self, index: int) -> str:
+        return self.samples[index].name
+
     def test_crop(self, sample: Sample, size: int) -> Sample:
         return crop(sample, square_box(sample.box, 0.05), size)
 

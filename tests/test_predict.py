@@ -1,0 +1,307 @@
+"""predict.py: label maps lie where the objects are, masks where their data set reads them, and nothing is lost."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import datasets
+import predict
+from datasets.crops import pad_to_square
+from datasets.pictures import Pictures
+from evaluation.whole_pictures import label_maps
+from models import Segmenter
+from tests.composition import composed
+from tests.quadrants import ColourLabeller, Quadrants, draw_split
+from tests.test_datasets import DRAWN, SMALL
+from tests.trees import draw_cub_tree
+from utils import checkpoints
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def save_segmenter(path: Path, num_parts: int, method: str | None) -> Path:
+    torch.manual_seed(0)
+    payload = {"iter": 1, "model_state_dict": Segmenter(num_parts).state_dict(), "optimizer_state_dict": {}}
+    if method is not None:
+        payload["config"] = {"method": {"name": method}, "image_size": 32}
+    return checkpoints.save(path, payload)
+
+
+@pytest.fixture(scope="module")
+def foreground(tmp_path_factory) -> Path:
+    return save_segmenter(tmp_path_factory.mktemp("foreground") / "model_1.pth", 1, "foreground")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> Path:
+    """As the published ones, it does not say what made it."""
+    return save_segmenter(tmp_path_factory.mktemp("parts") / "model_1.pth", 3, None)
+
+
+def run(*overrides: str) -> None:
+    predict.predict(composed("device=cpu", "loader.num_workers=0", *overrides, name="predict"))
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
+class Padded(Quadrants):
+    """Its crops show whole pictures."""
+
+    def test_crop(self, sample, size):
+        return pad_to_square(sample, size)
+
+
+class Recognised(ColourLabeller):
+    """Finds the four parts and the black background."""
+
+    has_background = True
+
+    def scores(self, images, foreground):
+        black = -images.float().square().mean(1, keepdim=True) / 500
+        return torch.cat([black, super().scores(images, foreground)], dim=1)
+
+
+def found(labeller, split, size=128, **options):
+    options = {"batch_size": 3, "num_workers": 0, "device": "cpu"} | options
+    return [labels for _, _, labels in label_maps(labeller, split, image_size=size, **options)]
+
+
+@pytest.mark.parametrize("labeller", [ColourLabeller(), Recognised()], ids=["mask", "own background"])
+@pytest.mark.parametrize("kind", [Quadrants, Padded])
+def test_labels_lie_where_the_picture_has_them(kind, labeller):
+    """The four parts of each object are rectangles: their borders may be off by rounding, not by a shift."""
+    split = kind(draw_split("test", 5).samples)
+    for sample, labels in zip(split.samples, found(labeller, split), strict=True):
+        assert labels.shape == sample.part_map.shape and labels.dtype == np.uint8
+        wrong = labels != sample.part_map
+        assert wrong.mean() < 0.03
+        for part in (1, 2, 3, 4):
+            for axis in (0, 1):
+                places, true = (np.nonzero(one == part)[axis].mean() for one in (labels, sample.part_map))
+                assert abs(places - true) < 0.6
+
+
+def test_outside_the_crop_there_is_background():
+    sample = draw_split("test", 1).samples[0]
+    sample.box = np.array([20.0, 20.0, 39.0, 39.0])
+
+    class Everything:
+        num_parts, has_background = 1, True
+
+        def scores(self, images, foreground):
+            return torch.stack([torch.zeros(len(images), 4, 4), torch.ones(len(images), 4, 4)], dim=1)
+
+    (labels,) = found(Everything(), Quadrants([sample]))
+    rows, columns = np.nonzero(labels)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (19, 40, 19, 40)  # five per cent around the box
+
+
+def test_label_maps_depend_neither_on_batches_nor_on_workers():
+    split = draw_split("test", 4)
+    reference = found(ColourLabeller(), split)
+    for changed in ({"batch_size": 1}, {"num_workers": 2}):
+        for one, other in zip(reference, found(ColourLabeller(), split, **changed), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", sorted(DRAWN))
+def test_masks_lie_where_their_data_set_reads_them(name, foreground, tmp_path):
+    draw, overrides = DRAWN[name]
+    draw(tmp_path / "data")
+    values = (f"dataset_name={name}", f"dataset_root={tmp_path / 'data'}", *overrides)
+    run("task=foreground", f"checkpoint={foreground}", "overwrite=true", *SMALL[:1], *values)
+    config = composed(*values, *SMALL, "dataset.train_mask=supervised", "dataset.eval_mask=supervised")
+    for split in ("train", "test"):
+        read = datasets.build(name, config.dataset, config.dataset_root, split, "evaluation")
+        assert len(read)
+        for index in range(len(read)):
+            path = read.mask_path(index, "supervised")
+            assert path in read.files(index) and str(read[index].name) == read.sample_name(index)
+            with Image.open(path) as mask:
+                assert mask.format == "PNG" and mask.mode == "L"
+            assert set(np.unique(pixels(path))) <= {0, 1}
+            np.testing.assert_array_equal(read[index].foreground, pixels(path))
+    assert any(pixels(path).any() for path in (tmp_path / "data").rglob("supervisedlabels/**/*.png"))
+
+
+def test_no_mask_is_needed_to_predict_masks(foreground, tmp_path, capsys):
+    draw_cub_tree(tmp_path / "CUB", masks=(), cleaned=(1, 2))
+    run("task=foreground", f"checkpoint={foreground}", f"dataset_root={tmp_path}")
+    names = {path.stem for path in (tmp_path / "CUB/supervisedlabels").rglob("*.png")}
+    assert len(names) == 10  # those that the cleaned list leaves out are evaluated too
+    assert "10 pictures, 10 files in" in capsys.readouterr().out
+
+
+def test_nothing_is_overwritten_unless_told(foreground, tmp_path):
+    draw_cub_tree(tmp_path / "CUB", masks=("supervisedlabels",))
+    present = sorted((tmp_path / "CUB/supervisedlabels").rglob("*.png"))
+    for path in present[1:]:
+        path.unlink()
+    before = present[0].read_bytes()
+    arguments = ("task=foreground", f"checkpoint={foreground}", f"dataset_root={tmp_path}")
+    with pytest.raises(UserError, match=f"There already: {present[0]}.*overwrite=true"):
+        run(*arguments)
+    assert [path for path in present if path.exists()] == present[:1] and present[0].read_bytes() == before
+    run(*arguments, "overwrite=true")
+    assert all(path.exists() for path in present) and present[0].read_bytes() != before
+
+
+def test_a_checkpoint_of_the_other_task_is_refused_by_name(foreground, parts, tmp_path):
+    pictures = (f"images={tmp_path}", f"output_dir={tmp_path / 'out'}")
+    with pytest.raises(UserError, match="model_1.pth was trained with method=foreground"):
+        run("task=parts", f"checkpoint={foreground}", *pictures)
+    with pytest.raises(UserError, match="model_1.pth was trained with method=contrastive_reconstruction"):
+        run("task=foreground", f"checkpoint={parts}", *pictures)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A folder of three pictures, one of them in a folder, and masks of their left halves."""
+    for number, name in enumerate(("a.png", "b.jpg", "more/c.v2.png")):
+        size = (40 + 8 * number, 60)
+        picture = np.random.default_rng(number).integers(0, 256, (*size, 3)).astype(np.uint8)
+        mask = np.zeros(size, np.uint8)
+        mask[5:35, 10:30] = 255
+        for folder, content in (("images", picture), ("masks", mask)):
+            path = (tmp_path / folder / name).with_suffix(".png" if folder == "masks" else Path(name).suffix)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(content).save(path)
+    (tmp_path / "images/notes.txt").write_text("no picture")
+    return tmp_path
+
+
+NAMES = ["a.png.png", "b.jpg.png", "more/c.v2.png.png"]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_parts_of_any_pictures_are_written_with_overlays(parts, pictures):
+    out = pictures / "out"
+    run("task=parts", f"checkpoint={parts}", f"images={pictures / 'images'}", f"output_dir={out}", "image_size=32")
+    assert files(out / "label_maps") == files(out / "overlays") == NAMES
+    for name in NAMES:
+        picture = pixels(pictures / "images" / name.removesuffix(".png"))
+        labels = pixels(out / "label_maps" / name)
+        assert labels.shape == picture.shape[:2] and set(np.unique(labels)) <= {1, 2, 3}
+        assert pixels(out / "overlays" / name).shape == picture.shape
+    with pytest.raises(UserError, match="There already: .*label_maps/a.png.png.* and 3 more"):
+        run("task=parts", f"checkpoint={parts}", f"images={pictures / 'images'}", f"output_dir={out}")
+
+
+def test_masks_are_background_to_parts(parts, pictures):
+    arguments = ("task=parts", f"checkpoint={parts}", f"images={pictures / 'images'}", "image_size=32")
+    run(*arguments, f"masks={pictures / 'masks'}", f"output_dir={pictures / 'out'}")
+    for name in NAMES:
+        labels = pixels(pictures / "out/label_maps" / name)
+        assert (labels[5:35, 10:30] > 0).all() and (labels > 0).sum() == 30 * 20
+    (pictures / "masks/b.png").unlink()
+    with pytest.raises(UserError, match="1 of 3 pictures have no mask in .*, for example .*b.jpg"):
+        run(*arguments, f"masks={pictures / 'masks'}", f"output_dir={pictures / 'other'}")
+
+
+def test_masks_of_any_pictures_have_the_names_that_a_folder_of_ones_own_has(foreground, pictures):
+    out = pictures / "out"
+    run("task=foreground", f"checkpoint={foreground}", f"images={pictures / 'images'}", f"output_dir={out}")
+    assert files(out / "masks") == files(pictures / "masks")
+    assert set(np.unique(pixels(out / "masks/a.png"))) <= {0, 1}
+
+
+def test_a_mask_decides_the_crop(pictures):
+    """As in training, where the checkpoint's data set had boxes; else the whole picture is seen."""
+    loose = Pictures(pictures / "images", pictures / "masks", box_padding=None)
+    tight = Pictures(pictures / "images", pictures / "masks", box_padding=0.0)
+    none = Pictures(pictures / "images", None, box_padding=0.0)
+    shares = [one.test_crop(one[0], 64).foreground.mean() for one in (loose, tight, none)]
+    assert shares == pytest.approx([30 * 20 / 60**2, 20 / 30, 40 / 60], abs=0.03)
+
+
+def test_what_cannot_be_meant_is_refused(foreground, parts, pictures, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        (("task=parts", f"checkpoint={parts}"), "give images=DIR output_dir=OUT"),
+        (("task=parts", f"checkpoint={parts}", f"images={pictures / 'images'}"), "give output_dir=OUT"),
+        (("task=masks", f"checkpoint={parts}"), "task must be one of foreground, parts"),
+        ((f"checkpoint={parts}",), "task is required"),
+        (("task=parts", f"checkpoint={parts}", f"images={tmp_path}/none", "output_dir=x"), "No folder .*images=DIR"),
+        (("task=parts", f"checkpoint={parts}", f"images={tmp_path}/empty", "output_dir=x"), "holds no picture"),
+        (("task=foreground", f"checkpoint={foreground}", f"dataset_root={tmp_path}"), "CUB: no folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(*arguments)
+    os.truncate(pictures / "images/b.jpg", 20)
+    for workers in (0, 1):
+        with pytest.raises(UserError, match="Cannot read .*b.jpg"):
+            out = f"output_dir={pictures / f'out{workers}'}"
+            run(
+                *("task=parts", f"checkpoint={parts}", f"images={pictures / 'images'}", out, "image_size=32"),
+                f"loader.num_workers={workers}",
+            )
+
+
+def program(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+    return subprocess.run(
+        [sys.executable, name, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
+
+
+def test_a_mistake_is_one_message_and_status_2(foreground, tmp_path):
+    done = program("predict.py", "task=parts", f"checkpoint={foreground}", f"images={tmp_path}", "output_dir=x")
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {foreground} was trained with method=foreground")
+
+
+@pytest.mark.slow
+def test_the_whole_loop_from_training_masks_to_figures_with_predicted_ones(tmp_path):
+    """Foreground network, its masks, parts trained and evaluated with them, label maps of anyone's evaluated too."""
+    data = (
+        *("dataset_name=synthetic", f"dataset_root={tmp_path}", "device=cpu", "loader.num_workers=0"),
+        *("dataset.drawing.num_train=48", "dataset.drawing.num_test=8"),
+    )
+    training = ("image_size=40", "logging.wandb=disabled")
+
+    def done(name: str, *arguments: str) -> str:
+        ended = program(name, *data, *arguments)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    masks_run, parts_run = tmp_path / "foreground", tmp_path / "parts"
+    done("train.py", "method=foreground", "num_steps=40", *training, f"output_dir={masks_run}")
+    with (masks_run / "evaluation.csv").open() as file:
+        assert float(list(csv.DictReader(file))[-1]["foreground IoU"]) > 50
+    done("predict.py", "task=foreground", f"checkpoint={masks_run}")
+    tree = tmp_path / "synthetic"
+    names = files(tree / "CUB_200_2011/segmentations")
+    assert files(tree / "supervisedlabels") == names
+    predicted, true = (
+        [pixels(tree / folder / name) > 0 for name in names]
+        for folder in ("supervisedlabels", "CUB_200_2011/segmentations")
+    )
+    overlap = sum((a & b).sum() for a, b in zip(predicted, true, strict=True))
+    assert overlap / sum((a | b).sum() for a, b in zip(predicted, true, strict=True)) > 0.5
+
+    supervised = ("dataset.train_mask=supervised", "dataset.eval_mask=supervised")
+    done("train.py", "num_steps=2", *training, *supervised, f"output_dir={parts_run}")
+    done("evaluate.py", f"checkpoint={parts_run}", supervised[1], f"output_dir={parts_run}/evaluation")
+    figures = json.loads((parts_run / "evaluation/metrics.json").read_text())
+    assert figures["produced_by"]["eval_mask"] == "supervised" and np.isfinite(figures["keypoint_error_all"])
+
+    images, found_parts = tree / "CUB_200_2011/images", tmp_path / "found"
+    done("predict.py", "task=parts", f"checkpoint={parts_run}", f"images={images}", f"output_dir={found_parts}")
+    given = (f"predictions={found_parts}/label_maps", "predictions_background=false", "predictions_num_parts=4")
+    done("evaluate.py", *given, supervised[1], f"output_dir={tmp_path / 'scored'}")
+    scored = json.loads((tmp_path / "scored/metrics.json").read_text())
+    assert set(scored) == set(figures) and scored["produced_by"]["counts"] == figures["produced_by"]["counts"]

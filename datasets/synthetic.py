@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.cub import CUB
+from datasets.sample import Purpose
 from utils.errors import UserError
 from utils.seeding import generator
 
@@ -73,9 +74,7 @@ class Synthetic(CUB):
     name = "synthetic"
 
     @classmethod
-    def from_config(
-        cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Literal["training", "evaluation"]
-    ) -> Self:
+    def from_config(cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Purpose) -> Self:
         """See ``datasets.build``."""
         ensure(dataset_root / node.folder, Drawing(**node.drawing))
         return super().from_config(node, dataset_root, split, purpose)

@@ -301,7 +301,7 @@ def test_the_whole_loop_from_training_masks_to_figures_with_predicted_ones(tmp_p
 
     images, found_parts = tree / "CUB_200_2011/images", tmp_path / "found"
     done("predict.py", "task=parts", f"checkpoint={parts_run}", f"images={images}", f"output_dir={found_parts}")
-    given = (f"predictions={found_parts}/label_maps", "predictions_background=false", "predictions_num_parts=4")
+    given = (f"predictions={found_parts}/label_maps", "predictions_background=false", training[0])
     done("evaluate.py", *given, supervised[1], f"output_dir={tmp_path / 'scored'}")
     scored = json.loads((tmp_path / "scored/metrics.json").read_text())
     assert set(scored) == set(figures) and scored["produced_by"]["counts"] == figures["produced_by"]["counts"]

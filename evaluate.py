@@ -5,6 +5,7 @@
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
@@ -17,7 +18,7 @@ from models import load_segmenter
 from utils import app, checkpoints
 from utils.devices import build_fabric
 from utils.errors import UserError
-from utils.logging import WandbRun
+from utils.logging import WANDB_ID, WandbRun
 from utils.run_directory import RunDirectory, versions
 
 
@@ -87,12 +88,14 @@ def output_directory(config: DictConfig) -> Path:
     return path
 
 
-def log_to_run(path: Path, config: DictConfig, checkpoint: dict, metrics: dict, picture) -> None:
-    """Add the figures to the W&B run of ``path`` if that is a run directory."""
-    if not (path / "config.yaml").is_file():
+def log_to_run(path: Path, config: DictConfig, checkpoint: dict, metrics: dict, picture: np.ndarray) -> None:
+    """Add the figures to the W&B run of ``path``, if that is the directory of a run that has one."""
+    if not (path / WANDB_ID).is_file():
         return
     trained = OmegaConf.load(path / "config.yaml")
-    trained.logging = config.logging
+    for key in app.given_keys():
+        if key.startswith("logging."):
+            OmegaConf.update(trained, key, OmegaConf.select(config, key))
     wandb = WandbRun(RunDirectory(path), trained, say=print)
     wandb.log(checkpoint["iter"], {f"evaluation/{name}": value for name, value in metrics.items()})
     wandb.log(checkpoint["iter"], {"pictures/evaluation_parts": picture})

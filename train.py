@@ -1,9 +1,12 @@
 """Train a segmenter: ``python train.py dataset_name=CUB [key=value ...]``; every key is in conf/train.yaml."""
 
+from collections.abc import Iterator
+
 from lightning.fabric import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
 import datasets
+from datasets.batch import TrainBatch
 from datasets.loader import train_batches
 from datasets.views import make_views
 from evaluation.held_out import HeldOut
@@ -36,10 +39,12 @@ def train(config: DictConfig) -> None:
     if config.resume is None:
         run = RunDirectory.create(config)
     else:
-        checkpoint = checkpoints.read(config.resume)
+        checkpoint = checkpoints.read_to_resume(config.resume)
         method.segmenter.load_state_dict(checkpoint["model_state_dict"])
         restore_optimizer(optimizer, checkpoint["optimizer_state_dict"])
         done = checkpoint["iter"]
+        if done > config.num_steps:
+            raise UserError(f"The run has done {done} steps already: give num_steps={done} or more.")
         run = RunDirectory.resume(config)
 
     segmenter = method.segmenter
@@ -84,54 +89,55 @@ def train(config: DictConfig) -> None:
             if result.metrics:
                 print_table({f"after {done} steps": result.metrics})
 
+        def unless_broken() -> Iterator[TrainBatch]:
+            try:
+                yield from batches
+            except UserError:
+                save()  # what was reached before the picture that cannot be read
+                raise
+
         for note in training_set.notes:
             logger.say(note)
         if done and due(config.evaluation.every) and not logger.has_evaluation(done):
             evaluate()  # the run was interrupted in the middle of it
 
         skipped = 0
-        try:
-            for batch in batches:
-                for message in batch.skipped:
-                    skipped += 1
-                    logger.say(f"Skipped picture {skipped}: {message}")
+        for batch in unless_broken():
+            for message in batch.skipped:
+                skipped += 1
+                logger.say(f"Skipped picture {skipped}: {message}")
 
-                # Two jitters of each crop, one of them to be warped.
-                views = make_views(batch.to(fabric.device), config.augmentation, config.seed)
+            # Two jitters of each crop, one of them to be warped.
+            views = make_views(batch.to(fabric.device), config.augmentation, config.seed)
 
-                # Of the paper's method: two forward passes, features without gradient, four losses.
-                losses = method(views)
-                total = sum(config.loss_weights[name] * loss for name, loss in losses.items())
+            # Of the paper's method: two forward passes, features without gradient, four losses.
+            losses = method(views)
+            total = sum(config.loss_weights[name] * loss for name, loss in losses.items())
 
-                # One update.
-                rate = set_learning_rate(optimizer, config.optimizer, done)
-                optimizer.zero_grad()
-                fabric.backward(total)
-                norm = fabric.clip_gradients(
-                    method, optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
-                )
-                # In half precision the gradient scaler skips such steps, and is meant to meet some.
-                if config.precision != "16" and not norm.isfinite():
-                    raise UserError(
-                        f"The gradient is not finite at step {done}: lower optimizer.lr, or check the data."
-                    )
-                optimizer.step()
-                done += 1
+            # One update.
+            rate = set_learning_rate(optimizer, config.optimizer, done)
+            optimizer.zero_grad()
+            fabric.backward(total)
+            norm = fabric.clip_gradients(
+                method, optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
+            )
+            # In half precision the gradient scaler skips such steps, and is meant to meet some.
+            if config.precision != "16" and not norm.isfinite():
+                raise UserError(f"The gradient is not finite at step {done}: lower optimizer.lr, or check the data.")
+            optimizer.step()
+            done += 1
 
-                logger.advance(done)
-                if due(config.logging.every):
-                    scalars = {name: loss.detach() for name, loss in losses.items()}
-                    logger.log(done, scalars | {"total": total.detach(), "learning_rate": rate, "gradient_norm": norm})
-                if config.logging.image_every and due(config.logging.image_every):
-                    picture = part_picture(examples(labeller, batch), held_out.task)
-                    logger.log_pictures(done, {f"training_{held_out.task}": picture})
-                if due(config.checkpointing.every):
-                    save()
-                if due(config.evaluation.every):
-                    evaluate()
-        except UserError:
-            save()  # what was reached before the broken picture, say
-            raise
+            logger.advance(done)
+            if due(config.logging.every):
+                scalars = {name: loss.detach() for name, loss in losses.items()}
+                logger.log(done, scalars | {"total": total.detach(), "learning_rate": rate, "gradient_norm": norm})
+            if config.logging.image_every and due(config.logging.image_every):
+                picture = part_picture(examples(labeller, batch), held_out.task)
+                logger.log_pictures(done, {f"training_{held_out.task}": picture})
+            if due(config.checkpointing.every):
+                save()
+            if due(config.evaluation.every):
+                evaluate()
 
     print(f"Run directory: {run.path}")
 

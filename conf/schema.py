@@ -155,7 +155,7 @@ class TrainConfig:
     image_size: int = _number(low=32)
     batch_size: int = _number(low=2)
     num_steps: int = _number(low=1)
-    seed: int = _number(low=0)
+    seed: int = _number(low=0, high=2**32 - 1)  # what NumPy takes
     device: str = _choice("auto", "cpu", "cuda")
     precision: str = _choice("32", "bf16", "16")
     output_dir: str | None = MISSING

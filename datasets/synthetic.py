@@ -7,6 +7,7 @@ colour alone cannot tell the parts; texture, shape and place can.
 
 import json
 import shutil
+import tempfile
 from colorsys import hsv_to_rgb
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,6 +49,7 @@ HUES_OF_SPECIES = (
 )
 HUES = (0.02, 0.16, 0.42, 0.64)
 
+STAMP = "drawing.json"
 _VERSION = 1  # of the drawing: raised whenever the same numbers would give other pictures
 _SUPERSAMPLING = 3
 
@@ -76,6 +78,8 @@ class Synthetic(CUB):
     @classmethod
     def from_config(cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Purpose) -> Self:
         """See ``datasets.build``."""
+        if node.drawing is None:
+            raise UserError("dataset.drawing says what to draw: it cannot be null for dataset_name=synthetic.")
         ensure(dataset_root / node.folder, Drawing(**node.drawing))
         return super().from_config(node, dataset_root, split, purpose)
 
@@ -89,22 +93,33 @@ def ensure(root: Path, drawing: Drawing) -> None:
     Raises:
         UserError: ``root`` holds something that this program did not draw.
     """
-    stamp = root / "drawing.json"
     wanted = {"version": _VERSION, **asdict(drawing)}
-    if stamp.exists() and json.loads(stamp.read_text()) == wanted:
+    found = _stamp(root)
+    if found == wanted:
         return
-    if root.exists() and any(root.iterdir()) and not stamp.exists():
+    if root.exists() and any(root.iterdir()) and found is None:
         raise UserError(f"{root} holds files that were not drawn here: name another dataset_root=, or move them away.")
-    # Drawn beside its place and moved there whole: a drawing that was cut off is never taken for a data set.
-    unfinished = root.with_name(root.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        _draw_tree(unfinished, drawing)
-        (unfinished / stamp.name).write_text(json.dumps(wanted))
-        shutil.rmtree(root, ignore_errors=True)
-        unfinished.rename(root)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        # Drawn beside its place and moved there whole: a drawing that was cut off is never taken for a data set.
+        with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
+            drawn = Path(folder) / root.name
+            _draw_tree(drawn, drawing)
+            (drawn / STAMP).write_text(json.dumps(wanted))
+            # Another program may have drawn the same set meanwhile.
+            if _stamp(root) != wanted:
+                shutil.rmtree(root, ignore_errors=True)
+                drawn.rename(root)
     except OSError as error:
         raise UserError(f"Cannot draw into {root}: {error.strerror}. Name another dataset_root=.") from None
+
+
+def _stamp(root: Path) -> dict | None:
+    """What the set in ``root`` was drawn from; None where nothing readable says so."""
+    try:
+        return json.loads((root / STAMP).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _draw_tree(root: Path, drawing: Drawing) -> None:

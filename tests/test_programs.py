@@ -29,7 +29,8 @@ def trained(tmp_path_factory) -> Path:
     """A run of the two debug steps, W&B offline."""
     folder = tmp_path_factory.mktemp("trained")
     run = folder / "run"
-    done = program("train.py", *SMALL, "experiment=debug", f"dataset_root={folder}", f"output_dir={run}")
+    place = f"dataset_root={folder}", f"output_dir={run}"
+    done = program("train.py", *SMALL, "experiment=debug", *place, "logging.project=a-project-of-its-own")
     assert done.returncode == 0, done.stderr
     assert str(run) in done.stdout
     return run
@@ -110,6 +111,11 @@ def test_the_saved_label_maps_give_the_figures_again(evaluated):
 def test_evaluating_a_run_directory_adds_to_its_wandb_run(trained, evaluated):
     identity = (trained / "wandb_id.txt").read_text().strip()
     assert len(list((trained / "wandb").glob(f"offline-run-*-{identity}"))) == 2
+
+
+def test_the_evaluation_keeps_the_wandb_settings_of_the_run(trained, evaluated):
+    configs = [path.read_bytes() for path in sorted((trained / "wandb").glob("offline-run-*/*.wandb"))]
+    assert len(configs) == 2 and all(b"a-project-of-its-own" in content for content in configs)
 
 
 def test_a_data_set_that_is_not_there_is_refused_in_one_message(tmp_path):

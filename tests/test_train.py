@@ -88,6 +88,21 @@ def test_a_run_interrupted_in_an_evaluation_makes_up_for_it(tmp_path, monkeypatc
     assert [row["step"] for row in rows(tmp_path / "broken/evaluation.csv")] == ["1"]
 
 
+def test_a_gradient_that_is_not_finite_ends_the_run_and_leaves_its_checkpoints_as_they_were(tmp_path):
+    with pytest.raises(UserError, match="gradient is not finite at step 1"):
+        run(tmp_path, "broken", "optimizer.lr=1e30")
+    (saved,) = (tmp_path / "broken/checkpoints").iterdir()
+    assert saved.name == "model_1.pth"
+    assert weights(tmp_path / "broken", 1)["bn1.num_batches_tracked"] == 2
+
+
+def test_a_run_is_not_resumed_to_fewer_steps_than_it_has_done(tmp_path):
+    path = run(tmp_path, "run", "num_steps=2")
+    with pytest.raises(UserError, match="has done 2 steps already"):
+        resume(path, "num_steps=1")
+    assert "num_steps: 2" in (path / "config.yaml").read_text()
+
+
 def test_another_seed_gives_another_run(tmp_path):
     first, second = (run(tmp_path, f"seed{seed}", f"seed={seed}", "num_steps=1") for seed in (1, 2))
     assert rows(first / "metrics.csv") != rows(second / "metrics.csv")

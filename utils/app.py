@@ -25,6 +25,8 @@ for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(f"{_name}_schema", _schema)
 # What a checkpoint of train.py knows better than the defaults; the command line wins over both.
 FROM_CHECKPOINT = ("image_size", "seed", "segmenter", "perceptual")
+# Nodes whose keys depend on the method.
+KNOWN_NAMES = {"loss_weights": ("feature", "contrastive", "visual", "equivariance", "foreground")}
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -69,19 +71,26 @@ def with_settings_of(trained: dict, config: DictConfig) -> DictConfig:
     Args:
         trained: the config in the checkpoint; empty for a published one.
     """
-    given = {override.lstrip("+").partition("=")[0].partition(".")[0] for override in _overrides()}
+    given = {key.partition(".")[0] for key in given_keys()}
     for key in FROM_CHECKPOINT:
-        if key in trained and key not in given:
-            node, values = (
-                (config[key], trained[key]) if isinstance(trained[key], dict) else (config, {key: trained[key]})
+        if key not in trained or key in given:
+            continue
+        node, values = (config[key], trained[key]) if isinstance(trained[key], dict) else (config, {key: trained[key]})
+        unknown = [name for name in values if name not in node]
+        if unknown:
+            raise UserError(
+                f"The checkpoint is of another version of the code: its config has {key}.{unknown[0]}, unknown here. "
+                f"Give {key}= on the command line, and what the checkpoint says of it is left out."
             )
-            for name, value in values.items():
-                node[name] = value
+        for name, value in values.items():
+            node[name] = value
     return config
 
 
-def _overrides() -> list[str]:
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+def given_keys() -> list[str]:
+    """The keys and groups that the command line gives values for."""
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return [override.lstrip("+~").partition("=")[0] for override in overrides]
 
 
 def _checked(config: DictConfig) -> DictConfig:
@@ -89,7 +98,7 @@ def _checked(config: DictConfig) -> DictConfig:
         return validate(config)
     if OmegaConf.get_type(config) is not TrainConfig:
         raise UserError(f"resume is for training. To use a run: checkpoint={config.resume}")
-    return validate(resumed_config(config, _overrides()))
+    return validate(resumed_config(config, list(HydraConfig.get().overrides.task)))
 
 
 def _refuse(message: str) -> NoReturn:
@@ -128,7 +137,12 @@ def _explain(error: Exception, config_name: str) -> str:
     if key is not None:
         parent = key.rpartition(".")[0]
         if getattr(keys.get(parent), "__origin__", None) is dict:
-            return f"{parent} has no '{key.rpartition('.')[2]}' to change: to add one, give +{key}=VALUE."
+            name, known = key.rpartition(".")[2], KNOWN_NAMES.get(parent)
+            if known and name in known:
+                return f"{key}: {text.splitlines()[0].rstrip('.')}; it must be a number."
+            if known:
+                return f"{parent} has no '{name}'.{_nearest(name, known)} It has {', '.join(known)}."
+            return f"{parent} has no '{name}' to change: to add one, give +{key}=VALUE."
         return f"unknown key '{key}'{where}.{_nearest(key, keys)} All keys: --help."
     reason = " ".join(line.strip() for line in text.splitlines() if "hydra.cc" not in line)
     return f"cannot compose the config of {' '.join(sys.argv[1:])}: {reason}"

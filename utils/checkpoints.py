@@ -102,6 +102,19 @@ def read(path: Path | str) -> dict[str, Any]:
     return payload
 
 
+def read_to_resume(path: Path | str) -> dict[str, Any]:
+    """Reads a checkpoint that training can go on from.
+
+    Raises:
+        UserError: as :func:`read`, or it lacks the step or the optimiser's state.
+    """
+    payload = read(path)
+    missing = [name for name in ("iter", "optimizer_state_dict") if not payload.get(name)]
+    if missing:
+        raise UserError(f"Training cannot go on from {resolve(path)}: it has no {' and no '.join(missing)}.")
+    return payload
+
+
 def _numbered(folder: Path) -> list[Path]:
     """The folder's ``model_ITER.pth`` in the order of their iterations."""
     files = {

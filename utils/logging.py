@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from utils.console import stderr
 from utils.run_directory import RunDirectory
 
+WANDB_ID = "wandb_id.txt"  # in the run directory
 SECONDS_BETWEEN_LINES = 30  # where stderr is no terminal
 
 
@@ -86,7 +87,7 @@ class WandbRun:
         mode = _wandb_mode(config.logging.wandb)
         if mode == "disabled":
             return
-        identity = run.path / "wandb_id.txt"
+        identity = run.path / WANDB_ID
         self._attempt(lambda: self._start(run.path, identity, config, mode))
         if self.run is None and mode == "online":
             say("W&B: logging offline instead.")
@@ -119,7 +120,7 @@ class WandbRun:
             name=options.name or path.resolve().name,
             tags=list(options.tags) or None,
             config=OmegaConf.to_container(config),
-            dir=str(path),
+            dir=os.environ.get("WANDB_DIR") or str(path),
             mode=mode,
             settings=wandb.Settings(console="off", silent=mode == "offline"),
         )
@@ -242,6 +243,8 @@ def _wandb_mode(wanted: str) -> str:
     """``auto`` becomes WANDB_MODE if that is set, else online for a user who is logged in, else offline."""
     if wanted != "auto":
         return wanted
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
+        return "disabled"
     if mode := os.environ.get("WANDB_MODE"):
         return {"dryrun": "offline", "run": "online"}.get(mode, mode)
     try:

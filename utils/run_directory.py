@@ -138,7 +138,8 @@ def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
     for group in groups:
         for key, value in given[group].items():
             if config[group][key] != value:
-                _refuse(f"{group}.{key}", config[group][key], value)
+                _refuse_if_fixed(f"{group}.{key}", config[group][key], value)
+                config[group][key] = value
     return config
 
 

@@ -15,12 +15,12 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from datasets import DATASETS
 from datasets.files import HELP, MissingFile, SizesDiffer, UnreadableFile, read_picture
 from datasets.sample import Sample
-from utils import app
+from utils import app, workers
 from utils.errors import UserError
 
 # What pictures are read for: the split, and whose masks.
@@ -168,7 +168,7 @@ class _Findings(Dataset):
 
 
 def _findings(dataset: Dataset, reading: str, num_workers: int) -> Iterator[Findings]:
-    loader = DataLoader(_Findings(dataset), batch_size=None, num_workers=num_workers)
+    loader = workers.loader(_Findings(dataset), num_workers=num_workers, batch_size=None)
     return track(loader, f"reading: {reading}", transient=True, disable=not sys.stdout.isatty())
 
 

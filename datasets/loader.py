@@ -4,13 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import cv2
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datasets.batch import TrainBatch
 from datasets.sample import Sample
+from utils import workers
 from utils.errors import UserError
 from utils.seeding import generator
 
@@ -63,13 +62,11 @@ def train_batches(
             f"{dataset.name} has {len(dataset)} training images, fewer than batch_size={batch_size}: "
             f"set batch_size={len(dataset)} or less, or check dataset_root."
         )
-    return _Loader(
+    return workers.loader(
         _Crops(dataset, image_size, seed, on_error),
-        batch_sampler=StepSampler(len(dataset), batch_size, seed, first_step, num_steps),
-        collate_fn=_collate,
+        _collate,
         num_workers=num_workers,
-        worker_init_fn=init_worker,
-        pin_memory=torch.cuda.is_available(),
+        batch_sampler=StepSampler(len(dataset), batch_size, seed, first_step, num_steps),
     )
 
 
@@ -109,7 +106,7 @@ class _Crops(Dataset):
     seed: int
     on_error: Literal["raise", "skip"]
 
-    def __getitem__(self, item: Item) -> _Crop | UserError:
+    def __getitem__(self, item: Item) -> _Crop:
         _, step, place = item
         skipped = []
         for index in self._candidates(item):
@@ -118,10 +115,9 @@ class _Crops(Dataset):
                 return _Crop(self.dataset.train_crop(self.dataset[index], self.size, rng), step, skipped)
             except UserError as error:
                 if self.on_error == "raise":
-                    # Raised here, it would reach the user wrapped in the worker's traceback.
-                    return error
+                    raise
                 skipped.append(str(error))
-        return UserError(f"No training picture of {self.dataset.name} can be read. The first one: {skipped[0]}")
+        raise UserError(f"No training picture of {self.dataset.name} can be read. The first one: {skipped[0]}")
 
     def _candidates(self, item: Item) -> Iterator[int]:
         index, step, place = item
@@ -130,32 +126,6 @@ class _Crops(Dataset):
         yield from others[others != index].tolist()
 
 
-def _collate(items: Sequence[_Crop | UserError]) -> TrainBatch | UserError:
-    for item in items:
-        if isinstance(item, UserError):
-            return item
+def _collate(items: Sequence[_Crop]) -> TrainBatch:
     skipped = [message for item in items for message in item.skipped]
     return TrainBatch.collate([item.sample for item in items], items[0].step, skipped)
-
-
-class _Loader(DataLoader):
-    def __iter__(self) -> Iterator[TrainBatch]:
-        try:
-            for batch in super().__iter__():
-                if isinstance(batch, UserError):
-                    raise batch
-                yield batch
-        except RuntimeError as error:
-            # PyTorch's only sign of a worker that the system ended.
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise UserError(
-                f"A process that reads pictures was ended from outside, often for want of memory ({error}). "
-                "Try fewer: loader.num_workers=1, or 0 to read in the main process."
-            ) from None
-
-
-def init_worker(_worker: int) -> None:
-    """What a process that reads pictures does first."""
-    # The workers are the parallelism; OpenCV's own threads would fight over the same cores.
-    cv2.setNumThreads(0)

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from datasets.batch import EvalBatch, TrainBatch
-from datasets.loader import init_worker
 from datasets.part_views import PartViewOptions
 from datasets.sample import Sample
 from evaluation.foreground import ForegroundProtocol
@@ -21,6 +20,7 @@ from evaluation.keypoints import KeypointProtocol
 from evaluation.labellers import Labeller
 from evaluation.part_maps import PartMapProtocol, sample_input
 from evaluation.prediction import part_probabilities, predicted_labels, upsample
+from utils import workers
 from utils.console import stderr
 from utils.errors import UserError
 
@@ -211,30 +211,18 @@ class _Inputs(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> list[tuple[str, EvalInput]] | UserError:
-        try:
-            sample = self.dataset[index]
-            predicted = () if self.reader is None else (self.reader(sample),)
-            return [
-                (key, replace(one, place=index))
-                for key, protocol in self.protocols.items()
-                for one in protocol.inputs(sample, self.fitted, *predicted)
-            ]
-        except UserError as error:
-            # Raised here, it would reach the user wrapped in the worker's traceback.
-            return error
+    def __getitem__(self, index: int) -> list[tuple[str, EvalInput]]:
+        sample = self.dataset[index]
+        predicted = () if self.reader is None else (self.reader(sample),)
+        return [
+            (key, replace(one, place=index))
+            for key, protocol in self.protocols.items()
+            for one in protocol.inputs(sample, self.fitted, *predicted)
+        ]
 
 
 def _load(inputs: Dataset, num_workers: int, description: str, progress: bool) -> Iterator[tuple[str, EvalInput]]:
-    loader = DataLoader(
-        inputs, batch_size=None, collate_fn=_unchanged, num_workers=num_workers, worker_init_fn=init_worker
-    )
+    loader = workers.loader(inputs, num_workers=num_workers, batch_size=None)
     shown = progress and stderr.is_terminal
     for found in track(loader, description, console=stderr, transient=True, disable=not shown):
-        if isinstance(found, UserError):
-            raise found
         yield from found
-
-
-def _unchanged(found: list[tuple[str, EvalInput]] | UserError) -> list[tuple[str, EvalInput]] | UserError:
-    return found

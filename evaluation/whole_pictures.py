@@ -8,14 +8,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from datasets.batch import EvalBatch, stack
-from datasets.loader import init_worker
 from datasets.sample import Sample
 from evaluation.labellers import Labeller
 from evaluation.prediction import upsample
-from utils.errors import UserError
+from utils import workers
 
 
 class Croppable(Protocol):
@@ -63,17 +62,7 @@ def label_maps(
     Raises:
         UserError: a file cannot be read.
     """
-    loader = DataLoader(
-        _Crops(dataset, image_size),
-        batch_size=batch_size,
-        collate_fn=list,
-        num_workers=num_workers,
-        worker_init_fn=init_worker,
-    )
-    for items in loader:
-        for one in items:
-            if isinstance(one, UserError):
-                raise one
+    for items in workers.loader(_Crops(dataset, image_size), num_workers=num_workers, batch_size=batch_size):
         batch = EvalBatch(*stack([one.crop for one in items]), items).to(device)
         scores = labeller.scores(batch.images, batch.foreground)
         # As the networks are trained: the centres of the outermost cells lie on those of the outermost pixels.
@@ -93,12 +82,8 @@ class _Crops(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> _Cropped | UserError:
-        try:
-            sample = self.dataset[index]
-        except UserError as error:
-            # Raised here, it would reach the user wrapped in the worker's traceback.
-            return error
+    def __getitem__(self, index: int) -> _Cropped:
+        sample = self.dataset[index]
         # Keypoints follow every crop, so two of them tell where it lies.
         extent = np.array(sample.foreground.shape[::-1], float)
         corners = np.array([[0, 0, 1], [*extent, 1]])

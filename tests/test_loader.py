@@ -1,6 +1,4 @@
-import os
 import pickle
-import signal
 from dataclasses import replace
 
 import numpy as np
@@ -132,22 +130,6 @@ def test_where_nothing_can_be_read_skipping_ends_too(tmp_path):
         path.unlink()
     with pytest.raises(UserError, match=r"^No training picture of CUB can be read\. The first one: Missing .*/Bird_"):
         load(dataset, num_workers=1, on_error="skip")
-
-
-class KillsItsReader:
-    name = "killer"
-    train_crop = None
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_reading_process_that_the_system_ends_is_told_in_one_message():
-    with pytest.raises(UserError, match="was ended from outside, often for want of memory .*loader.num_workers=1"):
-        load(KillsItsReader(), num_workers=1)
 
 
 def test_the_data_set_can_be_sent_to_a_spawned_worker(dataset):

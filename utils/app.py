@@ -16,7 +16,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import EvaluateConfig, PascalPartConfig, PredictConfig, TrainConfig, UnknownKey, validate, walk
-from utils.errors import UserError
+from utils.errors import UserError, ended_from_outside
 from utils.run_directory import resumed_config
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -47,7 +47,9 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
             task(_checked(config))
         except (UserError, UnknownKey) as error:
             _refuse(_explain(error, config_name))
-        except Exception:
+        except Exception as error:
+            if mistake := ended_from_outside(error):
+                _refuse(str(mistake))
             traceback.print_exc()
             sys.exit(1)
 

@@ -12,7 +12,7 @@ from datasets.views import make_views
 from evaluation.held_out import HeldOut
 from evaluation.report import part_picture, print_table
 from evaluation.run import examples
-from models import build_method, own_loss_weights
+from models import build_method, own_loss_weights, restore_segmenter
 from utils import app, checkpoints
 from utils.devices import build_fabric
 from utils.errors import UserError
@@ -40,8 +40,8 @@ def train(config: DictConfig) -> None:
         run = RunDirectory.create(config)
     else:
         checkpoint = checkpoints.read_to_resume(config.resume)
-        method.segmenter.load_state_dict(checkpoint["model_state_dict"])
-        restore_optimizer(optimizer, checkpoint["optimizer_state_dict"])
+        restore_segmenter(method.segmenter, checkpoint["model_state_dict"], config.resume)
+        restore_optimizer(optimizer, checkpoint["optimizer_state_dict"], config.resume)
         done = checkpoint["iter"]
         if done > config.num_steps:
             raise UserError(f"The run has done {done} steps already: give num_steps={done} or more.")

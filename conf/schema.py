@@ -25,7 +25,10 @@ def _choice(*options: str) -> Any:
 
 
 def _optional(**rules: Any) -> Any:
-    """What only some options of a group have; None elsewhere."""
+    """What only some options of a group have; None elsewhere.
+
+    ``only`` names the one option of the node's ``name`` that has it, ``of`` the data sets that do.
+    """
     return field(default=None, metadata=rules)
 
 
@@ -34,6 +37,8 @@ PASCAL_CATEGORIES = (
     *("sheep", "horse", "cow", "motorbike", "aeroplane", "bus", "car", "bicycle", "dog", "cat"),
     *("mbike", "plane", "bike"),
 )
+
+WITH_BOXES = ("CUB", "PP", "folder", "synthetic")  # data sets
 
 
 @dataclass
@@ -49,16 +54,16 @@ class Dataset:
     folder: str = MISSING
     train_mask: str = _choice("gt", "supervised", "unsupervised")
     eval_mask: str = _choice("gt", "supervised", "unsupervised")
-    box_padding: float | None = _optional(low=0)
-    box_jitter: float | None = _optional(low=0)
-    crop_area: list[float] | None = _optional(above=0, high=1, length=2, increasing=True)
-    crop_aspect: list[float] | None = _optional(above=0, length=2, increasing=True)
+    box_padding: float | None = _optional(low=0, high=4, of=WITH_BOXES)
+    box_jitter: float | None = _optional(low=0, high=0.5, of=WITH_BOXES)
+    crop_area: list[float] | None = _optional(above=0, high=1, length=2, increasing=True, of=("DF",))
+    crop_aspect: list[float] | None = _optional(above=0, length=2, increasing=True, of=("DF",))
     flip_probability: float = _probability()
     on_error: str = _choice("raise", "skip")
-    test_share: float | None = field(default=None, metadata={"above": 0, "high": 0.9})
+    test_share: float | None = _optional(above=0, high=0.9, of=("folder",))
     category: str | None = _optional(options=PASCAL_CATEGORIES)
-    min_train_area: float | None = _optional(low=0, high=1)
-    min_test_area: float | None = _optional(low=0, high=1)
+    min_train_area: float | None = _optional(low=0, high=1, of=("PP",))
+    min_test_area: float | None = _optional(low=0, high=1, of=("PP",))
     drawing: Drawing | None = None
 
 
@@ -107,7 +112,7 @@ class Augmentation:
     saturation: float = _number(low=0, high=1)
     hue: float = _number(low=0, high=0.5)
     greyscale_probability: float = _probability()
-    control_points: int = _number(low=2)
+    control_points: int = _number(low=2, high=16)
     noise: float = _number(low=0)
     scale: list[float] = field(default=MISSING, metadata={"above": 0, "length": 2, "increasing": True})
     rotation: float = _number(low=0, high=180)
@@ -136,7 +141,7 @@ class Checkpointing:
 class Evaluation:
     every: int = _number(low=0)
     batch_size: int = _number(low=1)
-    size: int = _number(low=32)
+    size: int = _number(low=32, high=4096)
     label_resize: str = _choice("bilinear", "nearest")
     baselines: list[str] = _choice("untrained", "kmeans_features", "kmeans_colours")
     pictures: int = _number(low=0)
@@ -151,8 +156,8 @@ class Loader:
 class TrainConfig:
     dataset_name: str = MISSING
     dataset_root: str = MISSING
-    num_parts: int = _number(low=2)
-    image_size: int = _number(low=32)
+    num_parts: int = _number(low=2, high=254)  # label maps hold bytes, and one more is needed
+    image_size: int = _number(low=32, high=4096)
     batch_size: int = _number(low=2)
     num_steps: int = _number(low=1)
     seed: int = _number(low=0, high=2**32 - 1)  # what NumPy takes
@@ -227,6 +232,10 @@ def validate(config: DictConfig) -> DictConfig:
             raise UserError(f"{key} is required by {owner}: give {key}=VALUE.")
         if owner is not None and value is not None and parent.name != owner:
             raise UserError(f"{key} is for {owner} only, not for {parent.name}.")
+        if (owners := spec.metadata.get("of")) and (config.dataset_name in owners) != (value is not None):
+            if value is None:
+                raise UserError(f"{key} is required by dataset_name={config.dataset_name}: give {key}=VALUE.")
+            raise UserError(f"{key} is for {', '.join(owners)} only, not for dataset_name={config.dataset_name}.")
         if value is not None:
             _check(key, value, spec.metadata)
     if unknown := sorted(set(config) - {spec.name for spec in fields(OmegaConf.get_type(config))}):

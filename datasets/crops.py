@@ -9,6 +9,9 @@ import numpy as np
 from PIL import Image
 
 from datasets.sample import Sample
+from utils.errors import UserError
+
+LONGEST = 50  # sides: no picture, and as the network's input it would not fit into memory
 
 
 def square_box(box: np.ndarray, padding: float, jitter: float = 0.0, draws: np.ndarray | None = None) -> np.ndarray:
@@ -156,6 +159,21 @@ def cut(sample: Sample, box: np.ndarray) -> Sample:
         part_map=None if sample.part_map is None else _cut(sample.part_map, box, 0),
         **_moved(sample, box[:2], 1.0),
     )
+
+
+def with_shorter_side(width: int, height: int, size: int, what: str) -> tuple[int, int]:
+    """Width and height with the shorter of them at ``size``, the longer one at its integer part.
+
+    Raises:
+        UserError: ``what``, the picture or its box, is far too long.
+    """
+    shorter = min(width, height)
+    if max(width, height) > LONGEST * shorter:
+        raise UserError(
+            f"{what} is {width} x {height} pixels: more than {LONGEST} times as long as it is wide, it cannot be "
+            f"brought to a shorter side of {size}. Mend it, or take it out of the split."
+        )
+    return size * width // shorter, size * height // shorter
 
 
 def resize(sample: Sample, width: int, height: int, labels: Literal["bilinear", "nearest"]) -> Sample:

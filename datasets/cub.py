@@ -1,5 +1,6 @@
 """CUB-200-2011 (Wah et al., 2011) and data sets drawn in its layout."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from datasets.box_crops import BoxCrops
 from datasets.crops import mirrored_indices
 from datasets.files import (
     HELP,
+    UnreadableFile,
+    check_box,
+    check_keypoints,
     check_size,
     coordinate,
     extent,
@@ -30,6 +34,7 @@ MASKS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     "supervised": ("supervisedlabels", lambda values: values > 0),
     "unsupervised": ("pseudolabels", lambda values: values > 0),
 }
+_ONE_ANNOTATOR = 51  # of five, in a ground-truth mask
 
 
 @dataclass
@@ -135,15 +140,18 @@ class CUB(BoxCrops):
             raise UserError(f"{self.name}: no folder {folder} for {self._mask} masks; {present}. {HELP}")
 
     def _read_lists(self) -> None:
-        paths = dict(self._rows("images", "image path", int, str))
-        is_train = dict(self._rows("train_test_split", "image is_train", int, flag))
-        labels = dict(self._rows("image_class_labels", "image class", int, int))
-        types = (int, coordinate, coordinate, extent, extent)
-        boxes = {image: box for image, *box in self._rows("bounding_boxes", "image x y width height", *types)}
-        for name, table in (("train_test_split", is_train), ("image_class_labels", labels), ("bounding_boxes", boxes)):
-            lost = next((image for image in paths if image not in table), None)
-            if lost is not None:
-                raise UserError(f"{self._base / name}.txt has no line for image {lost} of images.txt. {HELP}")
+        paths = self._by_image("images", "image path", str)
+        is_train = self._by_image("train_test_split", "image is_train", flag)
+        labels = self._by_image("image_class_labels", "image class", int)
+        boxes = self._by_image("bounding_boxes", "image x y width height", coordinate, coordinate, extent, extent)
+        lists = {"train_test_split": is_train, "image_class_labels": labels, "bounding_boxes": boxes}
+        for name, table in lists.items():
+            for one, other, lost in (
+                (name, "images", paths.keys() - table.keys()),
+                ("images", name, table.keys() - paths.keys()),
+            ):
+                if lost:
+                    raise UserError(f"{self._base / one}.txt has no line for image {min(lost)} of {other}.txt. {HELP}")
 
         self._ids = [image for image in paths if is_train[image] == (self.split == "train")]
         self._paths = {image: paths[image] for image in self._ids}
@@ -154,7 +162,7 @@ class CUB(BoxCrops):
 
     def _read_keypoints(self) -> dict[int, np.ndarray]:
         places = {image: np.zeros((len(self.keypoint_names), 3)) for image in self._ids}
-        found = dict.fromkeys(self._ids, 0)
+        found = {image: set() for image in self._ids}
         path = self._base / "parts/part_locs.txt"
         types = (int, int, coordinate, coordinate, flag)
         for image, part, x, y, visible in self._rows("parts/part_locs", "image part x y visible", *types):
@@ -162,16 +170,26 @@ class CUB(BoxCrops):
                 continue
             if not 1 <= part <= len(self.keypoint_names):
                 raise UserError(f"{path}: image {image} has a part {part}, unknown to parts.txt. {HELP}")
-            found[image] += 1
+            if part in found[image]:
+                raise UserError(f"{path} has two lines for part {part} of image {image}. {HELP}")
+            found[image].add(part)
             if visible:
                 places[image][part - 1] = x - 1, y - 1, 1
-        lost = next((image for image, count in found.items() if count != len(self.keypoint_names)), None)
+        lost = next((image for image, parts in found.items() if len(parts) != len(self.keypoint_names)), None)
         if lost is not None:
             raise UserError(
-                f"{path} has {found[lost]} lines for image {lost}, "
+                f"{path} has {len(found[lost])} lines for image {lost}, "
                 f"but parts.txt has {len(self.keypoint_names)} keypoints. {HELP}"
             )
         return places
+
+    def _by_image(self, name: str, expected: str, *types: Callable) -> dict[int, Any]:
+        """What a list has for each image: one value, or a list of several."""
+        rows = self._rows(name, expected, int, *types)
+        image, count = Counter(row[0] for row in rows).most_common(1)[0] if rows else (None, 0)
+        if count > 1:
+            raise UserError(f"{self._base / name}.txt has {count} lines for image {image}. {HELP}")
+        return {image: values[0] if len(types) == 1 else values for image, *values in rows}
 
     def _rows(self, name: str, expected: str, *types: Callable) -> list[tuple]:
         return read_rows(self._base / f"{name}.txt", expected, *types)
@@ -198,7 +216,8 @@ class CUB(BoxCrops):
         """Read one picture with its annotation.
 
         Raises:
-            UserError: a file is missing or broken, or a mask has another size than its picture.
+            UserError: a file is missing or broken, a mask has another size than its picture, or the box or a keypoint
+                is nowhere near it.
         """
         image_id, name = self._ids[index], self.sample_name(index)
         path = self._base / "images" / name
@@ -212,7 +231,7 @@ class CUB(BoxCrops):
                     f"{part_map_path} has a label {part_map.max()}, "
                     f"but part_maps/parts.txt has {len(self.part_names)} parts. {HELP}"
                 )
-        return Sample(
+        sample = Sample(
             name=name,
             path=path,
             image=image,
@@ -222,6 +241,9 @@ class CUB(BoxCrops):
             keypoints=self._keypoints[image_id].copy(),
             part_map=part_map,
         )
+        check_box(sample, self._base / "bounding_boxes.txt")
+        check_keypoints(sample, self.keypoint_names, self._base / "parts/part_locs.txt")
+        return sample
 
     def _foreground(self, index: int, path: Path, image: np.ndarray) -> np.ndarray:
         cleaned = self._cleaned.get(self.sample_name(index)) if self._mask == "gt" else None
@@ -231,8 +253,14 @@ class CUB(BoxCrops):
             return np.unpackbits(cleaned.mask, count=count).reshape(cleaned.shape)
         if self._mask is None:
             return np.ones(image.shape[:2], np.uint8)
-        _, is_object = MASKS[self._mask]
-        return is_object(read_label_map(self.mask_path(index, self._mask), path, image)).astype(np.uint8)
+        mask_path, (_, is_object) = self.mask_path(index, self._mask), MASKS[self._mask]
+        values = read_label_map(mask_path, path, image)
+        if self._mask == "gt" and values.max() != 0 and not _ONE_ANNOTATOR <= values.max() <= 255:
+            raise UnreadableFile(
+                f"{mask_path} has values up to {values.max()}, but 255 is the object in a mask of CUB: save it with 0 "
+                f"and 255. {HELP}"
+            )
+        return is_object(values).astype(np.uint8)
 
     def files(self, index: int) -> list[Path]:
         """Every file that sample ``index`` is read from."""

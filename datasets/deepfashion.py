@@ -165,14 +165,13 @@ class DeepFashion:
 def _whole(sample: Sample, size: int, labels: Literal["bilinear", "nearest"]) -> Sample:
     """The picture with its shorter side at ``size``, the longer one at its integer part."""
     height, width = sample.foreground.shape
-    shorter = min(height, width)
-    return crops.resize(sample, size * width // shorter, size * height // shorter, labels)
+    return crops.resize(sample, *crops.with_shorter_side(width, height, size, str(sample.path)), labels)
 
 
 def _read_list(path: Path) -> list[str]:
     try:
         return [str(image["file_name"]) for image in json.loads(path.read_bytes())["images"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is no list of pictures ({error!r}). Fetch it again. {HELP}") from None
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from utils.errors import UserError
 
 HELP = "See README, section 'Data'."
+# Pillow's names; of others it runs foreign programs (EPS) or reads a part.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 class MissingFile(UserError):
@@ -27,12 +29,12 @@ class SizesDiffer(UserError):
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8, RGB, whatever the file's mode; alpha is dropped and EXIF left alone.
+    """(H, W, 3) uint8, RGB, whatever the file's mode; alpha is dropped and EXIF left alone, 16 bits become 8.
 
     Raises:
         MissingFile, UnreadableFile: the message names the file.
     """
-    return _decode(path, lambda picture: picture.convert("RGB"))
+    return _decode(path, _to_rgb)
 
 
 def read_label_map(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
@@ -60,15 +62,42 @@ def read_labels(path: Path) -> np.ndarray:
     Raises:
         MissingFile, UnreadableFile: the message names the file.
     """
-    labels = _decode(path, lambda picture: picture.convert("L") if picture.mode == "1" else picture)
+    labels = _decode(path, _to_labels)
     if labels.ndim == 3:
         colours, labels = labels[..., : 1 if labels.shape[2] == 2 else 3], labels[..., 0]  # without alpha
         if (colours != labels[..., None]).any():
-            raise UnreadableFile(
-                f"{path} is a coloured picture, but a mask or label map has one number for each pixel: save it as "
-                f"greyscale or with a palette. {HELP}"
-            )
+            raise _no_labels(path, "is a coloured picture")
     return labels
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    # Of these Pillow would make white wherever the value is above 255. It reads a PGM of 16 bits as "I", up to 65535.
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("I", "F"):
+        raise UnreadableFile(
+            f"{picture.filename} has 32 bits for each pixel, and nothing says which of them is white: save it with 8 "
+            f"or 16 bits. {HELP}"
+        )
+    return picture.convert("RGB")
+
+
+def _to_labels(picture: Image.Image) -> Image.Image:
+    if picture.mode == "F":
+        raise _no_labels(picture.filename, "has fractions for pixels")
+    if picture.mode in ("CMYK", "HSV", "LAB", "YCbCr"):
+        raise _no_labels(picture.filename, f"is a coloured picture ({picture.mode})")
+    if not picture.mode.startswith("I") and ";16" in str(picture.tile):
+        # Pillow keeps the high byte, which is 0 for every label.
+        raise _no_labels(picture.filename, "has several channels of 16 bits")
+    return picture.convert("L") if picture.mode == "1" else picture
+
+
+def _no_labels(path: Path | str, what: str) -> UnreadableFile:
+    return UnreadableFile(
+        f"{path} {what}, but a mask or label map has one whole number for each pixel: save it as greyscale or with a "
+        f"palette. {HELP}"
+    )
 
 
 def check_size(what: str, shape: tuple[int, ...], picture_path: Path, image: np.ndarray) -> None:
@@ -106,10 +135,17 @@ def require_files(dataset: Any) -> None:
 
 def _decode(path: Path, convert: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             return np.asarray(convert(picture))
     except FileNotFoundError:
         raise MissingFile(f"Missing {path}. {HELP}") from None
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableFile(f"{path} is too large: {error} Make it smaller, or take it away. {HELP}") from None
+    except UnidentifiedImageError:
+        what = f"it is none of {', '.join(FORMATS)}" if path.stat().st_size else "it is empty"
+        raise UnreadableFile(f"Cannot read {path}: {what}. Fetch the file again. {HELP}") from None
     except Exception as error:  # on damaged bytes Pillow raises nearly anything, SyntaxError and struct.error included
         raise UnreadableFile(f"Cannot read {path}: {error}. Fetch the file again. {HELP}") from None
 
@@ -139,8 +175,56 @@ def read_rows(path: Path, expected: str, *types: Callable) -> list[tuple]:
 
 
 def read_names(path: Path) -> list[str]:
-    """The names of a list of lines ``index name``."""
-    return [name for _, name in read_rows(path, "index name", int, str)]
+    """The names of a list of lines ``index name``, indices counted from 1.
+
+    Raises:
+        UserError: as of :func:`read_rows`, or an index is left out, doubled or in another place.
+    """
+    names = []
+    for index, name in read_rows(path, "index name", int, str):
+        names.append(name)
+        if index != len(names):
+            raise UserError(f"{path}: the index of {name!r} is {index}, but {len(names)} comes next. {HELP}")
+    return names
+
+
+def check_box(sample: Any, source: Path) -> None:
+    """Refuse a box that does not touch its picture, or reaches farther out of it than its own size (UserError).
+
+    Args:
+        sample: a ``datasets.sample.Sample`` as read.
+        source: the file that the box comes from, for the message.
+    """
+    first, last = sample.box.reshape(2, 2)
+    extent = np.array(sample.foreground.shape[::-1])
+    if (first >= extent).any() or (last < 0).any() or _far(first, extent) or _far(last, extent):
+        corners = "({:g}, {:g}) to ({:g}, {:g})".format(*sample.box)
+        raise UserError(f"{source}: the box {corners} is not in {_size(sample)}")
+
+
+def check_keypoints(sample: Any, names: list[str], source: Path) -> None:
+    """Refuse a keypoint farther outside its picture than the picture's size (UserError).
+
+    One that is nearer stays: published ones may lie outside.
+
+    Args:
+        sample: a ``datasets.sample.Sample`` as read.
+        names: of its keypoints.
+        source: the file that they come from, for the message.
+    """
+    extent = np.array(sample.foreground.shape[::-1])
+    for name, (x, y, visible) in zip(names, sample.keypoints, strict=True):
+        if visible and _far(np.array([x, y]), extent):
+            raise UserError(f"{source}: the {name} at ({x:g}, {y:g}) is not in {_size(sample)}")
+
+
+def _far(place: np.ndarray, extent: np.ndarray) -> bool:
+    return bool((place < -extent).any() or (place >= 2 * extent).any())
+
+
+def _size(sample: Any) -> str:
+    height, width = sample.foreground.shape
+    return f"{sample.path}, {width} x {height} pixels, counted from 0. Mend the line. {HELP}"
 
 
 def flag(text: str) -> bool:

@@ -11,7 +11,17 @@ import numpy as np
 
 from datasets.box_crops import BoxCrops
 from datasets.crops import mirrored_indices
-from datasets.files import HELP, MissingFile, coordinate, flag, read_label_map, read_names, read_picture
+from datasets.files import (
+    HELP,
+    MissingFile,
+    UnreadableFile,
+    check_keypoints,
+    coordinate,
+    flag,
+    read_label_map,
+    read_names,
+    read_picture,
+)
 from datasets.sample import Purpose, Sample
 from utils.errors import UserError
 
@@ -74,6 +84,8 @@ class Folder(BoxCrops):
         self.notes: list[str] = []
         self._root, self._mask = Path(root), mask
         self._pictures = by_stem(self._root / "images")
+        if not self._pictures:
+            raise UserError(f"{self._root / 'images'} holds no picture: known are {' '.join(sorted(ENDINGS))}. {HELP}")
         self._masks = {} if mask is None else self._list_masks(self._root / MASKS[mask])
         held_out = self._held_out(test_share)
         self._stems = [stem for stem, is_test in held_out.items() if is_test == (split == "test")]
@@ -142,7 +154,7 @@ class Folder(BoxCrops):
     def _listed(self, path: Path) -> set[str] | None:
         if not path.is_file():
             return None
-        lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+        lines = (line.strip() for line in _text(path).splitlines())
         listed = {self._stem(name): name for name in lines if name}
         for stem in sorted(listed.keys() - self._pictures.keys()):
             self._pictures[stem] = self._root / "images" / listed[stem]  # missing, which reading it will tell
@@ -156,25 +168,25 @@ class Folder(BoxCrops):
         path = self._root / "keypoints.csv"
         places: dict[str, dict[str, tuple[float, float, bool]]] = {}
         names: dict[str, None] = {}
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if missing := {"name", "keypoint", "x", "y"}.difference(rows.fieldnames or ()):
-                raise UserError(
-                    f"{path}, line 1: no column {', '.join(sorted(missing))}. It must be name,keypoint,x,y or "
-                    f"name,keypoint,x,y,visible. {HELP}"
-                )
-            for row in rows:
-                place = f"{path}, line {rows.line_num}"
-                try:
-                    seen = flag(row.get("visible") or "1")
-                    x, y = (coordinate(row[axis]) if seen else 0.0 for axis in ("x", "y"))
-                except (ValueError, TypeError):
-                    raise UserError(f"{place}: expected numbers x and y, and visible 0 or 1: {row}. {HELP}") from None
-                of_picture = places.setdefault(self._stem(row["name"]), {})
-                if row["keypoint"] in of_picture:
-                    raise UserError(f"{place}: a second {row['keypoint']!r} in {row['name']}. {HELP}")
-                of_picture[row["keypoint"]] = (x, y, seen)
-                names[row["keypoint"]] = None
+        lines = _text(path).splitlines()
+        rows = csv.DictReader(lines)
+        if missing := {"name", "keypoint", "x", "y"}.difference(rows.fieldnames or ()):
+            raise UserError(
+                f"{path}, line 1: no column {', '.join(sorted(missing))} in '{''.join(lines[:1])}'. It must be "
+                f"name,keypoint,x,y or name,keypoint,x,y,visible. {HELP}"
+            )
+        for row in rows:
+            place = f"{path}, line {rows.line_num}"
+            try:
+                seen = flag(row.get("visible") or "1")
+                x, y = (coordinate(row[axis]) if seen else 0.0 for axis in ("x", "y"))
+            except (ValueError, TypeError):
+                raise UserError(f"{place}: expected numbers x and y, and visible 0 or 1: {row}. {HELP}") from None
+            of_picture = places.setdefault(self._stem(row["name"]), {})
+            if row["keypoint"] in of_picture:
+                raise UserError(f"{place}: a second {row['keypoint']!r} in {row['name']}. {HELP}")
+            of_picture[row["keypoint"]] = (x, y, seen)
+            names[row["keypoint"]] = None
 
         if unknown := [stem for stem in places if stem not in self._pictures]:
             self.notes.append(f"{path} has keypoints of pictures that are not there: {_some(unknown)}.")
@@ -217,7 +229,7 @@ class Folder(BoxCrops):
         """Read one picture with its annotation.
 
         Raises:
-            UserError: a file is missing or broken, or a mask or label map does not fit its picture.
+            UserError: a file is missing or broken, or a mask, label map or keypoint does not fit its picture.
         """
         stem = self._stems[index]
         path = self._pictures[stem]
@@ -226,7 +238,7 @@ class Folder(BoxCrops):
         if self._mask is not None:
             foreground = read_mask(self._mask_path(index), path, image)
         keypoints = self._keypoints.get(stem)
-        return Sample(
+        sample = Sample(
             name=self.sample_name(index),
             path=path,
             image=image,
@@ -235,6 +247,9 @@ class Folder(BoxCrops):
             keypoints=None if keypoints is None else keypoints.copy(),
             part_map=self._part_map(self._part_map_path(stem), path, image),
         )
+        if keypoints is not None:
+            check_keypoints(sample, self.keypoint_names, self._root / "keypoints.csv")
+        return sample
 
     def _part_map(self, path: Path | None, picture_path: Path, image: np.ndarray) -> np.ndarray | None:
         if path is None:
@@ -253,7 +268,19 @@ def read_mask(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
     values = read_label_map(path, picture_path, image)
     # Around an object JPEG leaves values that are nearly, but not quite, 0.
     threshold = 128 if path.suffix.lower() in (".jpg", ".jpeg") else 1
+    if 0 < values.max() < threshold:
+        raise UnreadableFile(
+            f"{path} has values up to {values.max()}, but in a JPEG mask the object is what has {threshold} or more: "
+            f"save it as PNG, or with 0 and 255. {HELP}"
+        )
     return (values >= threshold).astype(np.uint8)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not in UTF-8 ({error.reason}, byte {error.start}): save it so. {HELP}") from None
 
 
 def by_stem(

@@ -52,7 +52,10 @@ class ForegroundProtocol:
         """
         counts = self.table.counts
         if counts[1].sum() == 0:
-            raise UserError("No held-out picture has any foreground: check the data set's split and masks.")
+            raise UserError(
+                f"No held-out picture has any foreground; the first is {self.dataset.sample_name(0)}: check the data "
+                "set's split and masks."
+            )
         return {
             "foreground IoU": 100 * float(counts[1, 1] / (counts.sum() - counts[0, 0])),
             "pixel accuracy": 100 * float(counts.trace() / counts.sum()),

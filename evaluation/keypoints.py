@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.batch import EvalBatch
+from datasets.crops import with_shorter_side
 from datasets.sample import Sample
 from evaluation.contingency import ContingencyTable
 from evaluation.inputs import EvalInput
@@ -80,9 +81,9 @@ class KeypointProtocol:
         predicted: np.ndarray | None,
     ) -> EvalInput:
         left, top, right, bottom = cut
-        shorter = min(right - left, bottom - top)
-        scale = self.size / shorter
-        width, height = (int(self.size * side / shorter) for side in (right - left, bottom - top))
+        what = str(sample.path) if view == "whole" else f"The box of {sample.path}"
+        width, height = with_shorter_side(int(right - left), int(bottom - top), self.size, what)
+        scale = self.size / min(right - left, bottom - top)
         border = np.array([width % MULTIPLE // 2, height % MULTIPLE // 2])
         columns = slice(border[0], border[0] + width // MULTIPLE * MULTIPLE)
         rows = slice(border[1], border[1] + height // MULTIPLE * MULTIPLE)
@@ -149,7 +150,11 @@ class KeypointProtocol:
             UserError: the held-out samples show no keypoint.
         """
         if self.in_whole.total == 0:
-            raise UserError("No held-out sample shows a keypoint: check the data set's split and keypoint files.")
+            first = self.held_out[0].name if self.held_out else "none"
+            raise UserError(
+                f"No held-out sample shows a keypoint; the first is {first}: check the data set's split and keypoint "
+                "files."
+            )
         metrics = {
             "FG-NMI": self.in_box.nmi(),
             "FG-ARI": self.in_box.ari(),

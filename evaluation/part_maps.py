@@ -74,6 +74,7 @@ class PartMapProtocol:
         has_background: bool = False,
         label_maps: Path | None = None,
     ) -> None:
+        self.dataset = dataset
         self.views: dict[str, PartView] = {view.name: view for view in dataset.part_views(options)}
         # Predicted maps are brought to a view as the true ones, but without the labels that a bilinear resize invents.
         self.views_of_predicted = {view.name: view for view in dataset.part_views(replace(options, labels="nearest"))}
@@ -154,7 +155,10 @@ class PartMapProtocol:
             UserError: no pixel of the held-out pictures belongs to an annotated part.
         """
         if self.tables[ON_PARTS].total == 0:
-            raise UserError("No held-out picture shows an annotated part: check the data set's split and part maps.")
+            raise UserError(
+                f"No held-out picture shows an annotated part; the first is {self.dataset.sample_name(0)}: check the "
+                "data set's split and part maps."
+            )
         return {
             name.format(index): value
             for name, table in self.tables.items()

@@ -16,6 +16,9 @@ from evaluation.labellers import Labeller
 from evaluation.prediction import upsample
 from utils import workers
 
+# Of large pictures: the probabilities of all parts at all pixels would take gigabytes.
+PIXELS_AT_ONCE = 1 << 22
+
 
 class Croppable(Protocol):
     """What is asked of a data set."""
@@ -68,7 +71,7 @@ def label_maps(
         # As the networks are trained: the centres of the outermost cells lie on those of the outermost pixels.
         probabilities = upsample(scores, (image_size, image_size), align_corners=True).softmax(1)
         for one, probability in zip(items, probabilities, strict=True):
-            labels = _placed(probability, one).argmax(0).to(torch.uint8).cpu().numpy()
+            labels = _placed(probability, one)
             if not labeller.has_background:
                 labels = (labels + 1) * one.sample.foreground
             yield one.index, one.sample, labels
@@ -92,13 +95,17 @@ class _Crops(Dataset):
         return _Cropped(index, sample, crop, (end - start) / extent, start)
 
 
-def _placed(probability: Tensor, one: _Cropped) -> Tensor:
-    """Bring (C, S, S) of a crop to its place in the picture: (C, H, W), 0 outside the crop."""
+def _placed(probability: Tensor, one: _Cropped) -> np.ndarray:
+    """The most probable channel (H, W) uint8 at each pixel of the picture of a crop's (C, S, S); 0 outside the crop."""
     # Resizing moves pixels by their centres, keypoints are multiplied alone: half a pixel's difference in scale.
     offset = one.offset + (one.scale - 1) / 2
     axes = [
         torch.from_numpy((2 * (np.arange(extent) * scale + start) + 1) / probability.shape[-1] - 1).float()
         for extent, scale, start in zip(one.sample.foreground.shape[::-1], one.scale, offset, strict=True)
     ]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="xy"), dim=-1).to(probability.device)
-    return F.grid_sample(probability[None], grid[None], align_corners=False)[0]
+    labels = []
+    for rows in axes[1].split(max(PIXELS_AT_ONCE // len(axes[0]), 1)):
+        grid = torch.stack(torch.meshgrid(axes[0], rows, indexing="xy"), dim=-1).to(probability.device)
+        placed = F.grid_sample(probability[None], grid[None], align_corners=False)[0]
+        labels.append(placed.argmax(0).to(torch.uint8).cpu())
+    return torch.cat(labels).numpy()

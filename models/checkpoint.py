@@ -1,9 +1,11 @@
 """Segmenters from checkpoints: the published ones and those of ``train.py``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from models.methods import task_of
 from models.segmenter import HEAD, Segmenter
@@ -44,21 +46,44 @@ def load_segmenter(
     payload = checkpoints.read(file)
     state = payload["model_state_dict"]
     head = state.get(f"{HEAD}.conv2d_list.0.weight")
-    if head is None:
-        raise UserError(f"{file} is not a checkpoint of a segmenter: it has no {HEAD}.conv2d_list.0.weight.")
+    if head is None or head.ndim != 4 or not len(head):
+        raise UserError(
+            f"{file} is not a checkpoint of a segmenter: it has no {HEAD}.conv2d_list.0.weight (K, C, 3, 3). Expected "
+            "are the published checkpoints or those that train.py writes."
+        )
     config = payload.get("config") or {}
     method = config.get("method", {}).get("name", PUBLISHED_METHOD)
-    if task_of(method) != task:
-        raise UserError(f"{file} was trained with method={method}: it finds {_FINDS[task_of(method)]}. {_ADVICE[task]}")
+    try:
+        found = task_of(method)
+    except UserError as error:
+        raise UserError(f"{file} was trained with {error}") from error
+    if found != task:
+        raise UserError(f"{file} was trained with method={method}: it finds {_FINDS[found]}. {_ADVICE[task]}")
     variant = config.get("segmenter", {}).get("variant", "caffe")
     if variant not in RESNET50:
         raise UserError(
             f"{file} holds the unknown segmenter variant {variant!r}; this version knows {', '.join(RESNET50)}."
         )
     segmenter = Segmenter(num_parts=head.shape[0], variant=variant)
+    restore_segmenter(segmenter, state, file)
+    return segmenter.to(device).eval()
+
+
+def restore_segmenter(segmenter: Segmenter, state: Mapping[str, Tensor], file: Path | str) -> None:
+    """Load the weights of a checkpoint.
+
+    Args:
+        file: the checkpoint, for the message.
+
+    Raises:
+        UserError: tensors that do not fit the network, or numbers that are not finite.
+    """
     try:
         segmenter.load_state_dict(state)
     except RuntimeError as error:
         first_fault = str(error).splitlines()[1].strip()
         raise UserError(f"The checkpoint {file} does not fit the segmenter: {first_fault[:300]}") from error
-    return segmenter.to(device).eval()
+    if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise UserError(
+            f"The checkpoint {file} is of no use: {broken[0]} has numbers that are not finite. Give an earlier one."
+        )

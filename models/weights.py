@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.hub import HASH_REGEX, download_url_to_file
 from torchvision.models import ResNet50_Weights, VGG16_Weights, VGG19_Weights, WeightsEnum
 
+from utils.checkpoints import load_tensors
 from utils.errors import UserError
 
 
@@ -75,7 +76,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"There is no weights file {path}.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except Exception as error:
         raise UserError(
             f"Cannot read the weights file {path}: {_first_line(error)}. It may be truncated or no PyTorch state dict: "

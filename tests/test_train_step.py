@@ -171,7 +171,7 @@ def test_a_restored_optimizer_goes_on_exactly_and_keeps_its_own_options(name: st
         parameter = torch.nn.Parameter(torch.tensor([value], dtype=torch.float64))
         optimizer = build_optimizer([{"params": [parameter], "lr": 0.1, "multiplier": 1.0}], settings)
         if state is not None:
-            restore_optimizer(optimizer, state)
+            restore_optimizer(optimizer, state, source="run")
         for step in steps:
             optimizer.zero_grad()
             ((step + 1) * parameter.square()).sum().backward()

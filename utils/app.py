@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from conf.schema import EvaluateConfig, PascalPartConfig, PredictConfig, TrainConfig, UnknownKey, validate, walk
 from utils.errors import UserError, ended_from_outside
@@ -72,6 +73,9 @@ def with_settings_of(trained: dict, config: DictConfig) -> DictConfig:
 
     Args:
         trained: the config in the checkpoint; empty for a published one.
+
+    Raises:
+        UserError: the checkpoint is of another version of the code, whose values are none here.
     """
     given = {key.partition(".")[0] for key in given_keys()}
     for key in FROM_CHECKPOINT:
@@ -84,9 +88,15 @@ def with_settings_of(trained: dict, config: DictConfig) -> DictConfig:
                 f"The checkpoint is of another version of the code: its config has {key}.{unknown[0]}, unknown here. "
                 f"Give {key}= on the command line, and what the checkpoint says of it is left out."
             )
-        for name, value in values.items():
-            node[name] = value
-    return config
+        try:
+            for name, value in values.items():
+                node[name] = value
+        except OmegaConfBaseException as error:
+            raise UserError(
+                f"The config in the checkpoint {config.checkpoint} has {key}={trained[key]!r}, which this version of "
+                f"the code does not take: {str(error).splitlines()[0]} Give {key}= on the command line."
+            ) from error
+    return validate(config)
 
 
 def given_keys() -> list[str]:

@@ -7,6 +7,7 @@ A checkpoint is a dictionary in the published layout, ``iter`` (updates done), `
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,36 +83,76 @@ def read(path: Path | str) -> dict[str, Any]:
     """Reads a checkpoint (file or run directory) onto the CPU, tensors and plain values only.
 
     Raises:
-        UserError: the file is missing, truncated, or not a checkpoint of a segmenter.
+        UserError: the file is missing, truncated, damaged, not a checkpoint of a segmenter, or of a newer format.
     """
     path = resolve(path)
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        payload = load_tensors(path)
     except PermissionError as error:
         raise UserError(f"Cannot read the checkpoint {path}: {error.strerror}.") from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except ForeignObject as error:
+        raise UserError(
+            f"{path} is not read: {error}. Expected are the published checkpoints or those that train.py writes."
+        ) from error
+    except Exception as error:  # on damaged bytes PyTorch raises nearly anything
         raise UserError(
             f"{path} cannot be read as a checkpoint: it is truncated, damaged, or another kind of file. "
             "Copy or download it again, or give an earlier checkpoint."
         ) from error
-    if not isinstance(payload, dict) or not isinstance(payload.get("model_state_dict"), Mapping):
+    state = payload.get("model_state_dict") if isinstance(payload, dict) else None
+    if not isinstance(state, Mapping):
         raise UserError(
             f"{path} is not a checkpoint of this project: it has no 'model_state_dict'. "
             "Expected are the published checkpoints or those that train.py writes."
         )
+    if foreign := [name for name, value in state.items() if not isinstance(value, torch.Tensor)]:
+        raise UserError(f"{path} is not a checkpoint of this project: its {foreign[0]!r} is no tensor.")
+    written = payload.get("format", FORMAT)  # the published ones do not say
+    if not isinstance(written, int) or not 1 <= written <= FORMAT:
+        raise UserError(
+            f"{path} has the format {written!r}, and this version of the code reads up to {FORMAT}: use the version "
+            "that wrote it."
+        )
     return payload
+
+
+class ForeignObject(Exception):
+    """A file holds a Python object other than tensors and plain values."""
+
+
+def load_tensors(path: Path) -> Any:
+    """What ``torch.save`` wrote, onto the CPU: tensors and plain values only.
+
+    Raises:
+        ForeignObject: it holds something else.
+        Exception: nearly any other, where the file is damaged.
+    """
+    # PyTorch does not compare the checksums that it writes.
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} in it is damaged")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            reason = "only tensors and plain values are read, since loading anything else could run code"
+            raise ForeignObject(f"it holds {found[1]}, and {reason}") from error
+        raise
 
 
 def read_to_resume(path: Path | str) -> dict[str, Any]:
     """Reads a checkpoint that training can go on from.
 
     Raises:
-        UserError: as :func:`read`, or it lacks the step or the optimiser's state.
+        UserError: as :func:`read`, or it lacks the step or the optimiser's state, or the step is none.
     """
     payload = read(path)
     missing = [name for name in ("iter", "optimizer_state_dict") if not payload.get(name)]
     if missing:
         raise UserError(f"Training cannot go on from {resolve(path)}: it has no {' and no '.join(missing)}.")
+    if not isinstance(payload["iter"], int) or payload["iter"] < 0:
+        raise UserError(f"Training cannot go on from {resolve(path)}: its 'iter' is {payload['iter']!r}.")
     return payload
 
 

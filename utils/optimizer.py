@@ -5,6 +5,8 @@ from typing import Any
 
 from torch.optim import SGD, AdamW, Optimizer
 
+from utils.errors import UserError
+
 
 def build_optimizer(parameter_groups: list[dict[str, Any]], config: Any) -> Optimizer:
     """SGD with momentum, or AdamW.
@@ -36,12 +38,23 @@ def set_learning_rate(optimizer: Optimizer, config: Any, step: int) -> float:
     return rate
 
 
-def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any], source: str) -> None:
     """Load a saved state (momenta), but keep this optimiser's own options.
 
     ``load_state_dict`` alone would bring the saved options back over those that a resumed run was asked to change.
+
+    Args:
+        source: where the state is from, for the message.
+
+    Raises:
+        UserError: it is of another network or another optimiser.
     """
     options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(dict(state))
+    try:
+        optimizer.load_state_dict(dict(state))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"The optimiser's state in {source} does not fit: {error}. Give the directory of the run it was made by."
+        ) from error
     for group, own in zip(optimizer.param_groups, options, strict=True):
         group.update(own)

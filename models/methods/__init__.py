@@ -45,7 +45,10 @@ def own_loss_weights(given: Mapping[str, float], loss_names: Iterable[str]) -> d
         raise UserError(f"loss_weights.{foreign[0]}: no method has such a loss; there are {', '.join(sorted(known))}.")
     if missing := [name for name in loss_names if name not in given]:
         raise UserError(f"loss_weights.{missing[0]} is required by the method: give +loss_weights.{missing[0]}=VALUE.")
-    return {name: given[name] for name in loss_names}
+    own = {name: given[name] for name in loss_names}
+    if not any(own.values()):
+        raise UserError(f"loss_weights.{', loss_weights.'.join(own)} are all 0: nothing would be learnt.")
+    return own
 
 
 def _require_known(name: str) -> None:

@@ -144,6 +144,8 @@ class Evaluation:
     size: int = _number(low=32, high=4096)
     label_resize: str = _choice("bilinear", "nearest")
     baselines: list[str] = _choice("untrained", "kmeans_features", "kmeans_colours")
+    kmeans_points: int = _number(low=1)
+    kmeans_restarts: int = _number(low=1)
     pictures: int = _number(low=0)
 
 

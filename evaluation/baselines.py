@@ -26,8 +26,9 @@ def build_baseline(name: str, config: Any, num_parts: int, device: torch.device)
         with seeded_initialisation(config.seed, "segmenter"):
             segmenter = build_segmenter(config.segmenter, num_parts)
         return CheckpointLabeller(segmenter.to(device).eval())
+    bounds = {"max_points": config.evaluation.kmeans_points, "restarts": config.evaluation.kmeans_restarts}
     if name == "kmeans_features":
         with seeded_initialisation(config.seed, "perceptual network"):
             perceptual = PerceptualNetwork(config.perceptual)
-        return KMeansFeatures(perceptual.to(device), num_parts, config.seed)
-    return KMeansColours(num_parts, config.seed)
+        return KMeansFeatures(perceptual.to(device), num_parts, config.seed, **bounds)
+    return KMeansColours(num_parts, config.seed, **bounds)

@@ -22,9 +22,6 @@ from models.segmenter import Segmenter
 from utils.errors import UserError
 from utils.seeding import generator
 
-# Foreground points that k-means sees, drawn evenly from all training images: bounds its memory and time.
-MAX_POINTS = 10_000
-
 
 class Labeller(Protocol):
     """See the module's docstring."""
@@ -87,13 +84,17 @@ class _KMeans:
     Args:
         k: number of clusters, the parts.
         seed: of the choice of points and of k-means.
+        max_points: foreground cells that it sees at most, drawn evenly from all training images.
+        restarts: starts from other centres, of which the best counts.
     """
 
     has_background = False
 
-    def __init__(self, k: int, seed: int) -> None:
+    def __init__(self, k: int, seed: int, *, max_points: int, restarts: int) -> None:
         self.num_parts = k
         self.seed = seed
+        self.max_points = max_points
+        self.restarts = restarts
         self.centres: Tensor | None = None
 
     def describe(self, images: Tensor) -> Tensor:
@@ -114,14 +115,14 @@ class _KMeans:
             found = described.permute(0, 2, 3, 1)[inside].float().cpu().numpy()
             points = np.concatenate([points, found]) if points.size else found
             numbers = np.append(numbers, generator(self.seed, "k-means", place).random(len(found)))
-            kept = np.argsort(numbers)[:MAX_POINTS]
+            kept = np.argsort(numbers)[: self.max_points]
             points, numbers = points[kept], numbers[kept]
         if len(points) < self.num_parts:
             raise UserError(
                 f"k-means needs {self.num_parts} foreground cells, the training images have {len(points)}: "
                 "check the data set's masks."
             )
-        clusters = KMeans(self.num_parts, n_init=10, random_state=self.seed).fit(points)
+        clusters = KMeans(self.num_parts, n_init=self.restarts, random_state=self.seed).fit(points)
         self.centres = torch.from_numpy(clusters.cluster_centers_.astype(np.float32))
 
     def scores(self, images: Tensor, foreground: Tensor) -> Tensor:
@@ -136,8 +137,8 @@ class _KMeans:
 class KMeansFeatures(_KMeans):
     """k-means on perceptual features: all maps brought to the finest map's size and concatenated."""
 
-    def __init__(self, perceptual: PerceptualNetwork, k: int, seed: int) -> None:
-        super().__init__(k, seed)
+    def __init__(self, perceptual: PerceptualNetwork, k: int, seed: int, *, max_points: int, restarts: int) -> None:
+        super().__init__(k, seed, max_points=max_points, restarts=restarts)
         self.perceptual = perceptual
 
     def describe(self, images: Tensor) -> Tensor:

@@ -79,10 +79,10 @@ def test_without_a_training_split_the_keypoint_error_is_left_out():
 
 def test_labellers_that_learn_are_fitted_on_the_training_split():
     test_set, fit_set = draw_split("test", 4, part_maps=True), draw_split("training", 4, part_maps=True)
-    result = evaluate(KMeansColours(4, seed=0), test_set, fit_set, **SETTINGS)
+    result = evaluate(KMeansColours(4, seed=0, max_points=1000, restarts=1), test_set, fit_set, **SETTINGS)
     assert result.metrics["FG-NMI"] > 80
     with pytest.raises(UserError, match="KMeansColours has to be fitted"):
-        evaluate(KMeansColours(4, seed=0), test_set, None, **SETTINGS)
+        evaluate(KMeansColours(4, seed=0, max_points=1000, restarts=1), test_set, None, **SETTINGS)
 
 
 class Broken:

@@ -330,7 +330,7 @@ def test_the_annotation_that_is_there_decides_the_figures(root):
     config = composed("dataset_name=folder", f"dataset_root={root}", *sizes)
 
     def evaluated():
-        return HeldOut.of(config).evaluate(KMeansColours(3, seed=0), torch.device("cpu"))
+        return HeldOut.of(config).evaluate(KMeansColours(3, seed=0, max_points=1000, restarts=1), torch.device("cpu"))
 
     result = evaluated()
     expected = figures | {f"{name} (keypoints)" for name in figures} | {"keypoint_error_all"}

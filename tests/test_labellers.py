@@ -7,11 +7,15 @@ from sklearn.cluster import KMeans
 from torch import nn
 
 from evaluation import labellers
+from evaluation.baselines import build_baseline
 from evaluation.inputs import batch
 from evaluation.labellers import CheckpointLabeller, KMeansColours, KMeansFeatures
 from evaluation.part_maps import sample_input
+from tests.composition import composed
 from tests.quadrants import draw_split
 from utils.errors import UserError
+
+BOUNDS = {"max_points": 10_000, "restarts": 2}
 
 
 def training_batches(count=4, size=32):
@@ -54,7 +58,7 @@ def test_the_mode_is_restored_even_when_scoring_fails(training):
 
 
 def test_k_means_on_colours_finds_the_four_colours_of_the_foreground():
-    labeller = KMeansColours(4, seed=0)
+    labeller = KMeansColours(4, seed=0, **BOUNDS)
     labeller.fit(training_batches())
     one = training_batches()[2]
     parts = labeller.scores(one.images, one.foreground).argmax(1)[0].numpy()
@@ -66,7 +70,7 @@ def test_k_means_on_colours_finds_the_four_colours_of_the_foreground():
 
 
 def test_scores_are_negative_squared_distances_so_that_labels_are_k_means_own():
-    labeller = KMeansColours(3, seed=1)
+    labeller = KMeansColours(3, seed=1, **BOUNDS)
     batches = training_batches()
     labeller.fit(batches)
     points = labeller.describe(batches[0].images)[0].flatten(1).T.double().numpy()
@@ -86,9 +90,8 @@ def test_the_points_are_bounded_even_and_repeatable(monkeypatch):
             return super().fit(points)
 
     monkeypatch.setattr(labellers, "KMeans", Spy)
-    monkeypatch.setattr(labellers, "MAX_POINTS", 200)
     batches = training_batches(count=6)
-    first, second, other = KMeansColours(4, seed=3), KMeansColours(4, seed=3), KMeansColours(4, seed=4)
+    first, second, other = (KMeansColours(4, seed=seed, max_points=200, restarts=2) for seed in (3, 3, 4))
     for labeller in (first, second, other):
         labeller.fit(batches)
     assert [len(points) for points in seen] == [200, 200, 200]
@@ -106,7 +109,7 @@ def test_features_are_concatenated_at_the_size_of_the_finest_map():
         fine = nn.functional.avg_pool2d(images, 4)
         return [nn.functional.avg_pool2d(images, 16), fine, fine[:, :1]]
 
-    labeller = KMeansFeatures(perceptual, 4, seed=0)
+    labeller = KMeansFeatures(perceptual, 4, seed=0, **BOUNDS)
     one = training_batches(size=64)[0]
     described = labeller.describe(one.images)
     assert described.shape == (1, 7, 16, 16)
@@ -120,7 +123,7 @@ def test_k_means_on_the_perceptual_network_gives_k_scores():
     from models import PerceptualNetwork
 
     config = SimpleNamespace(network="vgg19", layers={"relu3_2": 0.33, "relu4_1": 1.0}, weights="none", weights_dir="")
-    labeller = KMeansFeatures(PerceptualNetwork(config), 2, seed=0)
+    labeller = KMeansFeatures(PerceptualNetwork(config), 2, seed=0, **BOUNDS)
     batches = training_batches(count=2, size=64)
     labeller.fit(batches)
     assert labeller.scores(batches[0].images, batches[0].foreground).shape == (1, 2, 16, 16)
@@ -130,4 +133,10 @@ def test_too_little_foreground_is_the_users_to_mend():
     batches = training_batches(count=1)
     batches[0].foreground.zero_()
     with pytest.raises(UserError, match="needs 4 foreground cells, the training images have 0"):
-        KMeansColours(4, seed=0).fit(batches)
+        KMeansColours(4, seed=0, **BOUNDS).fit(batches)
+
+
+def test_the_config_bounds_k_means():
+    config = composed("evaluation.kmeans_points=7", "evaluation.kmeans_restarts=2")
+    labeller = build_baseline("kmeans_colours", config, 4, torch.device("cpu"))
+    assert (labeller.max_points, labeller.restarts) == (7, 2)

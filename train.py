@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import torch
 from lightning.fabric import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,10 +15,10 @@ from evaluation.report import part_picture, print_table
 from evaluation.run import examples
 from models import build_method, own_loss_weights, restore_segmenter
 from utils import app, checkpoints
-from utils.devices import build_fabric
+from utils.devices import build_fabric, compile_networks
 from utils.errors import UserError
 from utils.logging import RunLogger
-from utils.optimizer import build_optimizer, restore_optimizer, set_learning_rate
+from utils.optimizer import FiniteUpdates, build_optimizer, restore_optimizer, set_learning_rate
 from utils.run_directory import RunDirectory, versions
 
 
@@ -30,9 +31,13 @@ def train(config: DictConfig) -> None:
     training_set = datasets.build(config.dataset_name, config.dataset, config.dataset_root, "train", "training")
     held_out = HeldOut.of(config)
     method = build_method(config)
+    if config.channels_last:
+        method.to(memory_format=torch.channels_last)
     config.loss_weights = own_loss_weights(config.loss_weights, method.loss_names)
     optimizer = build_optimizer(
-        method.parameter_groups(config.optimizer.lr, config.optimizer.head_multiplier), config.optimizer
+        method.parameter_groups(config.optimizer.lr, config.optimizer.head_multiplier),
+        config.optimizer,
+        fused=config.precision != "16",
     )
 
     done = 0  # updates
@@ -49,6 +54,9 @@ def train(config: DictConfig) -> None:
 
     segmenter = method.segmenter
     labeller = held_out.labeller(segmenter)
+    updates = FiniteUpdates(optimizer, fabric.device)
+    if config.compile:
+        compile_networks(method)
     method, optimizer = fabric.setup(method, optimizer)
     method.train()
     batches = train_batches(
@@ -68,6 +76,7 @@ def train(config: DictConfig) -> None:
             return done == config.num_steps or (every > 0 and done % every == 0)
 
         def save() -> None:
+            updates.require_finite()
             payload = {
                 "iter": done,
                 "model_state_dict": segmenter.state_dict(),
@@ -79,8 +88,10 @@ def train(config: DictConfig) -> None:
             checkpoints.save(run.checkpoints / checkpoints.file_name(done), payload, keep=config.checkpointing.keep)
 
         def evaluate() -> None:
-            # On the test set: these numbers choose nothing.
-            result = held_out.evaluate(labeller, fabric.device)
+            updates.require_finite()
+            # On the test set: these numbers choose nothing. Pictures of every size: nothing to compile for.
+            with torch.compiler.set_stance("force_eager"):
+                result = held_out.evaluate(labeller, fabric.device)
             logger.log_evaluation(done, result.metrics)
             if result.pictures:
                 logger.log_pictures(done, {f"held_out_{held_out.task}": part_picture(result.pictures, held_out.task)})
@@ -121,14 +132,13 @@ def train(config: DictConfig) -> None:
             norm = fabric.clip_gradients(
                 method, optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
             )
-            # In half precision the gradient scaler skips such steps, and is meant to meet some.
-            if config.precision != "16" and not norm.isfinite():
-                raise UserError(f"The gradient is not finite at step {done}: lower optimizer.lr, or check the data.")
+            updates.watch(done, total, norm)
             optimizer.step()
             done += 1
 
             logger.advance(done)
             if due(config.logging.every):
+                updates.require_finite()
                 scalars = {name: loss.detach() for name, loss in losses.items()}
                 logger.log(done, scalars | {"total": total.detach(), "learning_rate": rate, "gradient_norm": norm})
             if config.logging.image_every and due(config.logging.image_every):

@@ -165,6 +165,8 @@ class TrainConfig:
     seed: int = _number(low=0, high=2**32 - 1)  # what NumPy takes
     device: str = _choice("auto", "cpu", "cuda")
     precision: str = _choice("32", "bf16", "16")
+    channels_last: bool = MISSING
+    compile: bool = MISSING
     output_dir: str | None = MISSING
     resume: str | None = MISSING
     debug: bool = MISSING

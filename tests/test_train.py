@@ -9,8 +9,10 @@ import torch
 
 import train
 from datasets.loader import StepSampler
+from datasets.views import Views
 from tests.composition import composed
 from utils import checkpoints
+from utils.devices import build_fabric
 from utils.errors import UserError
 from utils.run_directory import resumed_config
 
@@ -89,11 +91,79 @@ def test_a_run_interrupted_in_an_evaluation_makes_up_for_it(tmp_path, monkeypatc
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run_and_leaves_its_checkpoints_as_they_were(tmp_path):
-    with pytest.raises(UserError, match="gradient is not finite at step 1"):
+    with pytest.raises(UserError, match="not finite at step 1"):
         run(tmp_path, "broken", "optimizer.lr=1e30")
     (saved,) = (tmp_path / "broken/checkpoints").iterdir()
     assert saved.name == "model_1.pth"
     assert weights(tmp_path / "broken", 1)["bn1.num_batches_tracked"] == 2
+
+
+def test_a_step_that_is_not_finite_is_raised_at_the_next_logged_one_with_the_weights_as_they_were(
+    tmp_path, monkeypatch
+):
+    before = {}
+
+    def poison(batch, *arguments):
+        views = make_views(batch, *arguments)
+        if batch.step == 1:
+            views.lab.fill_(torch.nan)
+        if batch.step == 3:
+            before["broken"] = method[0].segmenter.state_dict()["conv1.weight"].clone()
+        return views
+
+    method = []
+    build, make_views = train.build_method, train.make_views
+    monkeypatch.setattr(train, "build_method", lambda config: method.append(build(config)) or method[0])
+    monkeypatch.setattr(train, "make_views", poison)
+    with pytest.raises(UserError, match="not finite at step 1"):
+        run(tmp_path, "run", "num_steps=6", "logging.every=4", "checkpointing.every=6", "evaluation.every=0")
+    monkeypatch.undo()
+    run(tmp_path, "first", "num_steps=1")
+    assert torch.equal(before["broken"], weights(tmp_path / "first", 1)["conv1.weight"])
+    assert torch.equal(method[0].segmenter.conv1.weight, before["broken"])
+    assert not list((tmp_path / "run/checkpoints").iterdir())
+
+
+def test_half_precision_is_for_networks_and_not_for_their_views():
+    seen = {}
+
+    class Network(torch.nn.Conv2d):
+        def forward(self, views):
+            seen["grid"], seen["features"] = views.grid.dtype, super().forward(views.image).dtype
+            return torch.zeros(())
+
+    grid = torch.zeros(1, 8, 8, 2)
+    views = Views(*[torch.zeros(1, 3, 8, 8)] * 4, foreground=torch.zeros(1, 1, 8, 8), grid=grid, step=0)
+    build_fabric("cpu", "bf16").setup(Network(3, 4, 3))(views)
+    assert seen == {"grid": torch.float32, "features": torch.bfloat16}
+
+
+def test_bfloat16_networks_give_nearly_the_losses_of_float32(tmp_path):
+    exact, rounded = (
+        rows(
+            run(tmp_path, f"run{precision}", "num_steps=1", "evaluation.every=0", f"precision={precision}")
+            / "metrics.csv"
+        )[0]
+        for precision in ("32", "bf16")
+    )
+    assert exact["feature"] != rounded["feature"]
+    for loss in ("feature", "contrastive", "visual", "equivariance"):
+        assert float(rounded[loss]) == pytest.approx(float(exact[loss]), rel=0.05), loss
+
+
+@pytest.mark.slow
+def test_compiled_networks_give_the_same_losses_and_checkpoints_with_the_same_names(tmp_path):
+    plain = run(tmp_path, "plain", "num_steps=2")
+    compiled = run(tmp_path, "compiled", "num_steps=2", "compile=true")
+    for ours, expected in zip(rows(compiled / "metrics.csv"), rows(plain / "metrics.csv"), strict=True):
+        assert float(ours["total"]) == pytest.approx(float(expected["total"]), rel=1e-3)
+    assert list(weights(compiled, 2)) == list(weights(plain, 2))
+
+
+def test_where_pytorch_cannot_compile_the_user_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda _: (_ for _ in ()).throw(RuntimeError("no compiler")))
+    with pytest.raises(UserError, match="compile=true.*no compiler.*compile=false"):
+        run(tmp_path, "run", "compile=true")
 
 
 def test_a_run_is_not_resumed_to_fewer_steps_than_it_has_done(tmp_path):

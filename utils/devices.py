@@ -1,7 +1,11 @@
 """Where the numbers are computed and in which precision."""
 
+from typing import Any
+
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
+from torch import nn
 
 from utils.errors import UserError
 
@@ -25,4 +29,30 @@ def build_fabric(device: str, precision: str) -> Fabric:
         raise UserError("device=cuda: PyTorch finds no CUDA device here. Check the driver, or give device=cpu.")
     if device == "cpu" and precision == "16":
         raise UserError("precision=16 needs a CUDA device: give precision=bf16 or 32.")
-    return Fabric(accelerator=device, devices=1, precision=PRECISIONS[precision])
+    if precision == "32":
+        return Fabric(accelerator=device, devices=1, precision=PRECISIONS[precision])
+    return Fabric(accelerator=device, devices=1, plugins=_Autocast(PRECISIONS[precision], device))
+
+
+class _Autocast(MixedPrecision):
+    """Half precision inside the networks alone: Fabric would narrow the views too, a warp's grid to whole pixels."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def compile_networks(method: nn.Module) -> None:
+    """Compile every network of a method, where it stands: the names of its state stay.
+
+    Raises:
+        UserError: PyTorch cannot compile here.
+    """
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(1))
+    except Exception as error:  # of a missing compiler, a broken cache, an unsupported Python: many types
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"compile=true: PyTorch cannot compile on this machine ({reason}). Give compile=false."
+        ) from error
+    for network in method.children():
+        network.compile()

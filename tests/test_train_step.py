@@ -196,7 +196,7 @@ def test_momenta_saved_in_another_memory_layout_belong_to_the_same_weights() -> 
             parameter.grad = gradient.contiguous(memory_format=layout)
             optimizer = build_optimizer([{"params": [parameter], "lr": 0.1, "multiplier": 1.0}], OPTIMIZER)
             if state is not None:
-                restore_optimizer(optimizer, state)
+                restore_optimizer(optimizer, state, "saved")
             optimizer.step()
             weight, state = parameter.detach(), optimizer.state_dict()
         return weight

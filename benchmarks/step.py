@@ -1,0 +1,260 @@
+"""What a training step costs beside its networks: ``python benchmarks/step.py [key=value ...]``.
+
+Takes every key of train.py; pictures are noise and networks untrained: neither changes the work. The rows, measured
+in turn so that whatever else the machine does meets them all:
+
+- networks alone: two passes of the segmenter and one of the perceptual network, and back from the logits;
+- views: colour jitter, Lab and warps on the device;
+- each loss, and all four, forward and back to full-size logits;
+- the step: views, networks, losses, back, clipping, update; the same with 16 parts, and with other precisions;
+- the reference step: the same networks, views and update, losses as their formulas stand (``benchmarks/formulas.py``).
+
+Peak memory is of a process of its own for each row (on a GPU: of PyTorch's allocator), less what was there before the
+networks were built.
+"""
+
+import gc
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import losses
+from benchmarks import formulas
+from datasets.batch import TrainBatch
+from datasets.views import Views, make_views
+from models import build_method
+from models.methods.contrastive_reconstruction import ContrastiveReconstruction
+from utils import app
+from utils.devices import build_fabric, compile_networks
+from utils.optimizer import FiniteUpdates, build_optimizer, set_learning_rate
+from utils.seeding import generator
+
+ROUNDS, STEPS_OF_A_ROUND = {"cpu": 3, "cuda": 10}, {"cpu": 1, "cuda": 20}
+MANY_PARTS = 16
+NETWORKS, STEP, REFERENCE = "networks alone", "step", "reference step"
+
+
+class Reference(ContrastiveReconstruction):
+    """The method with its losses as the formulas stand."""
+
+    def losses(self, view, view_to_warp, features, lab, foreground, grid, positives) -> dict[str, Tensor]:
+        warped_view = torch.nn.functional.grid_sample(view_to_warp, grid, align_corners=True)
+        logits, of_warped = self._full_size_logits(view), self._full_size_logits(warped_view)
+        masks = logits.softmax(1)
+        phi = torch.cat([formulas.upsample(one.float(), masks.shape[-2:]) for one in features], dim=1)
+        descriptors = formulas.descriptors(masks, phi, foreground)
+        return {
+            "feature": formulas.spread(masks, phi, foreground).sum(),
+            # Anchor by anchor it would be thousands of tiny kernels, which nobody would write.
+            "contrastive": losses.contrastive_loss(
+                descriptors, self.config.temperature, positives, negatives=self.config.negatives
+            ),
+            "visual": formulas.spread(masks, lab, foreground).mean(),
+            "equivariance": formulas.equivariance(logits, of_warped, grid, foreground, self.config.equivariance),
+        }
+
+
+class Trainer:
+    """One method on the device with its optimiser and a batch of noise; what train.py does, part by part."""
+
+    def __init__(self, config: DictConfig, reference: bool = False) -> None:
+        self.config, self.fabric = config, build_fabric(config.device, config.precision)
+        method = build_method(config)
+        if reference:
+            method.__class__ = Reference
+        if config.channels_last:
+            method.to(memory_format=torch.channels_last)
+        groups = method.parameter_groups(config.optimizer.lr, config.optimizer.head_multiplier)
+        optimizer = build_optimizer(groups, config.optimizer, fused=config.precision != "16")
+        self.updates = FiniteUpdates(optimizer, self.fabric.device)
+        if config.compile:
+            compile_networks(method)
+        self.raw = method
+        self.method, self.optimizer = self.fabric.setup(method, optimizer)
+        self.method.train()
+        self.batch = noise(config.batch_size, config.image_size).to(self.fabric.device)
+        self.views = self.make_views()
+
+    def make_views(self) -> Views:
+        return make_views(self.batch, self.config.augmentation, self.config.seed)
+
+    def networks(self) -> None:
+        with self.fabric.autocast():
+            self.raw.perceptual(self.views.image)
+            logits = [
+                self.raw.segmenter(self.raw.segmenter.preprocess(view))
+                for view in (self.views.jittered, self.views.jittered_to_warp)
+            ]
+        self.fabric.backward(sum(one.float().square().mean() for one in logits))
+        self.optimizer.zero_grad()
+
+    def step(self) -> None:
+        named = self.method(self.make_views())
+        total = sum(self.config.loss_weights[name] * loss for name, loss in named.items())
+        set_learning_rate(self.optimizer, self.config.optimizer, 0)
+        self.optimizer.zero_grad()
+        self.fabric.backward(total)
+        norm = self.fabric.clip_gradients(
+            self.method, self.optimizer, max_norm=self.config.optimizer.clip_norm, error_if_nonfinite=False
+        )
+        self.updates.watch(0, total, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def losses(self) -> dict[str, Callable[[], None]]:
+        """Each loss, and all, forward and back to full-size logits."""
+        views, config = self.views, self.config
+        shape = (config.batch_size, config.num_parts, config.image_size, config.image_size)
+        logits, of_warped = (torch.randn(shape, device=views.image.device, requires_grad=True) for _ in range(2))
+        features = self.raw.perceptual(views.image)
+        rng = generator(config.seed, "positives", 0)
+        positives = losses.draw_positives(config.batch_size, config.num_parts, rng, config.method.positives)
+        forward = {
+            "feature": lambda masks: losses.feature_loss(masks, features, views.foreground),
+            "contrastive": lambda masks: losses.contrastive_loss(
+                losses.part_descriptors(masks, features, views.foreground),
+                config.method.temperature,
+                positives,
+                negatives=config.method.negatives,
+            ),
+            "visual": lambda masks: losses.visual_consistency_loss(masks, views.lab, views.foreground),
+            "equivariance": lambda _: losses.equivariance_loss(
+                logits, of_warped, views.grid, views.foreground, formula=config.method.equivariance
+            ),
+        }
+
+        def run(names: list[str]) -> None:
+            masks = logits.softmax(1)
+            total = sum(forward[name](masks) for name in names)
+            torch.autograd.grad(total, [logits, of_warped], allow_unused=True)
+
+        rows = {f"{name} loss": lambda name=name: run([name]) for name in forward}
+        return rows | {"all four losses": lambda: run(list(forward))}
+
+
+def noise(count: int, size: int) -> TrainBatch:
+    """Pictures of noise with a disc for a foreground."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    return TrainBatch(
+        image=torch.from_numpy(rng.integers(0, 256, (count, 3, size, size), np.uint8)),
+        foreground=torch.from_numpy((x**2 + y**2 < 0.6).astype(np.float32)).expand(count, 1, size, size).contiguous(),
+        names=[str(place) for place in range(count)],
+        step=0,
+    )
+
+
+def changed(config: DictConfig, **values: object) -> DictConfig:
+    """A copy of the config with other values."""
+    config = config.copy()
+    for key, value in values.items():
+        config[key] = value
+    return config
+
+
+def step(config: DictConfig) -> None:
+    """The tables."""
+    device = build_fabric(config.device, config.precision).device
+    trainers = {
+        STEP: Trainer(config),
+        f"step, K = {MANY_PARTS}": Trainer(changed(config, num_parts=MANY_PARTS)),
+        "step, bf16": Trainer(changed(config, precision="bf16")),
+        REFERENCE: Trainer(config, reference=True),
+    }
+    ours = trainers[STEP]
+    rows = {NETWORKS: ours.networks, "views": ours.make_views} | ours.losses()
+    rows |= {name: trainer.step for name, trainer in trainers.items()}
+    print_times(measure(rows, device), config, device)
+    del trainers, ours, rows
+    gc.collect()
+    memory = {name: peak_memory(config, name) for name in (NETWORKS, STEP, REFERENCE)}
+    print_memory(memory, config)
+
+
+def measure(rows: dict[str, Callable[[], object]], device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each row in each round, the rows in turn, after one round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in rows}
+    for round_ in range(ROUNDS[device.type] + 1):
+        for name, function in rows.items():
+            wait(device)
+            start = time.perf_counter()
+            for _ in range(STEPS_OF_A_ROUND[device.type]):
+                function()
+            wait(device)
+            if round_ > 0:
+                seconds[name].append((time.perf_counter() - start) / STEPS_OF_A_ROUND[device.type])
+    return seconds
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(config: DictConfig, row: str) -> float:
+    """MiB of three rounds of a row in a process of its own."""
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_memory, (config, row))
+
+
+def _peak_memory(config: DictConfig, row: str) -> float:
+    def peak() -> float:
+        if torch.cuda.is_available() and config.device != "cpu":
+            return torch.cuda.max_memory_allocated() / 2**20
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return kilobytes / 2**10 if sys.platform == "linux" else kilobytes / 2**20
+
+    before = peak()
+    trainer = Trainer(config, reference=row == REFERENCE)
+    for _ in range(3):
+        trainer.networks() if row == NETWORKS else trainer.step()
+    return peak() - before
+
+
+def print_times(seconds: dict[str, list[float]], config: DictConfig, device: torch.device) -> None:
+    """The table of times, and of what a step without the reference's formulas costs beside its networks."""
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    title = (
+        f"{machine}; PyTorch {torch.__version__}; batch {config.batch_size} at {config.image_size} px, "
+        f"K = {config.num_parts}, precision {config.precision}, "
+        f"channels_last {config.channels_last}, compile {config.compile}"
+    )
+    table = Table(title=title, box=SIMPLE, title_justify="left")
+    for column in ("", "ms, median", "least", "most", "of the step"):
+        table.add_column(column, justify="left" if not column else "right")
+    whole = statistics.median(seconds[STEP])
+    for name, values in seconds.items():
+        # Ratios are of the same rounds.
+        share = statistics.median(value / of for value, of in zip(values, seconds[STEP], strict=True))
+        figures = (f"{1000 * figure:.1f}" for figure in (statistics.median(values), min(values), max(values)))
+        table.add_row(name, *figures, f"{share:.3f}")
+    Console().print(table)
+    print(f"{1 / whole:.2f} steps a second: 60,000 steps in {60_000 * whole / 3600:.1f} hours.")
+
+
+def print_memory(memory: dict[str, float], config: DictConfig) -> None:
+    """The table of peak memory."""
+    table = Table(title="Peak memory", box=SIMPLE, title_justify="left")
+    for column in ("", "MiB", "of the networks'"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, value in memory.items():
+        table.add_row(name, f"{value:,.0f}", f"{value / memory[NETWORKS]:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    app.run("train", step)

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import datasets
 from datasets.batch import TrainBatch
+from datasets.cache import cached
 from datasets.loader import train_batches
 from datasets.views import make_views
 from evaluation.held_out import HeldOut
@@ -60,7 +61,7 @@ def train(config: DictConfig) -> None:
     method, optimizer = fabric.setup(method, optimizer)
     method.train()
     batches = train_batches(
-        training_set,
+        cached(training_set, config.dataset.cache, config.dataset.cache_dir),
         image_size=config.image_size,
         batch_size=config.batch_size,
         seed=config.seed,

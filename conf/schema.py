@@ -60,6 +60,8 @@ class Dataset:
     crop_aspect: list[float] | None = _optional(above=0, length=2, increasing=True, of=("DF",))
     flip_probability: float = _probability()
     on_error: str = _choice("raise", "skip")
+    cache: str = _choice("none", "memory", "disk")
+    cache_dir: str = MISSING
     test_share: float | None = _optional(above=0, high=0.9, of=("folder",))
     category: str | None = _optional(options=PASCAL_CATEGORIES)
     min_train_area: float | None = _optional(low=0, high=1, of=("PP",))

@@ -33,6 +33,10 @@ class BoxCrops:
         cropped = crops.crop(sample, box, size)
         return crops.flip(cropped, self.mirrored_keypoints) if mirrored else cropped
 
+    def train_region(self, sample: Sample) -> np.ndarray:
+        """(x0, y0, x1, y1) int, inclusive: what ``train_crop`` can see; it may reach past the picture."""
+        return crops.reach(sample.box, self._box_padding, self._box_jitter)
+
     def test_crop(self, sample: Sample, size: int) -> Sample:
         """A ``size`` x ``size`` crop around the padded box (release)."""
         return crops.crop(sample, crops.square_box(sample.box, self._box_padding), size)

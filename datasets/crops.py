@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Literal
 
 import cv2
@@ -36,6 +37,21 @@ def square_box(box: np.ndarray, padding: float, jitter: float = 0.0, draws: np.n
     sides = np.maximum(box[2:] - box[:2] + 1, 1)
     corner = box[:2] - np.rint((sides.max() - sides) / 2).astype(int)
     return np.concatenate([corner, corner + sides.max() - 1])
+
+
+def reach(box: np.ndarray, padding: float, jitter: float) -> np.ndarray:
+    """The smallest box around all that :func:`square_box` can give, and a pixel more.
+
+    Args:
+        box, padding, jitter: as there.
+
+    Returns:
+        (x0, y0, x1, y1) int, inclusive; it may reach past the picture.
+    """
+    # But for rounding, the left and top sides are concave in the draws, and the others convex: corners are enough.
+    corners = (np.array(draws) for draws in product((-1, 1), repeat=4))
+    squares = np.array([square_box(box, padding, jitter, draws) for draws in corners])
+    return np.concatenate([squares[:, :2].min(0) - 1, squares[:, 2:].max(0) + 1])
 
 
 def crop(sample: Sample, box: np.ndarray, size: int) -> Sample:
@@ -102,11 +118,11 @@ def flip(sample: Sample, mirrored_keypoints: list[int]) -> Sample:
         box = np.array([last - box[2], box[1], last - box[0], box[3]])
     return replace(
         sample,
-        image=np.ascontiguousarray(sample.image[:, ::-1]),
-        foreground=np.ascontiguousarray(sample.foreground[:, ::-1]),
+        image=cv2.flip(sample.image, 1),
+        foreground=cv2.flip(sample.foreground, 1),
         box=box,
         keypoints=keypoints,
-        part_map=None if sample.part_map is None else np.ascontiguousarray(sample.part_map[:, ::-1]),
+        part_map=None if sample.part_map is None else cv2.flip(sample.part_map, 1),
     )
 
 

@@ -150,6 +150,11 @@ class DeepFashion:
         cropped = crops.resize(crops.cut(sample, box), size, size, "nearest")
         return crops.flip(cropped, []) if mirrored else cropped
 
+    def train_region(self, sample: Sample) -> np.ndarray:
+        """(x0, y0, x1, y1) int, inclusive: what ``train_crop`` can see, the whole picture."""
+        height, width = sample.foreground.shape
+        return np.array([0, 0, width - 1, height - 1])
+
     def test_crop(self, sample: Sample, size: int) -> Sample:
         """The whole picture in a square of ``size`` pixels, padded."""
         return crops.pad_to_square(sample, size)

@@ -57,6 +57,20 @@ def test_every_box_becomes_a_square_around_it(corner, extent, draws):
     assert (square[:2] <= np.rint(box[:2])).all() and (square[2:] >= np.rint(box[2:])).all()
 
 
+@given(
+    st.tuples(*[st.floats(-20, 200)] * 2),
+    st.tuples(*[st.floats(1, 200)] * 2),
+    st.tuples(*[st.floats(0, 1.5)] * 2),
+    st.lists(st.tuples(*[st.floats(-1, 1)] * 4), min_size=1, max_size=20),
+)
+def test_no_jitter_leaves_the_reach_of_the_square(corner, extent, share, draws):
+    box = np.array([*corner, *np.add(corner, extent)])
+    reach = crops.reach(box, *share)
+    for draw in draws:
+        square = crops.square_box(box, *share, np.array(draw))
+        assert (reach[:2] <= square[:2]).all() and (square[2:] <= reach[2:]).all()
+
+
 def test_a_crop_of_its_own_size_copies_the_pixels():
     image = np.random.default_rng(0).integers(1, 256, (20, 30, 3), dtype=np.uint8)
     cropped = crops.crop(sample_of(image), np.array([4, 5, 15, 16]), 12)

@@ -12,6 +12,7 @@ import torch
 
 from datasets import DATASETS, build
 from datasets.batch import TrainBatch
+from datasets.cache import cached
 from datasets.example import draw_folder
 from datasets.loader import train_batches
 from datasets.part_views import PartViewOptions
@@ -155,6 +156,21 @@ def test_training_batches_and_their_views_can_be_made(config):
         assert batch.foreground.shape == (2, 1, 32, 32) and set(batch.foreground.unique().tolist()) <= {0.0, 1.0}
         views = make_views(batch, config.augmentation, seed=0)
         assert views.jittered_to_warp.shape == (2, 3, 32, 32) and views.foreground.equal(batch.foreground)
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_cached_training_crops_are_equal_to_the_bit_and_decoded_once(config, cache, tmp_path, monkeypatch):
+    dataset = built(config)
+    decoded, read = [], type(dataset).__getitem__
+    monkeypatch.setattr(type(dataset), "__getitem__", lambda self, index: decoded.append(index) or read(self, index))
+    kept = cached(dataset, cache, tmp_path)
+    for index in range(len(dataset)):
+        for seed in range(20):
+            crop, expected = (one.train_crop(one[index], 32, np.random.default_rng(seed)) for one in (kept, dataset))
+            assert (crop.name, crop.path) == (expected.name, expected.path)
+            np.testing.assert_array_equal(crop.image, expected.image)
+            np.testing.assert_array_equal(crop.foreground, expected.foreground)
+    assert len(kept) == len(dataset) and len(decoded) == 21 * len(dataset)
 
 
 def test_every_data_set_can_be_evaluated_by_all_that_is_known_about_it(config):

@@ -79,6 +79,11 @@ def test_a_run_that_a_broken_picture_ended_may_go_on_without_it(run):
     assert resumed(run, "dataset.on_error=skip").dataset.on_error == "skip"
 
 
+def test_a_cache_can_be_taken_up_or_given_up_in_the_middle_of_a_run(run):
+    dataset = resumed(run, "dataset.cache=disk", "dataset.cache_dir=elsewhere").dataset
+    assert (dataset.cache, dataset.cache_dir) == ("disk", "elsewhere")
+
+
 def test_a_resumed_run_may_train_longer_once_its_schedule_does(run):
     with pytest.raises(UserError, match="optimizer.poly_steps"):
         resumed(run, "num_steps=900")

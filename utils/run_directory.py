@@ -27,7 +27,8 @@ FIXED = (
     *("dataset_name", "dataset_root", "dataset", "num_parts", "image_size", "batch_size", "seed"),
     *("segmenter", "perceptual", "method", "optimizer.name"),
 )
-FREE = ("dataset.on_error",)  # but this: a run that a broken picture ended may go on without it
+# But these: a run that a broken picture ended may go on without it, and a cache changes no crop.
+FREE = ("dataset.on_error", "dataset.cache", "dataset.cache_dir")
 UNTRACKED_LIMIT = 1_000_000  # bytes: larger files that git does not know are left out of the saved difference
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -69,6 +70,8 @@ class EvalBatch(_Batch):
 
 def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     """Pictures (N, 3, H, W) uint8 and foreground masks (N, 1, H, W) float32 of samples of one size."""
-    image = torch.from_numpy(np.stack([sample.image for sample in samples]))
-    foreground = torch.from_numpy(np.stack([sample.foreground for sample in samples]))
-    return image.permute(0, 3, 1, 2).contiguous(), foreground[:, None].float()
+    image = np.empty((len(samples), 3, *samples[0].foreground.shape), np.uint8)
+    for sample, planes in zip(samples, image, strict=True):
+        cv2.split(sample.image, list(planes))  # into them; NumPy and PyTorch take five times as long
+    foreground = np.stack([sample.foreground for sample in samples])
+    return torch.from_numpy(image), torch.from_numpy(foreground)[:, None].float()

@@ -79,7 +79,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
             f"{picture.filename} has 32 bits for each pixel, and nothing says which of them is white: save it with 8 "
             f"or 16 bits. {HELP}"
         )
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _to_labels(picture: Image.Image) -> Image.Image:

@@ -12,6 +12,12 @@ from torch import Tensor
 from datasets.sample import Sample
 
 
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A copy of an array on ``device``; on CUDA it is under way when this returns, and nothing waits for it."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 class _Batch:
     """Moves every tensor of a dataclass; PyTorch's loader and Lightning Fabric find these two by name."""
 
@@ -58,7 +64,7 @@ class EvalBatch(_Batch):
     """Network inputs of one size.
 
     Attributes:
-        images: (N, 3, h, w) uint8, RGB.
+        images: (N, 3, h, w) uint8, RGB, in any memory format.
         foreground: (N, 1, h, w) float32, 1 on the object and 0 elsewhere.
         inputs: for each of the N images what the protocol needs to score it.
     """

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 
-from datasets.batch import EvalBatch, stack
+from datasets.batch import EvalBatch
 from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Sample
 
@@ -68,8 +69,10 @@ class EvalInput:
 
 
 def batch(inputs: list[EvalInput]) -> EvalBatch:
-    """Stack inputs of one size."""
-    return EvalBatch(*stack(inputs), inputs)
+    """Stack inputs of one size; the pictures stay as they lie in files, channels last, which networks take faster."""
+    images = torch.from_numpy(np.stack([one.image for one in inputs])).permute(0, 3, 1, 2)
+    foreground = torch.from_numpy(np.stack([one.foreground for one in inputs]))[:, None].float()
+    return EvalBatch(images, foreground, inputs)
 
 
 def batches_of_equal_shape(

@@ -6,14 +6,14 @@ keypoints from the parts' centres of mass on the whole picture. The paper's text
 the readings below are those that give the release's figures.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from datasets.batch import EvalBatch
+from datasets.batch import EvalBatch, to_device
 from datasets.crops import with_shorter_side
 from datasets.sample import Sample
 from evaluation.contingency import ContingencyTable
@@ -45,8 +45,9 @@ class KeypointProtocol:
         self.has_background = has_background
         self.in_box = ContingencyTable(num_keypoints, num_parts)
         self.in_whole = ContingencyTable(num_keypoints, num_parts + 1)
-        self.fitted: list[Located] = []
-        self.held_out: list[Located] = []
+        # Of the whole pictures: where they are from and, on the device until they are read, the parts' centres.
+        self._frames: list[_Frame] = []
+        self._centres: list[Tensor] = []
         self.notes: list[str] = []
 
     def inputs(self, sample: Sample, fitted: bool, predicted: np.ndarray | None = None) -> list[EvalInput]:
@@ -118,26 +119,18 @@ class KeypointProtocol:
         probabilities = part_probabilities(scores, batch.foreground, self.has_background)
         if batch.inputs[0].view == "box":
             parts = scores[:, 1:] if self.has_background else scores
-            self._count(self.in_box, parts.argmax(1), batch.inputs)
+            _count(self.in_box, parts.argmax(1), batch.inputs)
             return probabilities
-        held_out = [place for place, one in enumerate(batch.inputs) if not one.fitted]
-        labels = probabilities[held_out].argmax(1)
-        self._count(self.in_whole, labels, [batch.inputs[place] for place in held_out])
-        for one, centres in zip(batch.inputs, centres_of_mass(probabilities[:, 1:]).cpu().numpy(), strict=True):
-            (self.fitted if one.fitted else self.held_out).append(_relative_to_box(one, centres))
+        _count(self.in_whole, probabilities.argmax(1), batch.inputs)
+        self._centres.append(centres_of_mass(probabilities[:, 1:]))
+        self._frames += [_frame(one) for one in batch.inputs]
         return probabilities
 
-    @staticmethod
-    def _count(table: ContingencyTable, labels: Tensor, inputs: Sequence[EvalInput]) -> None:
-        height, width = labels.shape[-2:]
-        found = []
-        for place, one in enumerate(inputs):
-            (visible,) = np.nonzero(one.keypoints[:, 2] > 0)
-            columns, rows = np.round(one.keypoints[visible, :2] - 0.5).astype(int).T
-            found.append([visible, np.full_like(visible, place), rows.clip(0, height - 1), columns.clip(0, width - 1)])
-        if found:
-            points, places, rows, columns = torch.from_numpy(np.concatenate(found, axis=1)).to(labels.device)
-            table.update(points, labels[places, rows, columns])
+    def located(self, fitted: bool) -> list[Located]:
+        """Parts and keypoints of the training samples (``fitted``), or of the held-out ones."""
+        centres = torch.cat(self._centres).cpu().numpy() if self._centres else ()
+        placed = zip(self._frames, centres, strict=True)
+        return [_relative_to_box(frame, one) for frame, one in placed if frame.fitted == fitted]
 
     def metrics(self) -> dict[str, float]:
         """FG-NMI, FG-ARI, NMI, ARI and the keypoint errors that can be computed, all in percent.
@@ -149,8 +142,9 @@ class KeypointProtocol:
         Raises:
             UserError: the held-out samples show no keypoint.
         """
+        fitted, held_out = self.located(fitted=True), self.located(fitted=False)
         if self.in_whole.total == 0:
-            first = self.held_out[0].name if self.held_out else "none"
+            first = held_out[0].name if held_out else "none"
             raise UserError(
                 f"No held-out sample shows a keypoint; the first is {first}: check the data set's split and keypoint "
                 "files."
@@ -160,13 +154,13 @@ class KeypointProtocol:
             "FG-ARI": self.in_box.ari(),
             "NMI": self.in_whole.nmi(),
             "ARI": self.in_whole.ari(),
-            "keypoint_error_all": keypoint_error(self.fitted, self.held_out),
+            "keypoint_error_all": keypoint_error(fitted, held_out),
         }
-        fitted = [one for one in self.fitted if one.label in TABLE_CLASSES]
-        for label in TABLE_CLASSES if any(one.label is not None for one in self.held_out) else ():
-            held_out = [one for one in self.held_out if one.label == label]
+        fitted = [one for one in fitted if one.label in TABLE_CLASSES]
+        for label in TABLE_CLASSES if any(one.label is not None for one in held_out) else ():
+            of_class = [one for one in held_out if one.label == label]
             in_both = any(one.label == label for one in fitted)
-            metrics[f"keypoint_error_{label:03}"] = keypoint_error(fitted, held_out) if in_both else None
+            metrics[f"keypoint_error_{label:03}"] = keypoint_error(fitted, of_class) if in_both else None
         missing = [name for name, value in metrics.items() if value is None]
         self.notes = [f"{name} is left out: too few samples in the training or the test split." for name in missing]
         return {name: value for name, value in metrics.items() if value is not None}
@@ -174,8 +168,8 @@ class KeypointProtocol:
     def counts(self) -> dict[str, int]:
         """How many held-out images, training images and visible held-out keypoints the metrics are of."""
         return {
-            "images": len(self.held_out),
-            "training_images": len(self.fitted),
+            "images": sum(not frame.fitted for frame in self._frames),
+            "training_images": sum(frame.fitted for frame in self._frames),
             "keypoints": self.in_whole.total,
         }
 
@@ -189,18 +183,45 @@ def centres_of_mass(part_masks: Tensor) -> Tensor:
     return moments / part_masks.sum((2, 3))[..., None]
 
 
-def _relative_to_box(one: EvalInput, centres: np.ndarray) -> Located:
-    """Positions as fractions of the box, whose corner is not below 0 and whose size is not above the picture's.
+def _count(table: ContingencyTable, labels: Tensor, inputs: list[EvalInput]) -> None:
+    """Add the labels (N, h, w) at the visible keypoints of the held-out inputs."""
+    height, width = labels.shape[-2:]
+    found = [np.empty((4, 0), dtype=int)]
+    for place, one in enumerate(inputs):
+        if one.fitted:
+            continue
+        (visible,) = np.nonzero(one.keypoints[:, 2] > 0)
+        columns, rows = np.round(one.keypoints[visible, :2] - 0.5).astype(int).T
+        found.append([visible, np.full_like(visible, place), rows.clip(0, height - 1), columns.clip(0, width - 1)])
+    points, places, rows, columns = to_device(np.concatenate(found, axis=1), labels.device)
+    table.update(points, labels[places, rows, columns])
 
-    A part without any pixel (the mask is empty) is put at the middle of the box.
-    """
+
+@dataclass
+class _Frame:
+    """A whole picture without its pixels: what positions in it are relative to."""
+
+    name: str
+    label: int | None
+    fitted: bool
+    corner: np.ndarray
+    extent: np.ndarray
+    keypoints: np.ndarray
+
+
+def _frame(one: EvalInput) -> _Frame:
+    """The box's corner is not below 0 and its size not above the picture's."""
     height, width = one.foreground.shape
-    corner = np.maximum(one.box[:2], 0)
-    extent = np.minimum(one.box[2:], [width, height])
+    corner, extent = np.maximum(one.box[:2], 0), np.minimum(one.box[2:], [width, height])
+    return _Frame(one.name, one.label, one.fitted, corner, extent, one.keypoints)
+
+
+def _relative_to_box(frame: _Frame, centres: np.ndarray) -> Located:
+    """Positions as fractions of the box. A part without any pixel (the mask is empty) is put at its middle."""
     return Located(
-        name=one.name,
-        label=one.label,
-        centres=np.nan_to_num((centres - corner) / extent, nan=0.5),
-        keypoints=(one.keypoints[:, :2] - corner) / extent,
-        visible=one.keypoints[:, 2] > 0,
+        name=frame.name,
+        label=frame.label,
+        centres=np.nan_to_num((centres - frame.corner) / frame.extent, nan=0.5),
+        keypoints=(frame.keypoints[:, :2] - frame.corner) / frame.extent,
+        visible=frame.keypoints[:, 2] > 0,
     )

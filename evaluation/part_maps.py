@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datasets.batch import EvalBatch
+from datasets.batch import EvalBatch, to_device
 from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Sample
 from evaluation.contingency import ContingencyTable
@@ -132,10 +132,10 @@ class PartMapProtocol:
         probabilities = part_probabilities(scores, batch.foreground, self.has_background)
         parts = (scores[:, 1:] if self.has_background else scores).argmax(1)
         predicted = probabilities.argmax(1)
-        true = torch.from_numpy(np.stack([one.part_map for one in batch.inputs])).to(scores.device)
+        true = to_device(np.stack([one.part_map for one in batch.inputs]), scores.device)
         on_parts = true != 0
         if view.on_parts:
-            self.tables[ON_PARTS].update(true[on_parts], parts[on_parts])
+            self.tables[ON_PARTS].update(true, parts, where=on_parts)
         if view.everywhere:
             self.tables[EVERYWHERE].update(true, predicted)
         if view.true_masks:

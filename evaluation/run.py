@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-from datasets.batch import EvalBatch, TrainBatch
+from datasets.batch import EvalBatch, TrainBatch, to_device
 from datasets.part_views import PartViewOptions
 from datasets.sample import Sample
 from evaluation.foreground import ForegroundProtocol
@@ -111,6 +111,7 @@ def evaluate(
     Raises:
         UserError: a file cannot be read, or there is nothing to fit.
     """
+    device = torch.device(device)
     protocols = {}
     if task == "foreground":
         protocols["foreground"] = ForegroundProtocol(test_set, image_size)
@@ -135,7 +136,7 @@ def evaluate(
             raise UserError(f"{type(labeller).__name__} has to be fitted, but no training split was given.")
         crops = _Inputs(fit_set, {"crops": _Crops(fit_set, image_size, labeller.has_background)}, fitted=True)
         loaded = _load(crops, num_workers, "fitting", progress)
-        labeller.fit(batch.to(device) for _, batch in batches_of_equal_shape(loaded, batch_size))
+        labeller.fit(_moved(batch, device) for _, batch in batches_of_equal_shape(loaded, batch_size))
 
     pictured = set(np.linspace(0, len(test_set) - 1, num_pictures).round().astype(int).tolist())
     pictured_view = "box" if "keypoints" in protocols else "crop"
@@ -150,8 +151,8 @@ def evaluate(
     loaded = _load(ConcatDataset(splits), num_workers, "evaluating", progress)
     result = Result()
     for key, batch in batches_of_equal_shape(loaded, batch_size):
-        batch = batch.to(device)
-        given = () if reader is None else (_predicted(batch).to(device),)
+        batch = _moved(batch, device)
+        given = () if reader is None else (to_device(np.stack([one.predicted for one in batch.inputs]), device),)
         probabilities = protocols[key].update(batch, labeller.scores(batch.images, batch.foreground, *given))
         for one, probability in zip(batch.inputs, probabilities, strict=True):
             if one.view == pictured_view and one.place in pictured:
@@ -167,8 +168,9 @@ def evaluate(
     return result
 
 
-def _predicted(batch: EvalBatch) -> Tensor:
-    return torch.from_numpy(np.stack([one.predicted for one in batch.inputs]))
+def _moved(batch: EvalBatch, device: torch.device) -> EvalBatch:
+    # From page-locked memory the copy does not wait for the network's work on the last batch.
+    return (batch.pin_memory() if device.type == "cuda" else batch).to(device)
 
 
 @dataclass

@@ -150,7 +150,8 @@ def test_boxes_past_the_border_and_tiny_boxes_give_finite_numbers(box):
     protocol = KeypointProtocol(4, 4, size=32)
     score(protocol, [sample])
     assert protocol.in_box.total == 4
-    assert np.isfinite(protocol.held_out[0].centres).all() and np.isfinite(protocol.held_out[0].keypoints).all()
+    (located,) = protocol.located(fitted=False)
+    assert np.isfinite(located.centres).all() and np.isfinite(located.keypoints).all()
 
 
 def test_an_empty_mask_puts_the_parts_at_the_middle_of_the_box():
@@ -158,7 +159,7 @@ def test_an_empty_mask_puts_the_parts_at_the_middle_of_the_box():
     sample.foreground[:] = 0
     protocol = KeypointProtocol(4, 4, size=32)
     score(protocol, [sample])
-    assert (protocol.held_out[0].centres == 0.5).all()
+    assert (protocol.located(fitted=False)[0].centres == 0.5).all()
 
 
 def test_centres_of_mass_are_scipys_counted_from_one():

@@ -208,6 +208,13 @@ class PascalPartConfig(TrainConfig):
     foreground_steps: int = _number(low=1)
 
 
+@dataclass
+class BenchmarkEvaluateConfig(TrainConfig):
+    checkpoint: str | None = MISSING
+    repetitions: int = _number(low=1)
+    largest_difference: float = _number(low=0)
+
+
 def validate(config: DictConfig) -> DictConfig:
     """A copy of a config with all interpolations resolved and every value checked against its range and choices.
 

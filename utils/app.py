@@ -16,12 +16,27 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import EvaluateConfig, PascalPartConfig, PredictConfig, TrainConfig, UnknownKey, validate, walk
+from conf.schema import (
+    BenchmarkEvaluateConfig,
+    EvaluateConfig,
+    PascalPartConfig,
+    PredictConfig,
+    TrainConfig,
+    UnknownKey,
+    validate,
+    walk,
+)
 from utils.errors import UserError, ended_from_outside
 from utils.run_directory import resumed_config
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "pascal_part": PascalPartConfig}
+SCHEMAS = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "pascal_part": PascalPartConfig,
+    "benchmark_evaluate": BenchmarkEvaluateConfig,
+}
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(f"{_name}_schema", _schema)
 # What a checkpoint of train.py knows better than the defaults; the command line wins over both.

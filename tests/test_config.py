@@ -72,13 +72,9 @@ def test_no_value_is_given_in_the_schema():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("num_parts=1", "num_parts must be at least 2, not 1"),
-        ("image_size=16", "image_size must be at least 32"),
         ("batch_size=1", "batch_size must be at least 2"),
         ("optimizer.lr=0", "optimizer.lr must be greater than 0"),
-        ("optimizer.lr=nan", "optimizer.lr must be finite"),
         ("loss_weights.visual=inf", "loss_weights.visual must be finite"),
-        ("loss_weights.visual=-1", "loss_weights.visual must be at least 0"),
         ("augmentation.greyscale_probability=1.5", "augmentation.greyscale_probability must be at most 1"),
         ("augmentation.scale=[2,1]", "augmentation.scale must be increasing"),
         ("augmentation.scale=[1]", "augmentation.scale needs 2 values"),
@@ -86,7 +82,6 @@ def test_no_value_is_given_in_the_schema():
         ("dataset.eval_mask=truth", "dataset.eval_mask must be one of gt, supervised, unsupervised"),
         ("evaluation.baselines=[untrained,magic]", "evaluation.baselines must be one of .* not 'magic'"),
         ("+perceptual.layers.relu1_1=-1", "perceptual.layers.relu1_1 must be greater than 0"),
-        ("num_steps=200000", "larger than optimizer.poly_steps"),
         ("optimizer.momentum=null", "optimizer.momentum is required"),
         ("~segmenter", "segmenter is required"),
         ("num_parts=${nothing}", "num_parts: .*nothing"),
@@ -95,11 +90,6 @@ def test_no_value_is_given_in_the_schema():
 def test_a_value_that_cannot_be_meant_is_refused_by_name(override, message):
     with pytest.raises(UserError, match=message):
         composed(override)
-
-
-def test_a_key_of_another_option_is_refused():
-    with pytest.raises(UserError, match="optimizer.momentum is for sgd only, not for adamw"):
-        composed("optimizer=adamw", "optimizer.momentum=0.5")
 
 
 @pytest.mark.parametrize("key", ["nothing", "optimizer.nothing"])

@@ -3,11 +3,11 @@
 import difflib
 import os
 import re
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -26,6 +26,7 @@ from conf.schema import (
     validate,
     walk,
 )
+from utils import sweep
 from utils.errors import UserError, ended_from_outside
 from utils.run_directory import resumed_config
 
@@ -51,26 +52,36 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
 
     The task gets a typed config that is resolved and checked. The process ends with status 0; 2 after a mistake of the
     user's, told in one message on stderr (with its traceback if ``debug=true``); 1 with a traceback after a fault of
-    the code; 130 after Ctrl-C.
+    the code; 130 after Ctrl-C. In a sweep (``--multirun``) every job is tried, and a table of all ends it.
 
     Args:
         config_name: a key of ``SCHEMAS``, a file in ``conf/``.
         task: what to do; raises :class:`UserError` for what the user can mend.
     """
 
-    def job(config: DictConfig) -> None:
+    def attempt(config: DictConfig) -> tuple[int, str]:
         try:
             task(_checked(config))
         except (UserError, UnknownKey) as error:
-            _refuse(_explain(error, config_name))
+            return 2, _tell(_explain(error, config_name))
+        except SystemExit as ended:
+            return (ended.code or 0, "") if isinstance(ended.code, int | None) else (1, str(ended.code))
         except Exception as error:
             if mistake := ended_from_outside(error):
-                _refuse(str(mistake))
+                return 2, _tell(str(mistake))
             traceback.print_exc()
-            sys.exit(1)
+            return 1, f"{type(error).__name__}: {error}"
+        return 0, ""
+
+    def job(config: DictConfig) -> None:
+        if directory := sweep.current():
+            sweep.run_job(directory, config, attempt)
+        elif status := attempt(config)[0]:
+            sys.exit(status)
 
     # Without it Hydra prints the mistakes it finds itself, and ends the process.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    status = 0
     try:
         for argument in sys.argv[1:]:
             if argument.startswith("--") and argument[2:].partition("=")[0] in dict(walk(SCHEMAS[config_name])):
@@ -78,9 +89,22 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:  # the task's own end in job(): these are of the command line and the YAML files
-        _refuse(_explain(error, config_name))
+        status = 130
+    except Exception as error:
+        # The task's own end in attempt(): these are of the command line, the YAML files and the launchers of sweeps.
+        directory = sweep.current()
+        if directory is None or not sweep.read(directory):
+            _tell(_explain(error, config_name))
+            if directory is not None:
+                shutil.rmtree(directory)  # it was made for jobs that cannot start
+            sys.exit(2)
+        print(f"error: the launcher gave up: {type(error).__name__}: {error}", file=sys.stderr)
+        status = 1
+    if directory := sweep.current():
+        of_jobs = sweep.report(directory)
+        status = status or of_jobs
+    if status:
+        sys.exit(status)
 
 
 def with_settings_of(trained: dict, config: DictConfig) -> DictConfig:
@@ -128,11 +152,11 @@ def _checked(config: DictConfig) -> DictConfig:
     return validate(resumed_config(config, list(HydraConfig.get().overrides.task)))
 
 
-def _refuse(message: str) -> NoReturn:
+def _tell(message: str) -> str:
     if any(argument.lower() == "debug=true" for argument in sys.argv):
         traceback.print_exc()
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    return message
 
 
 def _explain(error: Exception, config_name: str) -> str:

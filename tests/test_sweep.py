@@ -1,0 +1,251 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from tests.composition import composed
+from utils.sweep import Job, job_name, main, over_seeds, read, report, table
+
+ROOT = Path(__file__).resolve().parents[1]
+# A task that is quick and writes what evaluate.py writes. Its seeds: 7 is refused, 8 is a fault, 9 is Ctrl-C.
+PROGRAM = """
+import json, multiprocessing, sys
+from pathlib import Path
+from utils.app import run
+from utils.errors import UserError
+
+def task(config):
+    if config.seed == 7:
+        raise UserError("seven is no good")
+    if config.seed == 8:
+        raise KeyError("a fault")
+    if config.seed == 9:
+        raise KeyboardInterrupt
+    child = multiprocessing.Process(target=print, args=("a process of the job's",))  # as DataLoader starts them
+    child.start()
+    child.join()
+    print("seed", config.seed, "of", config.logging.group, "from", *sys.argv[1:])
+    directory = Path(config.output_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    figures = {"FG-NMI": 10.0 * config.seed + config.num_parts, "ARI": 50.0, "produced_by": {}}
+    (directory / "metrics.json").write_text(json.dumps(figures))
+
+run("train", task)
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Runs the program in a directory that is neither its own nor the project's, and gives its result."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/program.py").write_text(PROGRAM)
+
+    def call(*arguments: str) -> subprocess.CompletedProcess:
+        # submitit's processes must find the project's modules by themselves.
+        start = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = sys.argv[1:]; "
+        start += "runpy.run_path(sys.argv[0], run_name='__main__')"
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHONPATH", "WANDB"))}
+        return subprocess.run(
+            [sys.executable, "-c", start, tmp_path / "elsewhere/program.py", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return call
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def record(sweep: Path, number: int, overrides: dict, status: int | None = 0, **metrics: float) -> Job:
+    """A job on disk."""
+    (sweep / "jobs").mkdir(parents=True, exist_ok=True)
+    (sweep / "sweep.yaml").write_text(yaml.safe_dump({"command": ["train.py"], "swept": list(overrides)}))
+    job = Job(job_name(overrides, number), number, overrides, status=status, error="no good" if status else "")
+    job.save(sweep)
+    if metrics:
+        (sweep / job.name).mkdir()
+        (sweep / job.name / "metrics.json").write_text(json.dumps(metrics))
+    return job
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_a_failed_job_is_reported_and_the_others_go_on(sweep, tmp_path, launcher):
+    workers = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    done = sweep("-m", "seed=1,7,3", "num_parts=4", f"hydra/launcher={launcher}", *workers)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (directory,) = (tmp_path / "runs/sweeps").iterdir()
+    assert [(row["job"], row["seed"], row["outcome"], row["FG-NMI"]) for row in rows(directory / "sweep.csv")] == [
+        ("seed_1", "1", "done", "14.0"),
+        ("seed_7", "7", "failed", ""),
+        ("seed_3", "3", "done", "34.0"),
+    ]
+    assert "24.0 ±\u00a014.1" in done.stdout and "mean of 2" in done.stdout
+    *_, failed, summary = done.stderr.splitlines()
+    assert failed == "seed=7: failed: seven is no good"
+    assert summary.startswith("error: 1 of 3 started jobs not done: seed=7.")
+
+    # Where jobs run side by side each one's output is a file.
+    output = done.stdout if launcher == "basic" else (directory / "jobs/seed_3.log").read_text()
+    its_command = f"from seed=3 num_parts=4 output_dir=runs/sweeps/{directory.name}/seed_3"
+    assert f"seed 3 of {directory.name} {its_command}" in output
+
+
+def test_a_fault_of_the_code_in_one_job_is_status_1_and_keeps_its_traceback(sweep, tmp_path):
+    done = sweep("-m", "seed=8,7,1", "output_dir=mine")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "seed=8: failed: KeyError: 'a fault'" in done.stderr
+    assert (tmp_path / "mine/seed_1/metrics.json").is_file() and not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_ends_the_sweep_and_shows_what_is_done(sweep):
+    done = sweep("-m", "seed=1,9,2")
+    assert done.returncode == 130
+    assert "Interrupted.\n" in done.stderr and "seed=9: unfinished" in done.stderr and "seed 2" not in done.stdout
+    assert "14.0" in done.stdout
+
+
+def test_a_mistake_in_the_command_starts_nothing_and_leaves_nothing(sweep, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    for argument, message in {
+        "num_parts=4,many": "num_parts: Value 'many'",
+        "num_partz=4,5": "unknown key 'num_partz'",
+        "output_dir=a,b": "output_dir is the directory of the whole sweep",
+        "output_dir=full": "full is not an empty directory",
+    }.items():
+        done = sweep("-m", "seed=1,2", argument)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.count("\n") == 1 and message in done.stderr, argument
+    assert {path.name for path in tmp_path.rglob("*")} - {"runs", "sweeps"} == {
+        *("elsewhere", "program.py", "full", "file"),
+    }
+
+
+def test_jobs_keep_a_group_that_is_given(sweep):
+    assert "of mine from" in sweep("-m", "seed=1,2", "logging.group=mine").stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ({"seed": "1"}, "seed_1"),
+        ({"num_parts": "4", "optimizer.lr": "1e-4"}, "num_parts_4+optimizer.lr_1e-4"),
+        ({"checkpoint": "runs/a"}, "checkpoint_runs_a_3"),
+        ({"dataset.category": "'a b'"}, "dataset.category__a_b__3"),
+        ({}, "job_3"),
+    ],
+)
+def test_a_job_is_named_after_its_overrides_in_characters_that_need_no_quotes(overrides, name):
+    assert job_name(overrides, 3) == name
+    assert composed(f"resume=runs/sweeps/2026-11-21_11-25-09/{name}").resume.endswith(name)
+    long = [job_name({"loss_weights": "x" * 300 + end}, number) for number, end in enumerate("ab")]
+    assert long[0] != long[1] and max(map(len, long)) < 255
+
+
+def test_the_mean_is_over_jobs_that_differ_in_the_seed_alone():
+    def job(number, seed, num_parts, status=0, **metrics):
+        return Job("", number, {"seed": seed, "num_parts": num_parts}, status=status, metrics=metrics)
+
+    jobs = [
+        job(0, "1", "4", nmi=45.0, ari=20.0),
+        job(1, "1", "8", nmi=50.0),
+        job(2, "2", "4", nmi=48.0),
+        job(3, "2", "8", status=2),
+        job(4, "3", "4", nmi=42.0, ari=21.0),
+    ]
+    (mean,) = over_seeds(jobs)
+    assert (mean.overrides, mean.seeds, mean.metrics, mean.std) == ({"num_parts": "4"}, 3, {"nmi": 45.0}, {"nmi": 3.0})
+    assert over_seeds([Job("", 0, {"num_parts": str(k)}, status=0, metrics={"nmi": 1.0}) for k in (4, 5)]) == []
+
+
+def test_the_table_puts_seeds_of_a_setting_together_and_cuts_no_figure_on_a_narrow_terminal(tmp_path, capsys):
+    for number, (seed, num_parts) in enumerate([(1, 4), (1, 8), (2, 4), (2, 8)]):
+        metrics = {f"metric_number_{place}": 10.0 * seed + num_parts + place for place in range(12)}
+        record(tmp_path, number, {"seed": str(seed), "num_parts": str(num_parts)}, **metrics)
+    jobs = read(tmp_path)
+    Console(width=60).print(table(jobs, over_seeds(jobs), list(jobs[0].metrics)), crop=False)
+    shown = [line.split() for line in capsys.readouterr().out.splitlines() if "num_parts" in line]
+    assert [line[:2] for line in shown] == [
+        *(["seed=1", "num_parts=4"], ["seed=2", "num_parts=4"], ["num_parts=4", "mean"]),
+        *(["seed=1", "num_parts=8"], ["seed=2", "num_parts=8"], ["num_parts=8", "mean"]),
+    ]
+    assert shown[0][2:] == [f"{14 + place:.1f}" for place in range(12)]
+
+
+def test_files_of_the_table_hold_every_digit(tmp_path, capsys):
+    record(tmp_path, 0, {"seed": "1"}, nmi=10.123456)
+    record(tmp_path, 1, {"seed": "2"}, nmi=12.123456)
+    assert report(tmp_path) == 0
+    assert rows(tmp_path / "sweep.csv")[1] == {"job": "seed_2", "seed": "2", "outcome": "done", "nmi": "12.123456"}
+    (mean,) = rows(tmp_path / "sweep_mean.csv")
+    assert {name: float(value) for name, value in mean.items()} == pytest.approx(
+        {"seeds": 2, "nmi": 11.123456, "nmi std": 2**0.5}
+    )
+
+
+def test_a_run_gives_its_last_evaluation_and_a_failed_one_that_was_resumed_to_the_end_counts(tmp_path, capsys):
+    for number, (status, last) in enumerate([(0, 20), (1, 20), (1, 10), (None, 10)]):
+        job = record(tmp_path, number, {"num_parts": str(number)}, status)
+        run = tmp_path / job.name
+        run.mkdir()
+        (run / "config.yaml").write_text("num_steps: 20\n")
+        (run / "evaluation.csv").write_text(f"step,NMI,ARI\n5,1.0,2.0\n{last},3.0,\n")
+    done, resumed, failed, unfinished = read(tmp_path)
+    assert done.metrics == resumed.metrics == {"NMI": 3.0}
+    assert (failed.metrics, failed.outcome, unfinished.outcome) == ({}, "failed", "unfinished")
+    assert main([str(tmp_path)]) == 1
+    assert "error: 2 of 4 started jobs not done: num_parts=2, num_parts=3." in capsys.readouterr().err
+
+
+def test_the_command_asks_for_a_sweep(tmp_path, capsys):
+    assert main([]) == main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("python -m utils.sweep") == 2
+
+
+def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """The real program, small; with one thread wherever it runs, as sums depend on how many there are."""
+    small = ["dataset_name=synthetic", "dataset.drawing.num_train=4", "dataset.drawing.num_test=4", "image_size=32"]
+    small += ["experiment=debug", "num_steps=1", "evaluation.size=32", "logging.wandb=offline", "device=cpu"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+    return subprocess.run(
+        [sys.executable, ROOT / "train.py", *arguments, *small],
+        cwd=folder,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """The run of seed 2 outside of any sweep."""
+    folder = tmp_path_factory.mktemp("alone")
+    done = train(folder, "seed=2", "output_dir=run")
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+def test_a_seed_trains_in_a_sweep_as_it_does_alone(tmp_path, alone, launcher):
+    done = train(tmp_path, "-m", "seed=1,2", "num_parts=4,1", "output_dir=swept", f"hydra/launcher={launcher}")
+    assert done.returncode == 2 and "error: 2 of 4 started jobs not done" in done.stderr, done.stderr
+    run, other = tmp_path / "swept/seed_2+num_parts_4", tmp_path / "swept/seed_1+num_parts_4"
+    assert (run / "evaluation.csv").read_text() == (alone / "evaluation.csv").read_text()
+    assert yaml.safe_load((run / "config.yaml").read_text())["logging"]["group"] == "swept"
+    assert (run / "wandb_id.txt").read_text() != (other / "wandb_id.txt").read_text()
+    assert rows(tmp_path / "swept/sweep_mean.csv")[0]["seeds"] == "2"

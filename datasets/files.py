@@ -197,7 +197,7 @@ def check_box(sample: Any, source: Path) -> None:
     """
     first, last = sample.box.reshape(2, 2)
     extent = np.array(sample.foreground.shape[::-1])
-    if (first >= extent).any() or (last < 0).any() or _far(first, extent) or _far(last, extent):
+    if (first >= extent).any() or (last < 0).any() or _far(sample.box.reshape(2, 2), extent).any():
         corners = "({:g}, {:g}) to ({:g}, {:g})".format(*sample.box)
         raise UserError(f"{source}: the box {corners} is not in {_size(sample)}")
 
@@ -213,13 +213,15 @@ def check_keypoints(sample: Any, names: list[str], source: Path) -> None:
         source: the file that they come from, for the message.
     """
     extent = np.array(sample.foreground.shape[::-1])
-    for name, (x, y, visible) in zip(names, sample.keypoints, strict=True):
-        if visible and _far(np.array([x, y]), extent):
-            raise UserError(f"{source}: the {name} at ({x:g}, {y:g}) is not in {_size(sample)}")
+    lost = _far(sample.keypoints[:, :2], extent) & (sample.keypoints[:, 2] > 0)
+    if lost.any():
+        index = int(lost.argmax())
+        x, y, _ = sample.keypoints[index]
+        raise UserError(f"{source}: the {names[index]} at ({x:g}, {y:g}) is not in {_size(sample)}")
 
 
-def _far(place: np.ndarray, extent: np.ndarray) -> bool:
-    return bool((place < -extent).any() or (place >= 2 * extent).any())
+def _far(places: np.ndarray, extent: np.ndarray) -> np.ndarray:
+    return ((places < -extent) | (places >= 2 * extent)).any(-1)
 
 
 def _size(sample: Any) -> str:

@@ -47,12 +47,15 @@ def records(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def rewrite(path: Path) -> None:
-    """Another picture of the same size, as a user replaces one."""
-    pixels = 255 - np.asarray(Image.open(path))
-    before = path.stat().st_mtime_ns
-    Image.fromarray(pixels).save(path)
-    os.utime(path, ns=(before + 1, before + 1))
+def rewrite(path: Path, same: str) -> None:
+    """Another picture in a file of the ``same`` size or time of change."""
+    before = path.stat()
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    if same == "size":
+        largest = max(before.st_size, path.stat().st_size)
+        path.write_bytes(path.read_bytes().ljust(largest, b"\0"))
+    else:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -82,10 +85,13 @@ def test_a_later_run_reads_no_picture(root, tmp_path, decoded):
     assert decoded == []
 
 
+@pytest.mark.parametrize("same", ["size", "time"])
 @pytest.mark.parametrize("file", ["images/*/Bird_0002.jpg", "segmentations/*/Bird_0002.png"])
-def test_a_picture_or_mask_that_has_changed_is_read_anew(root, tmp_path, decoded, file):
+def test_a_picture_or_mask_that_has_changed_is_read_anew(root, tmp_path, decoded, file, same):
+    path = next((root / "CUB_200_2011").glob(file))
+    path.write_bytes(path.read_bytes() + bytes(2000))  # room for any other picture, which its readers do not mind
     load(cached(cub(root, "train", "gt"), "disk", tmp_path / "cache"))
-    rewrite(next((root / "CUB_200_2011").glob(file)))
+    rewrite(path, same)
     decoded.clear()
     batches = load(cached(cub(root, "train", "gt"), "disk", tmp_path / "cache"))
     assert decoded == [1]

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import train
 from datasets.loader import StepSampler
+from datasets.synthetic import Synthetic
 from datasets.views import Views
 from tests.composition import composed
 from utils import checkpoints
@@ -196,6 +198,21 @@ def test_a_picture_that_breaks_during_training_is_named_and_the_steps_before_it_
         run(tmp_path, "broken", "seed=5", "checkpointing.every=100")
     (saved,) = (tmp_path / "broken/checkpoints").iterdir()
     assert saved.name in ("model_2.pth", "model_3.pth")
+
+
+def test_a_reader_that_the_system_ends_ends_the_run_with_its_steps_saved(tmp_path, monkeypatch):
+    read, (of_fourth_step,) = Synthetic.__getitem__, StepSampler(8, 2, 1234, 3, 4)
+
+    def read_or_die(self, index):
+        if index == of_fourth_step[0][0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, index)
+
+    monkeypatch.setattr(Synthetic, "__getitem__", read_or_die)
+    with pytest.raises(UserError, match="ended from outside"):
+        run(tmp_path, "run", "checkpointing.every=4", "evaluation.every=0", "loader.num_workers=1")
+    (saved,) = (tmp_path / "run/checkpoints").iterdir()
+    assert 1 <= int(saved.stem.removeprefix("model_")) <= 3
 
 
 def test_a_broken_picture_is_skipped_and_counted_where_that_is_asked_for(tmp_path, capsys):

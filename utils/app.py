@@ -27,7 +27,7 @@ from conf.schema import (
     walk,
 )
 from utils import sweep
-from utils.errors import UserError, ended_from_outside
+from utils.errors import UserError
 from utils.run_directory import resumed_config
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -67,8 +67,6 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
         except SystemExit as ended:
             return (ended.code or 0, "") if isinstance(ended.code, int | None) else (1, str(ended.code))
         except Exception as error:
-            if mistake := ended_from_outside(error):
-                return 2, _tell(str(mistake))
             traceback.print_exc()
             return 1, f"{type(error).__name__}: {error}"
         return 0, ""

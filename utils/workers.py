@@ -1,5 +1,7 @@
 """Processes that read ahead, and what goes wrong in them as one message."""
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +10,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from utils.errors import UserError, ended_from_outside
+from utils.errors import UserError
 
 
 def loader(dataset: Dataset, collate: Callable | None = None, *, num_workers: int, **options: Any) -> DataLoader:
@@ -32,13 +34,24 @@ def loader(dataset: Dataset, collate: Callable | None = None, *, num_workers: in
 
 class _Loader(DataLoader):
     def __iter__(self) -> Iterator[Any]:
+        handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
+        batches = super().__iter__()
+        if threading.current_thread() is threading.main_thread():
+            # PyTorch's own handler would raise wherever this process is, in the middle of an update too. Without it the
+            # loader notices within seconds, when it waits for the worker.
+            signal.signal(signal.SIGCHLD, handler)
         try:
-            for batch in super().__iter__():
+            for batch in batches:
                 if isinstance(batch, UserError):
                     raise batch
                 yield batch
         except RuntimeError as error:
-            raise ended_from_outside(error) or error from None
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise UserError(
+                f"A process that reads pictures was ended from outside, often for want of memory ({error}). "
+                "Try fewer: loader.num_workers=1, or 0 to read in the main process."
+            ) from None
 
 
 @dataclass

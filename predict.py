@@ -39,12 +39,21 @@ def predict(config: DictConfig) -> None:
 
     # Whatever is in the way is found before the first picture.
     work = masks_of_a_data_set(config) if config.images is None else files_of_a_folder(config, trained)
-    written = [path for _, files in work for of_picture in files for path in of_picture.values()]
-    if not config.overwrite:
+    chosen = [
+        [place for place, of_picture in enumerate(files) if not (config.only_missing and there(of_picture))]
+        for _, files in work
+    ]
+    written = [
+        path
+        for (_, files), places in zip(work, chosen, strict=True)
+        for place in places
+        for path in files[place].values()
+    ]
+    if not (config.overwrite or config.only_missing):
         refuse_to_overwrite(written)
 
     empty = []
-    for pictures, files in work:
+    for (pictures, files), places in zip(work, chosen, strict=True):
         found = label_maps(
             labeller,
             pictures,
@@ -52,15 +61,17 @@ def predict(config: DictConfig) -> None:
             batch_size=config.evaluation.batch_size,
             num_workers=config.loader.num_workers,
             device=device,
+            indices=places,
         )
         bar = {"console": stderr, "transient": True, "disable": not stderr.is_terminal}
-        for index, sample, labels in track(found, f"predicting {config.task}", total=len(pictures), **bar):
+        for index, sample, labels in track(found, f"predicting {config.task}", total=len(places), **bar):
             write(files[index], sample.image, labels)
             if not labels.any():
                 empty.append(sample.name)
 
-    count = sum(len(files) for _, files in work)
-    print(f"{count} pictures, {len(written)} files in {os.path.commonpath([path.parent for path in written])}")
+    count = sum(map(len, chosen))
+    folder = os.path.commonpath([path.parent for _, files in work for one in files for path in one.values()])
+    print(f"{count} pictures, {len(written)} files in {folder}")
     if empty:
         print(f"No {config.task} found in {len(empty)} of them: {', '.join(empty[:3])}{' ...' if empty[3:] else ''}")
     if config.images is None:
@@ -108,6 +119,11 @@ def files_of_a_folder(config: DictConfig, trained: dict) -> list[tuple[Croppable
     return [(pictures, files)]
 
 
+def there(files: dict[str, Path]) -> bool:
+    """Whether all of a picture's files are there."""
+    return all(path.exists() for path in files.values())
+
+
 def refuse_to_overwrite(paths: list[Path]) -> None:
     """
     Raises:
@@ -115,7 +131,10 @@ def refuse_to_overwrite(paths: list[Path]) -> None:
     """
     if present := [str(path) for path in paths if path.exists()]:
         more = f" and {len(present) - 3} more" if len(present) > 3 else ""
-        raise UserError(f"There already: {', '.join(present[:3])}{more}. To replace them, give overwrite=true.")
+        raise UserError(
+            f"There already: {', '.join(present[:3])}{more}. To replace them, give overwrite=true; "
+            "to keep them and write the others, only_missing=true."
+        )
 
 
 def write(files: dict[str, Path], image: np.ndarray, labels: np.ndarray) -> None:
@@ -129,12 +148,15 @@ def write(files: dict[str, Path], image: np.ndarray, labels: np.ndarray) -> None
         UserError: a file cannot be written.
     """
     for kind, path in files.items():
+        # Interrupted, it leaves no half a file that looks like a whole one.
+        temporary = path.with_name(f".{path.stem}.part{path.suffix}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if kind == "label_map":
-                save_label_map(path, labels)
+                save_label_map(temporary, labels)
             else:
-                Image.fromarray(labels if kind == "mask" else painted(image, labels)).save(path)
+                Image.fromarray(labels if kind == "mask" else painted(image, labels)).save(temporary)
+            os.replace(temporary, path)
         except OSError as error:
             raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
 

@@ -145,7 +145,7 @@ def predict_masks(keys: list[str], num_steps: int, run: Path) -> bool:
     """Train a foreground network and write its masks into ``supervisedlabels/``; whether that ended well."""
     keys = [one for one in keys if not one.startswith(OF_PARTS)]
     return train([*keys, "method=foreground", f"num_steps={num_steps}"], run) and program(
-        "predict.py", *keys, "task=foreground", f"checkpoint={run}"
+        "predict.py", *keys, "task=foreground", f"checkpoint={run}", "only_missing=true"
     )
 
 

@@ -200,6 +200,7 @@ class PredictConfig(TrainConfig):
     images: str | None = MISSING
     masks: str | None = MISSING
     overwrite: bool = MISSING
+    only_missing: bool = MISSING
 
 
 @dataclass
@@ -258,6 +259,8 @@ def validate(config: DictConfig) -> DictConfig:
             f"num_steps ({config.num_steps}) is larger than optimizer.poly_steps ({config.optimizer.poly_steps}), "
             f"after which the learning rate is 0: give optimizer.poly_steps={config.num_steps} or more."
         )
+    if "only_missing" in config and config.only_missing and config.overwrite:
+        raise UserError("only_missing and overwrite say opposite things of files that are there: give one of them.")
     if "predictions" in config and config.checkpoint is None and config.predictions is None:
         raise UserError("checkpoint is required: give checkpoint=PATH. For label maps: predictions=DIR.")
     if "predictions" in config and config.checkpoint is not None and config.predictions is not None:

@@ -60,7 +60,11 @@ def train_batches(
     if len(dataset) < batch_size:
         raise UserError(
             f"{dataset.name} has {len(dataset)} training images, fewer than batch_size={batch_size}: "
-            f"set batch_size={len(dataset)} or less, or check dataset_root."
+            + (
+                f"set batch_size={len(dataset)} or less, or check dataset_root."
+                if len(dataset) > 1
+                else "add pictures."
+            )
         )
     return workers.loader(
         _Crops(dataset, image_size, seed, on_error),

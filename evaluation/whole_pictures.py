@@ -1,6 +1,6 @@
 """Label maps of whole pictures, at their own size, from the scores of a labeller on square crops."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from datasets.batch import EvalBatch, stack
 from datasets.sample import Sample
@@ -50,6 +50,7 @@ def label_maps(
     batch_size: int,
     num_workers: int,
     device: torch.device | str,
+    indices: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Sample, np.ndarray]]:
     """Each sample's index, the sample, and its label map (H, W) uint8 at the picture's size, 0 is background.
 
@@ -61,11 +62,15 @@ def label_maps(
         image_size: side of the crops, pixels.
         batch_size: the most crops that go through the labeller at once.
         num_workers: processes that read and crop; 0 reads in this one.
+        indices: of the samples, in order; None is all of them.
 
     Raises:
         UserError: a file cannot be read.
     """
-    for items in workers.loader(_Crops(dataset, image_size), num_workers=num_workers, batch_size=batch_size):
+    crops = _Crops(dataset, image_size)
+    if indices is not None:
+        crops = Subset(crops, indices)
+    for items in workers.loader(crops, num_workers=num_workers, batch_size=batch_size):
         batch = EvalBatch(*stack([one.crop for one in items]), items).to(device)
         scores = labeller.scores(batch.images, batch.foreground)
         # As the networks are trained: the centres of the outermost cells lie on those of the outermost pixels.

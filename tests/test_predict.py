@@ -154,8 +154,12 @@ def test_nothing_is_overwritten_unless_told(foreground, tmp_path):
     with pytest.raises(UserError, match=f"There already: {present[0]}.*overwrite=true"):
         run(*arguments)
     assert [path for path in present if path.exists()] == present[:1] and present[0].read_bytes() == before
+    run(*arguments, "only_missing=true")
+    assert all(path.exists() for path in present) and present[0].read_bytes() == before
+    written = [path.read_bytes() for path in present[1:]]
+    run(*arguments, "only_missing=true")  # nothing is left to do
     run(*arguments, "overwrite=true")
-    assert all(path.exists() for path in present) and present[0].read_bytes() != before
+    assert present[0].read_bytes() != before and [path.read_bytes() for path in present[1:]] == written
 
 
 def test_a_checkpoint_of_the_other_task_is_refused_by_name(foreground, parts, tmp_path):

@@ -29,8 +29,7 @@ def trained(tmp_path_factory) -> Path:
     """A run of the two debug steps, W&B offline."""
     folder = tmp_path_factory.mktemp("trained")
     run = folder / "run"
-    # The debug experiment's evaluation.size is not the drawn set's, which evaluate.py takes.
-    own = f"dataset_root={folder}", f"output_dir={run}", "evaluation.size=48", "logging.project=a-project-of-its-own"
+    own = f"dataset_root={folder}", f"output_dir={run}", "logging.project=a-project-of-its-own"
     done = program("train.py", *SMALL, "experiment=debug", *own)
     assert done.returncode == 0, done.stderr
     assert str(run) in done.stdout

@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
 from conf.schema import (
     BenchmarkEvaluateConfig,
@@ -41,7 +41,7 @@ SCHEMAS = {
 for _name, _schema in SCHEMAS.items():
     ConfigStore.instance().store(f"{_name}_schema", _schema)
 # What a checkpoint of train.py knows better than the defaults; the command line wins over both.
-FROM_CHECKPOINT = ("image_size", "seed", "segmenter", "perceptual")
+FROM_CHECKPOINT = ("image_size", "seed", "segmenter", "perceptual", "evaluation.size", "evaluation.label_resize")
 # Nodes whose keys depend on the method.
 KNOWN_NAMES = {"loss_weights": ("feature", "contrastive", "visual", "equivariance", "foreground")}
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -114,25 +114,25 @@ def with_settings_of(trained: dict, config: DictConfig) -> DictConfig:
     Raises:
         UserError: the checkpoint is of another version of the code, whose values are none here.
     """
-    given = {key.partition(".")[0] for key in given_keys()}
+    given = given_keys()
     for key in FROM_CHECKPOINT:
-        if key not in trained or key in given:
-            continue
-        node, values = (config[key], trained[key]) if isinstance(trained[key], dict) else (config, {key: trained[key]})
-        unknown = [name for name in values if name not in node]
-        if unknown:
-            raise UserError(
-                f"The checkpoint is of another version of the code: its config has {key}.{unknown[0]}, unknown here. "
-                f"Give {key}= on the command line, and what the checkpoint says of it is left out."
-            )
-        try:
-            for name, value in values.items():
-                node[name] = value
-        except OmegaConfBaseException as error:
-            raise UserError(
-                f"The config in the checkpoint {config.checkpoint} has {key}={trained[key]!r}, which this version of "
-                f"the code does not take: {str(error).splitlines()[0]} Give {key}= on the command line."
-            ) from error
+        value = OmegaConf.select(OmegaConf.create(trained), key)
+        values = {f"{key}.{name}": one for name, one in value.items()} if OmegaConf.is_dict(value) else {key: value}
+        for name, one in values.items():
+            if one is None or key in given or any(other == name or other.startswith(f"{name}.") for other in given):
+                continue
+            try:
+                OmegaConf.update(config, name, one, merge=False)
+            except ConfigAttributeError as error:
+                raise UserError(
+                    f"The checkpoint is of another version of the code: its config has {name}, unknown here. "
+                    f"Give {key}= on the command line, and what the checkpoint says of it is left out."
+                ) from error
+            except OmegaConfBaseException as error:
+                raise UserError(
+                    f"The config in the checkpoint {config.checkpoint} has {name}={one!r}, which this version of "
+                    f"the code does not take: {str(error).splitlines()[0]} Give {key}= on the command line."
+                ) from error
     return validate(config)
 
 

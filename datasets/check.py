@@ -127,7 +127,7 @@ def findings_of(dataset, index: int) -> Findings:
                 faults.append((_kind(other), str(other)))
         return Findings(list(dict.fromkeys(faults)))
     return Findings(
-        list(_odd(sample, dataset.keypoint_names)),
+        list(_odd(sample, dataset.keypoint_names, [path for path in dataset.files(index) if path != sample.path])),
         keypoints=sample.keypoints is not None and bool(sample.keypoints[:, 2].any()),
         part_map=sample.part_map is not None and bool(sample.part_map.any()),
     )
@@ -137,23 +137,24 @@ def _kind(error: UserError) -> str:
     return KIND_OF_ERROR.get(type(error), "other error")
 
 
-def _odd(sample: Sample, keypoint_names: list[str]) -> Iterator[tuple[str, str]]:
+def _odd(sample: Sample, keypoint_names: list[str], others: list[Path]) -> Iterator[tuple[str, str]]:
     height, width = sample.foreground.shape
+    files = f"{sample.path}, in {' or '.join(map(str, others))}" if others else str(sample.path)
     if not sample.foreground.any():
-        yield "empty mask", f"of {sample.path}"
+        yield "empty mask", f"of {files}"
     elif sample.foreground.all():
-        yield "mask of the whole picture", f"of {sample.path}"
+        yield "mask of the whole picture", f"of {files}"
     elif sample.box is not None:
         x0, y0, x1, y1 = np.rint(sample.box).astype(int)
         if not sample.foreground[max(y0, 0) : max(y1 + 1, 0), max(x0, 0) : max(x1 + 1, 0)].any():
-            yield "mask outside the object's box", f"of {sample.path}, box ({x0}, {y0}) to ({x1}, {y1})"
+            yield "mask outside the object's box", f"of {files}, box ({x0}, {y0}) to ({x1}, {y1})"
     if sample.keypoints is not None:
         for name, (x, y, visible) in zip(keypoint_names, sample.keypoints, strict=True):
             if visible and not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
                 place = f"({x:g}, {y:g}), counted from 0, in {width} x {height} pixels"
                 yield "keypoint outside the picture", f"{name} of {sample.path} at {place}"
     if sample.part_map is not None and not sample.part_map.any():
-        yield "empty label map", f"of {sample.path}"
+        yield "empty label map", f"of {files}"
 
 
 @dataclass

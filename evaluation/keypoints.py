@@ -156,13 +156,14 @@ class KeypointProtocol:
             "ARI": self.in_whole.ari(),
             "keypoint_error_all": keypoint_error(fitted, held_out),
         }
+        reason = "too few samples in the training or the test split" if fitted else "there is nothing to fit it on"
         fitted = [one for one in fitted if one.label in TABLE_CLASSES]
         for label in TABLE_CLASSES if any(one.label is not None for one in held_out) else ():
             of_class = [one for one in held_out if one.label == label]
             in_both = any(one.label == label for one in fitted)
             metrics[f"keypoint_error_{label:03}"] = keypoint_error(fitted, of_class) if in_both else None
         missing = [name for name, value in metrics.items() if value is None]
-        self.notes = [f"{name} is left out: too few samples in the training or the test split." for name in missing]
+        self.notes = [f"{name} is left out: {reason}." for name in missing]
         return {name: value for name, value in metrics.items() if value is not None}
 
     def counts(self) -> dict[str, int]:

@@ -3,10 +3,13 @@
 import csv
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import train
 from datasets.loader import StepSampler
@@ -235,3 +238,32 @@ def test_other_numbers_of_parts_sizes_and_batches_train(tmp_path, num_parts, ima
     path = run(tmp_path, "run", *values, "num_steps=1")
     assert float(rows(path / "metrics.csv")[0]["gradient_norm"]) > 0
     assert weights(path, 1)["layer5.conv2d_list.0.weight"].shape[0] == num_parts
+
+
+class HostWaits(TorchDispatchMode):
+    """Counts the operators whose result the host has to wait for: on a GPU each would empty its queue."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "bincount")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        masks = [one for one in tree_leaves(args) if torch.is_tensor(one) and one.dtype == torch.bool]
+        if func.__name__.split(".")[0] in self.WAITING or (func.__name__.startswith("index") and masks):
+            self.operators[func.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["contrastive_reconstruction", "foreground"])
+def test_steps_between_two_logged_ones_never_wait_for_the_device(tmp_path, method):
+    def waits(num_steps: int) -> Counter[str]:
+        quiet = ("logging.every=100", "checkpointing.every=100", "evaluation.every=0", "optimizer.poly_steps=100")
+        with HostWaits() as found:
+            run(tmp_path, f"{num_steps} steps", f"num_steps={num_steps}", f"method={method}", *quiet)
+        return found.operators
+
+    few = waits(2)
+    assert few["_local_scalar_dense.default"] > 0  # the last step is logged
+    assert waits(5) == few

@@ -65,8 +65,10 @@ def test_jitter_gives_whole_numbers_and_no_image_sees_another(image, draws):
 @tried(60)
 @given(pictures(channels=1), jitters())
 def test_grey_stays_grey(image, draw):
-    after = views.jitter(image.repeat(1, 3, 1, 1), [draw] * len(image))
+    grey = image.repeat(1, 3, 1, 1)
+    after = views.jitter(grey.clone(), [draw] * len(grey))
     assert (after == after[:, :1]).all()
+    assert torch.equal(views.jitter(grey.clone(), [Jitter((), draw.factors, greyscale=True)] * len(grey)), grey)
 
 
 @tried(60)

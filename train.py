@@ -16,16 +16,23 @@ from evaluation.report import part_picture, print_table
 from evaluation.run import examples
 from models import build_method, own_loss_weights, restore_segmenter
 from utils import app, checkpoints
-from utils.devices import build_fabric, compile_networks
+from utils.devices import compile_networks
 from utils.errors import UserError
-from utils.logging import RunLogger
+from utils.logging import RunLogger, Silence
 from utils.optimizer import FiniteUpdates, build_optimizer, restore_optimizer, set_learning_rate
+from utils.ranks import Ranks, launch
 from utils.run_directory import RunDirectory, versions
 
 
 def train(config: DictConfig) -> None:
     """One run, from pictures on disk to a checkpoint and its metrics, in a directory of its own."""
-    fabric = build_fabric(config.device, config.precision)
+    with launch(config) as ranks:
+        train_on(ranks, config)
+
+
+def train_on(ranks: Ranks, config: DictConfig) -> None:
+    """What each process of a run does, one for each device; the first of them also logs, saves and evaluates."""
+    fabric = ranks.fabric
     seed_everything(config.seed, verbose=False)
 
     # Whatever can be missing is asked for before the first step.
@@ -42,23 +49,21 @@ def train(config: DictConfig) -> None:
     )
 
     done = 0  # updates
-    if config.resume is None:
-        run = RunDirectory.create(config)
-    else:
+    if config.resume is not None:
         checkpoint = checkpoints.read_to_resume(config.resume)
         restore_segmenter(method.segmenter, checkpoint["model_state_dict"], config.resume)
         restore_optimizer(optimizer, checkpoint["optimizer_state_dict"], config.resume)
         done = checkpoint["iter"]
         if done > config.num_steps:
             raise UserError(f"The run has done {done} steps already: give num_steps={done} or more.")
-        run = RunDirectory.resume(config)
+    run = RunDirectory.of(config) if ranks.is_first else None
 
     segmenter = method.segmenter
     labeller = held_out.labeller(segmenter)
     updates = FiniteUpdates(optimizer, fabric.device)
     if config.compile:
         compile_networks(method)
-    method, optimizer = fabric.setup(method, optimizer)
+    method, optimizer = ranks.setup(method, optimizer)
     method.train()
     batches = train_batches(
         cached(training_set, config.dataset.cache, config.dataset.cache_dir),
@@ -69,14 +74,18 @@ def train(config: DictConfig) -> None:
         num_steps=config.num_steps,
         num_workers=config.loader.num_workers,
         on_error=config.dataset.on_error,
+        rank=fabric.global_rank,
+        num_ranks=fabric.world_size,
     )
 
-    with RunLogger(run, config, done) as logger:
+    with RunLogger(run, config, done) if ranks.is_first else Silence() as logger:
 
         def due(every: int) -> bool:
             return done == config.num_steps or (every > 0 and done % every == 0)
 
         def save() -> None:
+            if not ranks.is_first:
+                return
             updates.require_finite()
             payload = {
                 "iter": done,
@@ -89,6 +98,8 @@ def train(config: DictConfig) -> None:
             checkpoints.save(run.checkpoints / checkpoints.file_name(done), payload, keep=config.checkpointing.keep)
 
         def evaluate() -> None:
+            if not ranks.is_first:
+                return
             updates.require_finite()
             # On the test set: these numbers choose nothing. Pictures of every size: nothing to compile for.
             with torch.compiler.set_stance("force_eager"):
@@ -103,14 +114,14 @@ def train(config: DictConfig) -> None:
 
         def unless_broken() -> Iterator[TrainBatch]:
             try:
-                yield from batches
+                yield from ranks.in_step(batches)
             except UserError:
                 save()  # what was reached before the picture that cannot be read
                 raise
 
-        for note in training_set.notes:
+        for note in (*training_set.notes, *ranks.notes):
             logger.say(note)
-        if done and due(config.evaluation.every) and not logger.has_evaluation(done):
+        if done and due(config.evaluation.every) and run and not logger.has_evaluation(done):
             evaluate()  # the run was interrupted in the middle of it
 
         skipped = 0
@@ -139,10 +150,10 @@ def train(config: DictConfig) -> None:
 
             logger.advance(done)
             if due(config.logging.every):
+                scalars = ranks.mean(losses | {"total": total})
                 updates.require_finite()
-                scalars = {name: loss.detach() for name, loss in losses.items()}
-                logger.log(done, scalars | {"total": total.detach(), "learning_rate": rate, "gradient_norm": norm})
-            if config.logging.image_every and due(config.logging.image_every):
+                logger.log(done, scalars | {"learning_rate": rate, "gradient_norm": norm})
+            if ranks.is_first and config.logging.image_every and due(config.logging.image_every):
                 picture = part_picture(examples(labeller, batch), held_out.task)
                 logger.log_pictures(done, {f"training_{held_out.task}": picture})
             if due(config.checkpointing.every):
@@ -150,7 +161,8 @@ def train(config: DictConfig) -> None:
             if due(config.evaluation.every):
                 evaluate()
 
-    print(f"Run directory: {run.path}")
+    if run:
+        print(f"Run directory: {run.path}")
 
 
 if __name__ == "__main__":

@@ -166,6 +166,9 @@ class TrainConfig:
     num_steps: int = _number(low=1)
     seed: int = _number(low=0, high=2**32 - 1)  # what NumPy takes
     device: str = _choice("auto", "cpu", "cuda")
+    devices: int = _number(low=1)
+    num_nodes: int = _number(low=1)
+    strategy: str = _choice("auto", "ddp")
     precision: str = _choice("32", "bf16", "16")
     channels_last: bool = MISSING
     compile: bool = MISSING

@@ -43,6 +43,7 @@ class TrainBatch(_Batch):
         foreground: (N, 1, H, W) float32, 1 on the object and 0 elsewhere.
         names: the N samples' names.
         step: the update, from 0, that the batch is for.
+        first_place: the place of the first of these crops among all of the step; other devices have others.
         skipped: what was wrong with each picture that another one stands in for.
     """
 
@@ -50,13 +51,16 @@ class TrainBatch(_Batch):
     foreground: Tensor
     names: list[str]
     step: int
+    first_place: int = 0
     skipped: list[str] = field(default_factory=list)
 
     @classmethod
-    def collate(cls, samples: Sequence[Sample], step: int, skipped: Sequence[str] = ()) -> "TrainBatch":
+    def collate(
+        cls, samples: Sequence[Sample], step: int, first_place: int = 0, skipped: Sequence[str] = ()
+    ) -> "TrainBatch":
         """Stack crops of one size."""
         image, foreground = stack(samples)
-        return cls(image, foreground, [sample.name for sample in samples], step, list(skipped))
+        return cls(image, foreground, [sample.name for sample in samples], step, first_place, list(skipped))
 
 
 @dataclass

@@ -38,6 +38,8 @@ def train_batches(
     num_steps: int,
     num_workers: int,
     on_error: Literal["raise", "skip"] = "raise",
+    rank: int = 0,
+    num_ranks: int = 1,
 ) -> DataLoader:
     """Batches of the steps ``first_step`` .. ``num_steps - 1``.
 
@@ -46,9 +48,11 @@ def train_batches(
 
     Args:
         image_size: side of the crops, pixels.
+        batch_size: of a whole step; a multiple of ``num_ranks``.
         num_workers: processes that read ahead; 0 reads in this one.
         on_error: of a picture that cannot be read. "skip" puts another one in its place, drawn for (seed, step, place
             in the batch), and says so in ``TrainBatch.skipped``.
+        rank, num_ranks: which of how many equal parts of each step's batch to load, from 0.
 
     Returns:
         A loader of ``TrainBatch``. Iterating raises UserError, in this process, where a file cannot be read (with
@@ -70,16 +74,27 @@ def train_batches(
         _Crops(dataset, image_size, seed, on_error),
         _collate,
         num_workers=num_workers,
-        batch_sampler=StepSampler(len(dataset), batch_size, seed, first_step, num_steps),
+        batch_sampler=StepSampler(len(dataset), batch_size, seed, first_step, num_steps, rank, num_ranks),
     )
 
 
 class StepSampler(Sampler[list[Item]]):
-    """For each step the items of its batch."""
+    """For each step the items of its batch, or of one of the equal parts of it."""
 
-    def __init__(self, num_samples: int, batch_size: int, seed: int, first_step: int, num_steps: int) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        first_step: int,
+        num_steps: int,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
         self.steps = range(first_step, num_steps)
+        part = batch_size // num_ranks
+        self.places = range(rank * part, (rank + 1) * part)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -92,14 +107,14 @@ class StepSampler(Sampler[list[Item]]):
                 epoch = step // steps_per_epoch
                 order = generator(self.seed, "order", epoch).permutation(self.num_samples)
             start = step % steps_per_epoch * self.batch_size
-            indices = order[start : start + self.batch_size].tolist()
-            yield [(index, step, place) for place, index in enumerate(indices)]
+            yield [(int(order[start + place]), step, place) for place in self.places]
 
 
 @dataclass
 class _Crop:
     sample: Sample
     step: int
+    place: int
     skipped: list[str]
 
 
@@ -116,7 +131,7 @@ class _Crops(Dataset):
         for index in self._candidates(item):
             try:
                 rng = generator(self.seed, "crop", step, place)
-                return _Crop(self.dataset.train_crop(self.dataset[index], self.size, rng), step, skipped)
+                return _Crop(self.dataset.train_crop(self.dataset[index], self.size, rng), step, place, skipped)
             except UserError as error:
                 if self.on_error == "raise":
                     raise
@@ -132,4 +147,4 @@ class _Crops(Dataset):
 
 def _collate(items: Sequence[_Crop]) -> TrainBatch:
     skipped = [message for item in items for message in item.skipped]
-    return TrainBatch.collate([item.sample for item in items], items[0].step, skipped)
+    return TrainBatch.collate([item.sample for item in items], items[0].step, items[0].place, skipped)

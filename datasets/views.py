@@ -47,17 +47,16 @@ class Views:
 
 
 @torch.no_grad()
-def make_views(batch: TrainBatch, augmentation: Any, seed: int, first_place: int = 0) -> Views:
+def make_views(batch: TrainBatch, augmentation: Any, seed: int) -> Views:
     """Draw two colour jitters and a warp for each image.
 
     Args:
         augmentation: config node with jitter_probability, brightness, contrast, saturation, hue, greyscale_probability,
             control_points (a side), noise, scale (min, max), rotation (degrees), translation; see conf/augmentation.
         seed: of the run.
-        first_place: the place of the batch's first image in the whole batch of the step.
     """
     device, (count, _, height, width) = batch.image.device, batch.image.shape
-    places = range(first_place, first_place + count)
+    places = range(batch.first_place, batch.first_place + count)
     # Mixed precision, and TensorFloat-32 inside a float32 convolution, would leave Lab and the grid with three digits.
     with torch.autocast(device.type, enabled=False):
         pixels = batch.image.float()

@@ -63,6 +63,7 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
         try:
             task(_checked(config))
         except (UserError, UnknownKey) as error:
+            _leave_to_another(config_name)
             return 2, _tell(_explain(error, config_name))
         except SystemExit as ended:
             return (ended.code or 0, "") if isinstance(ended.code, int | None) else (1, str(ended.code))
@@ -86,10 +87,12 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
                 raise UserError(f"keys are given without dashes: {argument[2:].partition('=')[0]}=VALUE")
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # Ctrl-C reaches every process of a run on several devices
+            print("Interrupted.", file=sys.stderr)
         status = 130
     except Exception as error:
         # The task's own end in attempt(): these are of the command line, the YAML files and the launchers of sweeps.
+        _leave_to_another(config_name)
         directory = sweep.current()
         if directory is None or not sweep.read(directory):
             _tell(_explain(error, config_name))
@@ -148,6 +151,16 @@ def _checked(config: DictConfig) -> DictConfig:
     if OmegaConf.get_type(config) is not TrainConfig:
         raise UserError(f"resume is for training. To use a run: checkpoint={config.resume}")
     return validate(resumed_config(config, list(HydraConfig.get().overrides.task)))
+
+
+def _leave_to_another(config_name: str) -> None:
+    """Ends a process that meets what all of its run meet, if another on this machine is the one to tell it."""
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    # Without either of them this process has started the others, if there are any.
+    place = "LOCAL_RANK" if by_torchrun else "SLURM_LOCALID" if "LOCAL_RANK" not in os.environ else ""
+    if config_name == "train" and os.environ.get(place, "0") != "0":
+        # After a failure torchrun would end the other one before it has told it.
+        sys.exit(0)
 
 
 def _tell(message: str) -> str:

@@ -13,25 +13,40 @@ from utils.errors import UserError
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
-def build_fabric(device: str, precision: str) -> Fabric:
-    """Lightning Fabric on one device.
+def build_fabric(device: str, precision: str, devices: int = 1, num_nodes: int = 1, strategy: str = "auto") -> Fabric:
+    """Lightning Fabric on one device or several; it starts no process yet.
 
     Args:
         device: ``auto`` (CUDA where there is one, else the CPU), ``cpu`` or ``cuda``.
         precision: ``32``, ``bf16`` or ``16``.
+        devices: of each machine; on the CPU, processes.
+        num_nodes: machines.
+        strategy: ``ddp``, or ``auto``: that where there is more than one device in all.
 
     Raises:
-        UserError: this machine has no such device, or the device no such precision.
+        UserError: this machine has no such device or not as many, or the device no such precision.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda: PyTorch finds no CUDA device here. Check the driver, or give device=cpu.")
+    if device == "cuda" and devices > torch.cuda.device_count():
+        raise UserError(
+            f"devices={devices}, but PyTorch finds {torch.cuda.device_count()} on this machine: give devices= of one "
+            "machine. (Under SLURM, ask for --gpus-per-node: --gpus-per-task hides each task's from the others.)"
+        )
     if device == "cpu" and precision == "16":
         raise UserError("precision=16 needs a CUDA device: give precision=bf16 or 32.")
-    if precision == "32":
-        return Fabric(accelerator=device, devices=1, precision=PRECISIONS[precision])
-    return Fabric(accelerator=device, devices=1, plugins=_Autocast(PRECISIONS[precision], device))
+    try:
+        return Fabric(
+            accelerator=device,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            plugins=[] if precision == "32" else _Autocast(PRECISIONS[precision], device),
+        )
+    except RuntimeError as error:  # what SLURM was asked for
+        raise UserError(str(error)) from error
 
 
 class _Autocast(MixedPrecision):

@@ -231,6 +231,18 @@ class RunLogger:
         self._wandb.log(step, {f"{prefix}/{name}": value for name, value in values.items()})
 
 
+class Silence(RunLogger):
+    """What the other processes of a run on several devices have for a logger: it tells nothing and writes nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def _nothing(self, *_: object, **__: object) -> None:
+        pass
+
+    say = advance = log = log_evaluation = log_pictures = close = _nothing
+
+
 def peak_memory_mb() -> float:
     """The most memory in use so far, in MiB: PyTorch's on the CUDA device if one is used, else this process's."""
     if torch.cuda.is_initialized():

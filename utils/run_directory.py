@@ -47,6 +47,15 @@ class RunDirectory:
         return self.path / "pictures"
 
     @classmethod
+    def of(cls, config: DictConfig) -> "RunDirectory":
+        """A new directory, or that of the run to resume.
+
+        Raises:
+            UserError: see :meth:`create` and :meth:`resume`.
+        """
+        return cls.create(config) if config.resume is None else cls.resume(config)
+
+    @classmethod
     def create(cls, config: DictConfig) -> "RunDirectory":
         """A new directory: ``config.output_dir``, or else dated under ``runs/``.
 

@@ -17,6 +17,7 @@ from models.initialisation import seeded_initialisation
 from models.perceptual import PerceptualNetwork
 from models.segmenter import Segmenter, build_segmenter
 from utils.errors import UserError
+from utils.ranks import gathered, num_ranks
 from utils.seeding import generator
 
 
@@ -62,6 +63,9 @@ class ContrastiveReconstruction(nn.Module):
     def forward(self, views: Any) -> dict[str, Tensor]:
         """The four losses, unweighted, of a batch of views.
 
+        Where several devices share a batch, their mean over the devices is the loss of the whole batch, and so are
+        their gradients.
+
         Args:
             views: has ``image``, ``jittered``, ``jittered_to_warp`` (N, 3, H, W) RGB in [0, 1], the last unwarped;
                 ``lab`` (N, 3, H, W) of the clean image; ``foreground`` (N, 1, H, W); ``grid`` (N, H, W, 2); ``step``.
@@ -77,7 +81,9 @@ class ContrastiveReconstruction(nn.Module):
             lab=views.lab,
             foreground=views.foreground,
             grid=views.grid,
-            positives=draw_positives(len(views.image), self.segmenter.num_parts, rng, self.config.positives),
+            positives=draw_positives(
+                num_ranks() * len(views.image), self.segmenter.num_parts, rng, self.config.positives
+            ),
         )
 
     def losses(
@@ -90,7 +96,7 @@ class ContrastiveReconstruction(nn.Module):
         grid: Tensor,
         positives: Tensor,
     ) -> dict[str, Tensor]:
-        """As :meth:`forward`, with the views preprocessed and features and positives given."""
+        """As :meth:`forward`, with the views preprocessed and features and positives (of the whole batch) given."""
         # Zeros outside the image are the mean colour only after preprocessing.
         warped_view = F.grid_sample(view_to_warp, grid, align_corners=True)
         # Two passes, not one of twice the batch: batch norm sees one view at a time.
@@ -98,9 +104,11 @@ class ContrastiveReconstruction(nn.Module):
         logits_of_warped_view = self._full_size_logits(warped_view)
 
         part_masks = logits.softmax(1)
-        descriptors = part_descriptors(part_masks, features, foreground)
+        # Every image of the whole batch is compared with every other, whichever device it is on.
+        descriptors = gathered(part_descriptors(part_masks, features, foreground))
         return {
-            "feature": feature_loss(part_masks, features, foreground),
+            # A sum over images, of which the mean over devices would leave a share.
+            "feature": num_ranks() * feature_loss(part_masks, features, foreground),
             "contrastive": contrastive_loss(
                 descriptors, self.config.temperature, positives, negatives=self.config.negatives
             ),

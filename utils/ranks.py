@@ -145,7 +145,8 @@ def launch(config: DictConfig) -> Iterator[Ranks]:
     fabric = build_fabric(config.device, config.precision, config.devices, config.num_nodes, config.strategy)
     _check_can_share(config)
     _check_started(config.devices, config.num_nodes)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # its greetings, from every process
+    for greeting in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(greeting).setLevel(logging.WARNING)
     mistake = None
     try:
         fabric.launch()

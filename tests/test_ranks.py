@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,11 +118,33 @@ def one_of_two(rank: int, port: int, root: Path) -> None:
     os.environ.update(place_in_run(rank, port))
     torch.set_num_threads(1)
     found = {name: first_step(root, name, devices=2) for name in FORMULAS}
-    torch.save(found, root / f"rank{rank}.pth")
+    os.environ.update(place_in_run(rank, port + 1))
+    torch.save(found | {"told": told_until_a_mistake(rank)}, root / f"rank{rank}.pth")
+
+
+def told_until_a_mistake(rank: int) -> list[list[str]]:
+    """What is told of skipped pictures, by step, until the second of two ranks cannot go on; and then that."""
+
+    def batches():
+        yield SimpleNamespace(skipped=[])
+        yield SimpleNamespace(skipped=[f"one on {rank}"])
+        yield SimpleNamespace(skipped=["another"] if rank else [])
+        if rank:
+            raise UserError("a broken picture")
+        yield SimpleNamespace(skipped=[])
+
+    told = []
+    with (
+        pytest.raises(SystemExit if rank else UserError) as ended,
+        launch(composed("device=cpu", "devices=2")) as ranks,
+    ):
+        for batch in ranks.in_step(batches()):
+            told.append(batch.skipped)
+    return [*told, [str(ended.value)]]
 
 
 @pytest.mark.slow
-def test_two_devices_give_the_losses_and_gradients_of_one(tmp_path):
+def test_two_devices_give_the_losses_and_gradients_of_one_and_speak_with_one_voice(tmp_path):
     for name in ("release", "foreground"):
         config = composed(*SMALL, f"dataset_root={tmp_path}", *FORMULAS[name])
         segmenter = build_method(config).segmenter.double().train()
@@ -143,7 +166,7 @@ def test_two_devices_give_the_losses_and_gradients_of_one(tmp_path):
         process.join(timeout=300)
         assert process.exitcode == 0
 
-    for rank in (0, 1):
+    for rank, end in enumerate(("a broken picture", "0")):
         found = torch.load(tmp_path / f"rank{rank}.pth")
         for name in FORMULAS:
             for kind, whole in expected[name].items():
@@ -151,6 +174,7 @@ def test_two_devices_give_the_losses_and_gradients_of_one(tmp_path):
                 for key, value in whole.items():
                     error = (found[name][kind][key] - value).norm() / value.norm()
                     assert value.norm() > 0 and error < 1e-9, (name, kind, key, rank)
+        assert found["told"] == [[], ["one on 0", "one on 1"], ["another"], [end]]
     assert len(expected["release"]["losses"]) == 4 and len(expected["foreground"]["losses"]) == 1
 
 

@@ -5,6 +5,7 @@ the gradient of a step is the mean over ranks of the gradients of their losses, 
 """
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from torch.optim import Optimizer
 from utils.devices import build_fabric
 from utils.errors import UserError
 
+GROUP_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")  # what Fabric sets
 PATIENCE = timedelta(days=2)  # of the ranks that wait while the first one evaluates or saves
 
 
@@ -147,7 +149,7 @@ def launch(config: DictConfig) -> Iterator[Ranks]:
     _check_started(config.devices, config.num_nodes)
     for greeting in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(greeting).setLevel(logging.WARNING)
-    mistake = None
+    outside, mistake = dict(os.environ), None
     try:
         fabric.launch()
         ranks = Ranks(fabric)
@@ -166,6 +168,14 @@ def launch(config: DictConfig) -> Iterator[Ranks]:
             raise
         # Any other status would make what has started the ranks end the first one before it has told the mistake.
         sys.exit(0)
+    finally:
+        # As it was, for the next run in this process: of a sweep, for example.
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+        for name in GROUP_VARIABLES:
+            os.environ.pop(name, None)
+            if name in outside:
+                os.environ[name] = outside[name]
 
 
 def _check_can_share(config: DictConfig) -> None:
@@ -193,11 +203,11 @@ def _check_started(devices: int, num_nodes: int) -> None:
         except ValueError as error:
             raise UserError(str(error)) from error
         return
-    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if devices * num_nodes > 1 and sweep:
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if devices * num_nodes > 1 and in_sweep and HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":
         raise UserError(
-            "A run of a sweep cannot start the processes of several devices itself: give hydra/launcher=submitit_slurm "
-            f"and hydra.launcher.tasks_per_node={devices}, or start the runs one by one."
+            "Runs of a sweep that go on side by side cannot start the processes of several devices: leave out "
+            f"hydra/launcher, or give hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node={devices}."
         )
 
 

@@ -114,11 +114,11 @@ def views_of_first_step(config, rank: int = 0, num_ranks: int = 1):
         yield views
 
 
-def one_of_two(rank: int, port: int, root: Path) -> None:
-    os.environ.update(place_in_run(rank, port))
+def one_of_two(rank: int, ports: tuple[int, int], root: Path) -> None:
+    os.environ.update(place_in_run(rank, ports[0]))
     torch.set_num_threads(1)
     found = {name: first_step(root, name, devices=2) for name in FORMULAS}
-    os.environ.update(place_in_run(rank, port + 1))
+    os.environ.update(place_in_run(rank, ports[1]))
     torch.save(found | {"told": told_until_a_mistake(rank)}, root / f"rank{rank}.pth")
 
 
@@ -157,8 +157,8 @@ def test_two_devices_give_the_losses_and_gradients_of_one_and_speak_with_one_voi
             segmenter(segmenter.preprocess(views.jittered))
         torch.save(segmenter.state_dict(), tmp_path / f"{segmenter.num_parts}.pth")
 
-    port, context = free_port(), multiprocessing.get_context("spawn")
-    processes = [context.Process(target=one_of_two, args=(rank, port, tmp_path)) for rank in (0, 1)]
+    ports, context = (free_port(), free_port()), multiprocessing.get_context("spawn")
+    processes = [context.Process(target=one_of_two, args=(rank, ports, tmp_path)) for rank in (0, 1)]
     for process in processes:
         process.start()
     expected = {name: first_step(tmp_path, name, devices=1) for name in FORMULAS}

@@ -83,8 +83,8 @@ def test_factors_that_change_nothing_change_nothing(image, order, count):
 def test_views_of_an_image_do_not_depend_on_the_rest_of_the_batch(image, step, seed, data):
     def made(first: int, last: int, images: Tensor) -> views.Views:
         mask = (images[:, :1] > 128).float()
-        batch = TrainBatch(images.to(torch.uint8), mask, [""] * len(images), step)
-        return views.make_views(batch, augmentation(jitter_probability=1.0), seed, first_place=first)
+        batch = TrainBatch(images.to(torch.uint8), mask, [""] * len(images), step, first_place=first)
+        return views.make_views(batch, augmentation(jitter_probability=1.0), seed)
 
     assume(min(image.shape[2:]) > 1)
     place = data.draw(st.integers(0, len(image) - 1))

@@ -16,7 +16,7 @@ from evaluation.labellers import CheckpointLabeller
 from evaluation.report import part_picture, print_table, write_metrics
 from models import load_segmenter
 from utils import app, checkpoints
-from utils.devices import build_fabric
+from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
 from utils.logging import WANDB_ID, WandbRun
 from utils.run_directory import RunDirectory, versions
@@ -24,11 +24,11 @@ from utils.run_directory import RunDirectory, versions
 
 def evaluate(config: DictConfig) -> None:
     """One pass over the held-out pictures for what is evaluated, one for each baseline; a table, figures, a picture."""
+    set_determinism(config)
     device = build_fabric(config.device, config.precision).device
     checkpoint = {}
     if config.predictions is None:
-        file = checkpoints.resolve(config.checkpoint)
-        checkpoint = checkpoints.read(file)
+        file, checkpoint = checkpoints.find(config.checkpoint)
         config = app.with_settings_of(checkpoint.get("config", {}), config)
         labeller = CheckpointLabeller(load_segmenter(file, device))
         num_parts, name, knows_training_pictures = labeller.num_parts, "this model", True

@@ -22,7 +22,7 @@ from evaluation.whole_pictures import Croppable, label_maps
 from models import load_segmenter
 from utils import app, checkpoints
 from utils.console import stderr
-from utils.devices import build_fabric
+from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
 
 # For each picture the files to write, by what they hold: mask, label_map, overlay.
@@ -31,10 +31,11 @@ Files = list[dict[str, Path]]
 
 def predict(config: DictConfig) -> None:
     """One pass over the pictures, batch by batch; each one's files are written as soon as they are known."""
+    set_determinism(config)
     device = build_fabric(config.device, config.precision).device
-    file = checkpoints.resolve(config.checkpoint)
+    file, checkpoint = checkpoints.find(config.checkpoint)
     labeller = LABELLERS[config.task](load_segmenter(file, device, config.task))
-    trained = checkpoints.read(file).get("config", {})
+    trained = checkpoint.get("config", {})
     config = app.with_settings_of(trained, config)
 
     # Whatever is in the way is found before the first picture.

@@ -1,6 +1,7 @@
 """Train a segmenter: ``python train.py dataset_name=CUB [key=value ...]``; every key is in conf/train.yaml."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from lightning.fabric import seed_everything
@@ -11,21 +12,25 @@ from datasets.batch import TrainBatch
 from datasets.cache import cached
 from datasets.loader import train_batches
 from datasets.views import make_views
+from evaluation.collapse import CollapseWatch
 from evaluation.held_out import HeldOut
 from evaluation.report import part_picture, print_table
 from evaluation.run import examples
 from models import build_method, own_loss_weights, restore_segmenter
 from utils import app, checkpoints
-from utils.devices import compile_networks
-from utils.errors import UserError
+from utils.devices import compile_networks, set_determinism
+from utils.errors import Stopped, UserError
+from utils.finite import FiniteUpdates, NotFinite, record
 from utils.logging import RunLogger, Silence
-from utils.optimizer import FiniteUpdates, build_optimizer, restore_optimizer, set_learning_rate
+from utils.optimizer import build_optimizer, restore_optimizer, set_learning_rate
 from utils.ranks import Ranks, launch
 from utils.run_directory import RunDirectory, versions
+from utils.signals import TO_STOP, Signals
 
 
 def train(config: DictConfig) -> None:
     """One run, from pictures on disk to a checkpoint and its metrics, in a directory of its own."""
+    set_determinism(config)
     with launch(config) as ranks:
         train_on(ranks, config)
 
@@ -49,61 +54,70 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
     )
 
     done = 0  # updates
-    if config.resume is not None:
-        checkpoint = checkpoints.read_to_resume(config.resume)
-        restore_segmenter(method.segmenter, checkpoint["model_state_dict"], config.resume)
-        restore_optimizer(optimizer, checkpoint["optimizer_state_dict"], config.resume)
+    if config.resume is not None and (found := checkpoints.read_to_resume(config.resume)):
+        file, checkpoint = found
+        restore_segmenter(method.segmenter, checkpoint["model_state_dict"], file)
+        restore_optimizer(optimizer, checkpoint["optimizer_state_dict"], file)
         done = checkpoint["iter"]
         if done > config.num_steps:
             raise UserError(f"The run has done {done} steps already: give num_steps={done} or more.")
+    saved = done
     run = RunDirectory.of(config) if ranks.is_first else None
+    directory = run.path if run else "RUN"
 
     segmenter = method.segmenter
     labeller = held_out.labeller(segmenter)
-    updates = FiniteUpdates(optimizer, fabric.device)
     if config.compile:
         compile_networks(method)
     method, optimizer = ranks.setup(method, optimizer)
     method.train()
-    batches = train_batches(
+    updates = FiniteUpdates(optimizer.optimizer, segmenter)
+    collapse = CollapseWatch(config.logging.collapse_share, config.logging.collapse_checks)
+    batches = partial(
+        train_batches,
         cached(training_set, config.dataset.cache, config.dataset.cache_dir),
         image_size=config.image_size,
         batch_size=config.batch_size,
         seed=config.seed,
+        on_error=config.dataset.on_error,
+    )
+    own_batches = batches(
         first_step=done,
         num_steps=config.num_steps,
         num_workers=config.loader.num_workers,
-        on_error=config.dataset.on_error,
         rank=fabric.global_rank,
         num_ranks=fabric.world_size,
     )
+    made_by = versions()
 
-    with RunLogger(run, config, done) if ranks.is_first else Silence() as logger:
+    with Signals() as signals, RunLogger(run, config, done) if ranks.is_first else Silence() as logger:
 
         def due(every: int) -> bool:
             return done == config.num_steps or (every > 0 and done % every == 0)
 
         def save() -> None:
-            if not ranks.is_first:
-                return
+            nonlocal saved
             updates.require_finite()
+            if not ranks.is_first or saved == done:
+                return
             payload = {
                 "iter": done,
                 "model_state_dict": segmenter.state_dict(),
                 "optimizer_state_dict": optimizer.state_dict(),
                 "format": checkpoints.FORMAT,
                 "config": OmegaConf.to_container(config),
-                "versions": versions(),
+                "versions": made_by,
             }
-            checkpoints.save(run.checkpoints / checkpoints.file_name(done), payload, keep=config.checkpointing.keep)
+            file = run.checkpoints / checkpoints.file_name(done)
+            checkpoints.save(file, payload, config.checkpointing.keep, config.checkpointing.milestone_every)
+            saved = done
 
         def evaluate() -> None:
-            if not ranks.is_first:
-                return
-            updates.require_finite()
             # On the test set: these numbers choose nothing. Pictures of every size: nothing to compile for.
             with torch.compiler.set_stance("force_eager"):
-                result = held_out.evaluate(labeller, fabric.device)
+                result = signals.until_stopped(lambda: held_out.evaluate(labeller, fabric.device))
+            if result is None:
+                return  # the resumed run makes up for it
             logger.log_evaluation(done, result.metrics)
             if result.pictures:
                 logger.log_pictures(done, {f"held_out_{held_out.task}": part_picture(result.pictures, held_out.task)})
@@ -112,54 +126,75 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
             if result.metrics:
                 print_table({f"after {done} steps": result.metrics})
 
+        def show(batch: TrainBatch) -> None:
+            found = examples(labeller, batch)
+            logger.log_pictures(done, {f"training_{held_out.task}": part_picture(found, held_out.task)})
+            if held_out.task == "parts" and (warning := collapse.check(found)):
+                logger.warn("collapsed solution", warning)
+
         def unless_broken() -> Iterator[TrainBatch]:
             try:
-                yield from ranks.in_step(batches)
+                yield from ranks.in_step(own_batches)
             except UserError:
                 save()  # what was reached before the picture that cannot be read
                 raise
+
+        def heed_signals() -> None:
+            if asked := ranks.first_of(signals.asked()):
+                save()
+                if asked in TO_STOP:
+                    raise Stopped(asked, f"saved after {done} steps. To go on: python train.py resume={directory}")
 
         for note in (*training_set.notes, *ranks.notes):
             logger.say(note)
         if done and due(config.evaluation.every) and run and not logger.has_evaluation(done):
             evaluate()  # the run was interrupted in the middle of it
+        heed_signals()
 
         skipped = 0
-        for batch in unless_broken():
-            for message in batch.skipped:
-                skipped += 1
-                logger.say(f"Skipped picture {skipped}: {message}")
+        try:
+            for batch in unless_broken():
+                for message in batch.skipped:
+                    skipped += 1
+                    logger.say(f"Skipped picture {skipped}: {message}")
 
-            # Two jitters of each crop, one of them to be warped.
-            views = make_views(batch.to(fabric.device), config.augmentation, config.seed)
+                # Two jitters of each crop, one of them to be warped.
+                views = make_views(batch.to(fabric.device), config.augmentation, config.seed)
 
-            # Of the paper's method: two forward passes, features without gradient, four losses.
-            losses = method(views)
-            total = sum(config.loss_weights[name] * loss for name, loss in losses.items())
+                # Of the paper's method: two forward passes, features without gradient, four losses.
+                losses = method(views)
+                total = sum(config.loss_weights[name] * loss for name, loss in losses.items())
 
-            # One update.
-            rate = set_learning_rate(optimizer, config.optimizer, done)
-            optimizer.zero_grad()
-            fabric.backward(total)
-            norm = fabric.clip_gradients(
-                method, optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
-            )
-            updates.watch(done, total, norm)
-            optimizer.step()
-            done += 1
+                # One update.
+                rate = set_learning_rate(optimizer, config.optimizer, done)
+                optimizer.zero_grad()
+                fabric.backward(total)
+                norm = fabric.clip_gradients(
+                    method, optimizer, max_norm=config.optimizer.clip_norm, error_if_nonfinite=False
+                )
+                updates.watch(done, losses, total, norm)
+                optimizer.step()
+                done += 1
 
-            logger.advance(done)
-            if due(config.logging.every):
-                scalars = ranks.mean(losses | {"total": total})
-                updates.require_finite()
-                logger.log(done, scalars | {"learning_rate": rate, "gradient_norm": norm})
-            if ranks.is_first and config.logging.image_every and due(config.logging.image_every):
-                picture = part_picture(examples(labeller, batch), held_out.task)
-                logger.log_pictures(done, {f"training_{held_out.task}": picture})
-            if due(config.checkpointing.every):
-                save()
-            if due(config.evaluation.every):
-                evaluate()
+                logger.advance(done)
+                if due(config.logging.every):
+                    scalars = ranks.mean(losses | {"total": total})
+                    updates.require_finite()
+                    logger.log(done, scalars | {"learning_rate": rate, "gradient_norm": norm})
+                if ranks.is_first and config.logging.image_every and due(config.logging.image_every):
+                    show(batch)
+                if due(config.checkpointing.every) or due(config.evaluation.every):
+                    save()
+                if ranks.is_first and due(config.evaluation.every):
+                    evaluate()
+                heed_signals()
+        except NotFinite as error:
+            done = error.step
+            save()
+            if not ranks.is_first:
+                raise
+            (batch,) = batches(first_step=done, num_steps=done + 1, num_workers=0)
+            raise record(run.path, error, config.seed, zip(batch.names, batch.paths, strict=True)) from error
 
     if run:
         print(f"Run directory: {run.path}")

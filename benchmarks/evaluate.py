@@ -46,9 +46,9 @@ def benchmark(config: DictConfig) -> None:
     if config.checkpoint is None:
         labeller = build_baseline("untrained", config, config.num_parts, device)
     else:
-        file = checkpoints.resolve(config.checkpoint)
+        file, checkpoint = checkpoints.find(config.checkpoint)
         labeller = CheckpointLabeller(load_segmenter(file, device))
-        config = app.with_settings_of(checkpoints.read(file).get("config", {}), config)
+        config = app.with_settings_of(checkpoint.get("config", {}), config)
     held_out = HeldOut.of(config)
     sizes = PartViewOptions(config.image_size, config.evaluation.size, config.evaluation.label_resize)
     segmenter = labeller.segmenter

@@ -40,7 +40,8 @@ from models import build_method
 from models.methods.contrastive_reconstruction import ContrastiveReconstruction
 from utils import app
 from utils.devices import build_fabric, compile_networks
-from utils.optimizer import FiniteUpdates, build_optimizer, set_learning_rate
+from utils.finite import FiniteUpdates
+from utils.optimizer import build_optimizer, set_learning_rate
 from utils.seeding import generator
 
 ROUNDS, STEPS_OF_A_ROUND = {"cpu": 3, "cuda": 10}, {"cpu": 1, "cuda": 20}
@@ -80,11 +81,11 @@ class Trainer:
             method.to(memory_format=torch.channels_last)
         groups = method.parameter_groups(config.optimizer.lr, config.optimizer.head_multiplier)
         optimizer = build_optimizer(groups, config.optimizer, fused=config.precision != "16")
-        self.updates = FiniteUpdates(optimizer, self.fabric.device)
         if config.compile:
             compile_networks(method)
         self.raw = method
         self.method, self.optimizer = self.fabric.setup(method, optimizer)
+        self.updates = FiniteUpdates(self.optimizer.optimizer, method.segmenter)
         self.method.train()
         self.batch = noise(config.batch_size, config.image_size).to(self.fabric.device)
         self.views = self.make_views()
@@ -111,7 +112,7 @@ class Trainer:
         norm = self.fabric.clip_gradients(
             self.method, self.optimizer, max_norm=self.config.optimizer.clip_norm, error_if_nonfinite=False
         )
-        self.updates.watch(0, total, norm)
+        self.updates.watch(0, named, total, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
 

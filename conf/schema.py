@@ -125,6 +125,8 @@ class Augmentation:
 class Logging:
     every: int = _number(low=1)
     image_every: int = _number(low=0)
+    collapse_share: float = _number(low=0.5, high=1)
+    collapse_checks: int = _number(low=1)
     wandb: str = _choice("auto", "online", "offline", "disabled")
     project: str = MISSING
     entity: str | None = MISSING
@@ -137,6 +139,7 @@ class Logging:
 class Checkpointing:
     every: int = _number(low=1)
     keep: int | None = _number(low=1)
+    milestone_every: int = _number(low=0)
 
 
 @dataclass
@@ -171,6 +174,7 @@ class TrainConfig:
     strategy: str = _choice("auto", "ddp")
     precision: str = _choice("32", "bf16", "16")
     channels_last: bool = MISSING
+    deterministic: bool = MISSING
     compile: bool = MISSING
     output_dir: str | None = MISSING
     resume: str | None = MISSING

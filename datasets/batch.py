@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Self
 
 import cv2
@@ -45,6 +46,7 @@ class TrainBatch(_Batch):
         step: the update, from 0, that the batch is for.
         first_place: the place of the first of these crops among all of the step; other devices have others.
         skipped: what was wrong with each picture that another one stands in for.
+        paths: the N pictures' files.
     """
 
     image: Tensor
@@ -53,6 +55,7 @@ class TrainBatch(_Batch):
     step: int
     first_place: int = 0
     skipped: list[str] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
 
     @classmethod
     def collate(
@@ -60,7 +63,8 @@ class TrainBatch(_Batch):
     ) -> "TrainBatch":
         """Stack crops of one size."""
         image, foreground = stack(samples)
-        return cls(image, foreground, [sample.name for sample in samples], step, first_place, list(skipped))
+        names, paths = [sample.name for sample in samples], [sample.path for sample in samples]
+        return cls(image, foreground, names, step, first_place, list(skipped), paths)
 
 
 @dataclass

@@ -42,8 +42,7 @@ def load_segmenter(
         UserError: no checkpoint there, a truncated or foreign file, one made for another task, or tensors that do not
             fit the network.
     """
-    file = checkpoints.resolve(path)
-    payload = checkpoints.read(file)
+    file, payload = checkpoints.find(path)
     state = payload["model_state_dict"]
     head = state.get(f"{HEAD}.conv2d_list.0.weight")
     if head is None or head.ndim != 4 or not len(head):

@@ -421,13 +421,13 @@ def with_tensor(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def resume_weights(path: Path) -> None:
-    restore_segmenter(Segmenter(4), checkpoints.read_to_resume(path)["model_state_dict"], path)
+    restore_segmenter(Segmenter(4), checkpoints.read_to_resume(path)[1]["model_state_dict"], path)
 
 
 def resume_optimizer(path: Path) -> None:
     weights = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
     optimizer = build_optimizer([{"params": weights, "lr": 1.0, "multiplier": 1.0}], composed().optimizer)
-    restore_optimizer(optimizer, checkpoints.read_to_resume(path)["optimizer_state_dict"], str(path))
+    restore_optimizer(optimizer, checkpoints.read_to_resume(path)[1]["optimizer_state_dict"], str(path))
 
 
 def take_settings(path: Path) -> None:

@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import pytest
@@ -34,8 +35,9 @@ def test_latest_is_the_one_with_the_most_updates(tmp_path):
 def test_a_run_directory_a_folder_of_checkpoints_and_a_file_are_all_understood(tmp_path):
     save(tmp_path / "checkpoints", 5)
     file = tmp_path / "checkpoints" / "model_5.pth"
-    assert checkpoints.resolve(tmp_path) == checkpoints.resolve(file.parent) == checkpoints.resolve(file) == file
-    assert checkpoints.read(tmp_path)["iter"] == 5
+    for path in (tmp_path, file.parent, file):
+        found, content = checkpoints.find(path)
+        assert (found, content["iter"]) == (file, 5)
 
 
 def test_only_the_newest_are_kept_when_asked(tmp_path):
@@ -107,3 +109,108 @@ def test_nothing_there_is_told_with_where_it_was_looked_for(tmp_path):
         checkpoints.read(tmp_path / "nowhere")
     with pytest.raises(UserError, match="No checkpoint in .*checkpoints"):
         checkpoints.read(tmp_path)
+
+
+def flip_a_bit(path):
+    """In the middle of the file, where the numbers of the one tensor are."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "bit-flipped": flip_a_bit,
+    "empty": lambda path: os.truncate(path, 0),
+    "foreign": lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n0000"),
+    "another layout": lambda path: torch.save({"state_dict": {}}, path),
+    "a pickle that would run code": lambda path: torch.save({"model_state_dict": Malicious(path / "x")}, path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_instead_of_a_damaged_newest_checkpoint_the_one_before_it_is_used_and_a_warning_names_both(
+    tmp_path, capsys, damage
+):
+    save(tmp_path / "checkpoints", 1, 2, 3)
+    newest, before = (tmp_path / f"checkpoints/model_{step}.pth" for step in (3, 2))
+    DAMAGES[damage](newest)
+    with pytest.raises(UserError, match=str(newest)):  # asked for by name, nothing else will do
+        checkpoints.find(newest)
+    file, content = checkpoints.find(tmp_path)
+    assert (file, content["iter"]) == (before, 2)
+    told = capsys.readouterr().err
+    assert told.startswith(f"warning: {newest}") and told.endswith(f"Going on with {before}.\n")
+
+
+def test_where_every_checkpoint_is_damaged_training_does_not_start_over(tmp_path):
+    save(tmp_path / "checkpoints", 1, 2)
+    for step in (1, 2):
+        DAMAGES["empty"](tmp_path / f"checkpoints/model_{step}.pth")
+    with pytest.raises(UserError, match="model_2.pth cannot be read.*No earlier checkpoint"):
+        checkpoints.read_to_resume(tmp_path)
+    (tmp_path / "new").mkdir()
+    assert checkpoints.read_to_resume(tmp_path / "new") is None
+
+
+@pytest.mark.parametrize("written", [checkpoints.FORMAT + 1, 0, "one", None])
+def test_another_format_is_refused_by_name_and_no_older_checkpoint_stands_in_for_it(tmp_path, written):
+    save(tmp_path / "checkpoints", 1)
+    path = checkpoints.save(tmp_path / "checkpoints/model_2.pth", payload(2) | {"format": written})
+    with pytest.raises(UserError, match=f"model_2.pth has the format {written!r}.*reads up to {checkpoints.FORMAT}"):
+        checkpoints.read(tmp_path)
+    checkpoints.save(path, payload(2))  # as published: without a format
+    assert checkpoints.read(tmp_path)["iter"] == 2
+
+
+def test_milestones_stay_when_older_checkpoints_are_deleted(tmp_path):
+    for step in range(5, 45, 5):
+        checkpoints.save(tmp_path / checkpoints.file_name(step), payload(step), keep=2, milestone_every=20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"model_{step}.pth" for step in (20, 35, 40)]
+
+
+def test_damaged_checkpoints_of_later_steps_do_not_push_out_whole_ones(tmp_path):
+    save(tmp_path, 2, 4)
+    DAMAGES["truncated"](tmp_path / "model_4.pth")
+    save(tmp_path, 3, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model_3.pth", "model_4.pth"]
+    assert checkpoints.read(tmp_path)["iter"] == 3
+
+
+def test_what_an_interrupted_write_left_is_deleted_by_the_next(tmp_path):
+    (tmp_path / ".model_7.pth.part").write_bytes(b"half")
+    save(tmp_path, 9)
+    assert [path.name for path in tmp_path.iterdir()] == ["model_9.pth"]
+
+
+def test_a_write_that_the_disk_garbled_is_noticed_and_the_older_file_stays(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    whole = (tmp_path / "model_1.pth").read_bytes()
+
+    def garbled(content, file, save=torch.save):
+        save(content, file)
+        place = file.tell() // 2
+        file.seek(place)
+        byte = whole[place]
+        file.write(bytes([byte ^ 1]))
+
+    monkeypatch.setattr(torch, "save", garbled)
+    with pytest.raises(UserError, match="Cannot write the checkpoint .*model_1.pth: .*damaged"):
+        save(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["model_1.pth"]
+    assert (tmp_path / "model_1.pth").read_bytes() == whole
+
+
+def test_on_a_full_disk_the_message_says_so_and_earlier_checkpoints_stay(small_disk):
+    save(small_disk, 1)
+    large = payload(2) | {"more": torch.zeros(3 * 2**18)}
+    with pytest.raises(UserError, match="Cannot write the checkpoint .*model_2.pth: No space left on device"):
+        checkpoints.save(small_disk / "model_2.pth", large)
+    assert [path.name for path in small_disk.iterdir()] == ["model_1.pth"]
+    assert checkpoints.read(small_disk)["iter"] == 1
+
+
+def test_a_folder_that_vanished_with_all_around_it_is_not_made_anew(tmp_path):
+    with pytest.raises(UserError, match="Cannot write the checkpoint .*No such file or directory"):
+        save(tmp_path / "run" / "checkpoints", 1)
+    assert not (tmp_path / "run").exists()

@@ -63,8 +63,8 @@ class Interrupted(Exception):
 def test_an_interrupted_and_resumed_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
     whole = run(tmp_path, "whole")
 
-    def save_and_stop(path, payload, keep=None, save=checkpoints.save):
-        save(path, payload, keep)
+    def save_and_stop(path, payload, *options, save=checkpoints.save):
+        save(path, payload, *options)
         if payload["iter"] == 2:
             raise Interrupted
 
@@ -126,7 +126,10 @@ def test_a_step_that_is_not_finite_is_raised_at_the_next_logged_one_with_the_wei
     run(tmp_path, "first", "num_steps=1")
     assert torch.equal(before["broken"], weights(tmp_path / "first", 1)["conv1.weight"])
     assert torch.equal(method[0].segmenter.conv1.weight, before["broken"])
-    assert not list((tmp_path / "run/checkpoints").iterdir())
+    saved = checkpoints.read(tmp_path / "run")
+    assert saved["iter"] == 1 and not saved["model_state_dict"]["conv1.weight"].isnan().any()
+    expected = weights(tmp_path / "first", 1)
+    assert all(torch.equal(saved["model_state_dict"][name], expected[name]) for name in expected)
 
 
 def test_half_precision_is_for_networks_and_not_for_their_views():

@@ -52,7 +52,8 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
 
     The task gets a typed config that is resolved and checked. The process ends with status 0; 2 after a mistake of the
     user's, told in one message on stderr (with its traceback if ``debug=true``); 1 with a traceback after a fault of
-    the code; 130 after Ctrl-C. In a sweep (``--multirun``) every job is tried, and a table of all ends it.
+    the code; 130 after Ctrl-C, 143 after SIGTERM. In a sweep (``--multirun``) every job is tried, and a table of all
+    ends it.
 
     Args:
         config_name: a key of ``SCHEMAS``, a file in ``conf/``.
@@ -86,10 +87,10 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
             if argument.startswith("--") and argument[2:].partition("=")[0] in dict(walk(SCHEMAS[config_name])):
                 raise UserError(f"keys are given without dashes: {argument[2:].partition('=')[0]}=VALUE")
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # Ctrl-C reaches every process of a run on several devices
-            print("Interrupted.", file=sys.stderr)
-        status = 130
+            print(str(interruption) or "Interrupted.", file=sys.stderr)
+        status = getattr(interruption, "status", 130)
     except Exception as error:
         # The task's own end in attempt(): these are of the command line, the YAML files and the launchers of sweeps.
         _leave_to_another(config_name)

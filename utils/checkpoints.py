@@ -1,7 +1,8 @@
 """Checkpoints on disk: written whole or not at all, read without running any code of theirs.
 
 A checkpoint is a dictionary in the published layout, ``iter`` (updates done), ``model_state_dict`` and
-``optimizer_state_dict``; training adds ``format`` (1), ``config`` (the run's resolved config) and ``versions``.
+``optimizer_state_dict``; training adds ``format`` (1), ``config`` (the run's resolved config) and ``versions`` (of the
+code and of what it runs on).
 """
 
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from utils.console import stderr
 from utils.errors import UserError
 
 FORMAT = 1
@@ -24,89 +26,116 @@ def file_name(iteration: int) -> str:
     return f"model_{iteration}.pth"
 
 
-def save(path: Path | str, payload: Mapping[str, Any], keep: int | None = None) -> Path:
-    """Writes a checkpoint under its final name only once it is complete on disk.
+def save(path: Path | str, payload: Mapping[str, Any], keep: int | None = None, milestone_every: int = 0) -> Path:
+    """Writes a checkpoint under its final name only once it is complete on disk, and has been read back.
 
     Args:
-        path: ``FOLDER/model_ITER.pth``; the folder is created.
+        path: ``FOLDER/model_ITER.pth``; the folder is created, but not what it is in.
         payload: what to write; read back by :func:`read`.
-        keep: how many of the folder's newest checkpoints remain; None keeps all.
+        keep: how many of the newest checkpoints remain, from this one backwards; None keeps all.
+        milestone_every: those after a multiple of so many updates remain for ever; 0: none do.
 
     Raises:
-        UserError: the file cannot be written (no space, no permission); an older file of that name is left as it was.
+        UserError: the file cannot be written (no space, no permission), or is another one when it is read back; an
+            older file of that name is left as it was.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
+        for interrupted in path.parent.glob(".model_*.pth.part"):
+            interrupted.unlink()
         try:
             with temporary.open("wb") as file:
-                torch.save(dict(payload), file)
+                _write(payload, file)
                 file.flush()
                 os.fsync(file.fileno())
+            _check_sums(temporary)
             os.replace(temporary, path)
+            _flush_names(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot write the checkpoint {path}: {error.strerror or error}.") from error
+    except (OSError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"Cannot write the checkpoint {path}: {reason}. Earlier checkpoints stay as they are."
+        ) from error
     if keep is not None:
-        for old in _numbered(path.parent)[:-keep]:
-            old.unlink(missing_ok=True)
+        _delete_older(path, keep, milestone_every)
     return path
 
 
 def latest(run_dir: Path | str) -> Path | None:
     """The checkpoint with the most updates in a run directory (or in a folder of checkpoints); None if it has none."""
-    run_dir = Path(run_dir)
-    files = _numbered(run_dir / "checkpoints") or _numbered(run_dir)
+    files = _numbered_of(Path(run_dir))
     return files[-1] if files else None
 
 
-def resolve(path: Path | str) -> Path:
-    """The checkpoint file meant by a path: the file itself, or the latest one of a run directory.
+def find(path: Path | str) -> tuple[Path, dict[str, Any]]:
+    """Reads the checkpoint meant by a path, onto the CPU, tensors and plain values only.
+
+    Args:
+        path: a file; or a run directory, of which the checkpoint with the most updates is meant. Where that one is
+            damaged, the one before it is taken, and a warning names both.
+
+    Returns:
+        The file and what it holds.
 
     Raises:
-        UserError: nothing is there, or the directory holds no checkpoint.
+        UserError: nothing is there; or the file, or each of the directory's, is truncated, damaged or no checkpoint of
+            a segmenter; or the newest is of a newer format.
     """
     path = Path(path)
     if path.is_file():
-        return path
+        return path, _read(path)
     if not path.is_dir():
         raise UserError(f"No checkpoint at {path}: give a .pth file or a run directory.")
-    found = latest(path)
-    if found is None:
-        raise UserError(f"No checkpoint in {path}: looked for model_*.pth there and in {path / 'checkpoints'}.")
-    return found
+    damaged = None
+    for file in reversed(_numbered_of(path)):
+        try:
+            payload = _read(file)
+        except Damaged as error:
+            damaged = damaged or error
+            continue
+        if damaged:
+            stderr.print(f"warning: {damaged} Going on with {file}.", markup=False, highlight=False, soft_wrap=True)
+        return file, payload
+    if damaged:
+        raise UserError(f"{damaged} No earlier checkpoint in {path} can be read.")
+    raise UserError(f"No checkpoint in {path}: looked for model_*.pth there and in {path / 'checkpoints'}.")
 
 
 def read(path: Path | str) -> dict[str, Any]:
-    """Reads a checkpoint (file or run directory) onto the CPU, tensors and plain values only.
+    """What the checkpoint meant by a path holds; see :func:`find`."""
+    return find(path)[1]
 
-    Raises:
-        UserError: the file is missing, truncated, damaged, not a checkpoint of a segmenter, or of a newer format.
-    """
-    path = resolve(path)
+
+class Damaged(UserError):
+    """A file is not, or is no longer, what was written as a checkpoint."""
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         payload = load_tensors(path)
     except PermissionError as error:
         raise UserError(f"Cannot read the checkpoint {path}: {error.strerror}.") from error
     except ForeignObject as error:
-        raise UserError(
+        raise Damaged(
             f"{path} is not read: {error}. Expected are the published checkpoints or those that train.py writes."
         ) from error
     except Exception as error:  # on damaged bytes PyTorch raises nearly anything
-        raise UserError(
+        raise Damaged(
             f"{path} cannot be read as a checkpoint: it is truncated, damaged, or another kind of file. "
             "Copy or download it again, or give an earlier checkpoint."
         ) from error
     state = payload.get("model_state_dict") if isinstance(payload, dict) else None
     if not isinstance(state, Mapping):
-        raise UserError(
+        raise Damaged(
             f"{path} is not a checkpoint of this project: it has no 'model_state_dict'. "
             "Expected are the published checkpoints or those that train.py writes."
         )
     if foreign := [name for name, value in state.items() if not isinstance(value, torch.Tensor)]:
-        raise UserError(f"{path} is not a checkpoint of this project: its {foreign[0]!r} is no tensor.")
+        raise Damaged(f"{path} is not a checkpoint of this project: its {foreign[0]!r} is no tensor.")
     written = payload.get("format", FORMAT)  # the published ones do not say
     if not isinstance(written, int) or not 1 <= written <= FORMAT:
         raise UserError(
@@ -127,11 +156,8 @@ def load_tensors(path: Path) -> Any:
         ForeignObject: it holds something else.
         Exception: nearly any other, where the file is damaged.
     """
-    # PyTorch does not compare the checksums that it writes.
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise ValueError(f"{damaged} in it is damaged")
+        _check_sums(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -141,24 +167,67 @@ def load_tensors(path: Path) -> Any:
         raise
 
 
-def read_to_resume(path: Path | str) -> dict[str, Any]:
-    """Reads a checkpoint that training can go on from.
+def read_to_resume(run_dir: Path | str) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that training can go on from, its file and what it holds; None in a run that has saved none yet.
 
     Raises:
-        UserError: as :func:`read`, or it lacks the step or the optimiser's state, or the step is none.
+        UserError: as :func:`find`, or it lacks the step or the optimiser's state, or the step is none.
     """
-    payload = read(path)
+    if Path(run_dir).is_dir() and latest(run_dir) is None:
+        return None
+    file, payload = find(run_dir)
     missing = [name for name in ("iter", "optimizer_state_dict") if not payload.get(name)]
     if missing:
-        raise UserError(f"Training cannot go on from {resolve(path)}: it has no {' and no '.join(missing)}.")
+        raise UserError(f"Training cannot go on from {file}: it has no {' and no '.join(missing)}.")
     if not isinstance(payload["iter"], int) or payload["iter"] < 0:
-        raise UserError(f"Training cannot go on from {resolve(path)}: its 'iter' is {payload['iter']!r}.")
-    return payload
+        raise UserError(f"Training cannot go on from {file}: its 'iter' is {payload['iter']!r}.")
+    return file, payload
+
+
+def _write(payload: Mapping[str, Any], file: Any) -> None:
+    try:
+        torch.save(dict(payload), file)
+    except RuntimeError as error:  # PyTorch's end of the file, which hides why it could not be written
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+
+def _check_sums(path: Path) -> None:
+    """PyTorch writes a checksum of every tensor, and compares none.
+
+    Raises:
+        OSError: a tensor's bytes are not those that were written.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise OSError(f"{damaged} in it is damaged")
+
+
+def _flush_names(folder: Path) -> None:
+    """A renamed file survives a power cut once its folder is on disk too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _delete_older(newest: Path, keep: int, milestone_every: int) -> None:
+    # Those of later steps are not counted: a run goes on before them where they are damaged.
+    files = _numbered(newest.parent)
+    for old in files[: files.index(newest) + 1][:-keep]:
+        if not milestone_every or _iteration(old) % milestone_every:
+            old.unlink(missing_ok=True)
+
+
+def _numbered_of(run_dir: Path) -> list[Path]:
+    return _numbered(run_dir / "checkpoints") or _numbered(run_dir)
 
 
 def _numbered(folder: Path) -> list[Path]:
     """The folder's ``model_ITER.pth`` in the order of their iterations."""
-    files = {
-        int(m[1]): path for path in folder.glob("model_*.pth") if (m := re.fullmatch(r"model_(\d+)\.pth", path.name))
-    }
-    return [files[iteration] for iteration in sorted(files)]
+    return sorted((path for path in folder.glob("model_*.pth") if _iteration(path) is not None), key=_iteration)
+
+
+def _iteration(path: Path) -> int | None:
+    found = re.fullmatch(r"model_(\d+)\.pth", path.name)
+    return int(found[1]) if found else None

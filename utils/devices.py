@@ -1,5 +1,6 @@
 """Where the numbers are computed and in which precision."""
 
+import os
 from typing import Any
 
 import torch
@@ -47,6 +48,29 @@ def build_fabric(device: str, precision: str, devices: int = 1, num_nodes: int =
         )
     except RuntimeError as error:  # what SLURM was asked for
         raise UserError(str(error)) from error
+
+
+def set_determinism(config: Any) -> None:
+    """Whether PyTorch may use algorithms that do not give the same bits twice (on CUDA; on the CPU it has none here).
+
+    Args:
+        config: ``deterministic``, ``device`` and ``method.equivariance``.
+
+    Raises:
+        UserError: the method has a gradient for which CUDA has no deterministic algorithm.
+    """
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cudnn.deterministic = config.deterministic
+    if not config.deterministic:
+        return
+    torch.backends.cudnn.benchmark = False
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA begins
+    on_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    if on_cuda and config.method.equivariance == "paper":
+        raise UserError(
+            "deterministic=true: the gradient through the warp, of method.equivariance=paper, has no deterministic "
+            "algorithm on CUDA. Give method.equivariance=release, or device=cpu."
+        )
 
 
 class _Autocast(MixedPrecision):

@@ -1,4 +1,6 @@
-"""The one exception that means "the user can mend this"."""
+"""The exceptions that end a program with a message instead of a traceback (``utils.app``)."""
+
+import signal
 
 
 class UserError(Exception):
@@ -6,3 +8,20 @@ class UserError(Exception):
 
     Entry points print the message alone, without a traceback, and exit with status 2 (``utils.app``).
     """
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ends the program as Ctrl-C does, but with everything saved.
+
+    Args:
+        number: the signal's; entry points exit with status 128 + number, as a shell has it.
+        message: what was saved, and how to go on.
+    """
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(number, message)  # both, so that it can be sent to another process
+        self.status = 128 + number
+
+    def __str__(self) -> str:
+        number, message = self.args
+        return f"{signal.Signals(number).name}: {message}"

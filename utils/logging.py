@@ -3,9 +3,11 @@
 import csv
 import os
 import resource
+import secrets
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from utils.console import stderr
+from utils.errors import UserError
 from utils.run_directory import RunDirectory
 
 WANDB_ID = "wandb_id.txt"  # in the run directory
@@ -31,29 +34,46 @@ class Table:
     Args:
         path: the file; what it holds stays, up to ``last_step``.
         last_step: rows of later steps are cut, and so is a row that was not written to its end.
+
+    Raises:
+        UserError: on every use, where the file cannot be written.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
         self.path = path
         self.columns: list[str] = []
         if path.exists():
-            self.columns, rows = self._read()
-            if self.columns:
-                self._rewrite([row for row in rows if int(row["step"]) <= last_step])
+            with self._told():
+                self.columns, rows = self._read()
+                if self.columns:
+                    self._rewrite([row for row in rows if int(row["step"]) <= last_step])
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Appends a row; ``values`` are numbers by column."""
         row = {"step": step, **values}
-        if new := [column for column in row if column not in self.columns]:
-            rows = self._read()[1] if self.columns else []
-            self.columns += new
-            self._rewrite(rows)
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
+        with self._told():
+            if new := [column for column in row if column not in self.columns]:
+                rows = self._read()[1] if self.columns else []
+                self.columns += new
+                self._rewrite(rows)
+            # "r+" and not "a": a file that has vanished is not begun anew, without its rows.
+            with self.path.open("r+", newline="") as file:
+                file.seek(0, os.SEEK_END)
+                csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
 
     def steps(self) -> list[int]:
         """The steps that have a row."""
         return [int(row["step"]) for row in self._read()[1]] if self.columns else []
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"Cannot write {self.path}: {error.strerror or error}. The run stops, since its figures would be lost; "
+                "it can go on from its last checkpoint with resume=."
+            ) from error
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
         whole_lines = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -101,6 +121,11 @@ class WandbRun:
             media = {k: wandb.Image(v) if isinstance(v, np.ndarray) and v.ndim == 3 else v for k, v in values.items()}
             self._attempt(lambda: self.run.log({"step": step, **media}))
 
+    def alert(self, title: str, message: str) -> None:
+        """A message that W&B sends on."""
+        if self.run is not None:
+            self._attempt(lambda: self.run.alert(title, message))
+
     def close(self, exit_code: int = 0) -> None:
         """Ends the W&B run; ``exit_code`` other than 0 marks it as failed."""
         if self.run is not None:
@@ -109,11 +134,13 @@ class WandbRun:
 
     def _start(self, path: Path, identity: Path, config: DictConfig, mode: str) -> None:
         options = config.logging
-        resumes = {"id": identity.read_text().strip(), "resume": "allow"} if identity.exists() else {}
-        if mode == "offline":  # where W&B warns that it does not ask the server whether the run exists
-            resumes.pop("resume", None)
+        known = identity.read_text().strip() if identity.exists() else ""
+        name = known or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        identity.write_text(name + "\n")  # first, so that there is one however soon the program is ended
         self.run = wandb.init(
-            **resumes,
+            id=name,
+            # Offline W&B warns that it does not ask the server whether the run exists.
+            resume="allow" if known and mode != "offline" else None,
             project=options.project,
             entity=options.entity,
             group=options.group,
@@ -124,7 +151,6 @@ class WandbRun:
             mode=mode,
             settings=wandb.Settings(console="off", silent=mode == "offline"),
         )
-        identity.write_text(self.run.id + "\n")
         # W&B's own counter only grows: a resumed run logs steps again that were logged after its last checkpoint.
         self.run.define_metric("step")
         self.run.define_metric("*", step_metric="step")
@@ -137,6 +163,9 @@ class WandbRun:
                 f"W&B: {type(error).__name__}: {error}. Going on without it; the tables in the run directory stay."
             )
             self.run = None
+            if isinstance(error, ConnectionError):
+                with suppress(Exception):
+                    wandb.teardown()  # the end of its own process: else there is a traceback when the program ends
 
 
 class RunLogger:
@@ -209,15 +238,24 @@ class RunLogger:
         self._add("evaluation", "evaluation", step, {name: float(value) for name, value in metrics.items()})
         self._clock = time.perf_counter()  # an evaluation is not part of a step
 
+    def warn(self, title: str, message: str) -> None:
+        """A line on stderr, and an alert on Weights & Biases, which sends it on to whoever has asked for alerts."""
+        self.say(f"warning: {title}: {message}")
+        self._wandb.alert(title, message)
+
     def has_evaluation(self, step: int) -> bool:
         """Whether the run was evaluated at this step."""
         return step in self._tables["evaluation"].steps()
 
     def log_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """Pictures (H, W, 3) uint8 RGB by name."""
+        """Pictures (H, W, 3) uint8 RGB by name. One that cannot be written is told, and left out."""
         for name, picture in pictures.items():
-            self.pictures.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(self.pictures / f"{name}_{step}.png")
+            path = self.pictures / f"{name}_{step}.png"
+            try:
+                self.pictures.mkdir(exist_ok=True)
+                Image.fromarray(picture).save(path)
+            except OSError as error:
+                self.say(f"warning: cannot write {path}: {error.strerror or error}. Going on without it.")
         self._wandb.log(step, {f"pictures/{name}": picture for name, picture in pictures.items()})
         self._clock = time.perf_counter()
 
@@ -240,7 +278,7 @@ class Silence(RunLogger):
     def _nothing(self, *_: object, **__: object) -> None:
         pass
 
-    say = advance = log = log_evaluation = log_pictures = close = _nothing
+    say = warn = advance = log = log_evaluation = log_pictures = close = _nothing
 
 
 def peak_memory_mb() -> float:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from utils.errors import UserError
@@ -66,43 +65,3 @@ def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any], source: st
                 values[name] = torch.empty_like(parameter).copy_(value)
     for group, own in zip(optimizer.param_groups, options, strict=True):
         group.update(own)
-
-
-class FiniteUpdates:
-    """Keeps the weights as they are from the first step on whose loss or gradient is not finite.
-
-    The flag lives on the device and stops the optimiser there; the host learns of it when it asks.
-
-    Args:
-        optimizer: the one of :func:`build_optimizer`. One that is not fused is left to the gradient scaler, which skips
-            such updates itself.
-        device: of the weights.
-    """
-
-    def __init__(self, optimizer: Optimizer, device: torch.device) -> None:
-        self._optimizer = optimizer
-        self._fused = all(group["fused"] for group in optimizer.param_groups)
-        self._first = torch.full((), -1, device=device)
-
-    def watch(self, step: int, loss: Tensor, gradient_norm: Tensor) -> None:
-        """To be called between the gradients of update ``step`` and the update itself; both values are scalars."""
-        finite = loss.detach().isfinite()
-        if self._fused:
-            # A gradient scaler is meant to meet gradients that are not finite.
-            finite = finite & gradient_norm.isfinite()
-        self._first = torch.where(finite | (self._first >= 0), self._first, step)
-        if self._fused:
-            # The attribute by which PyTorch's own gradient scaler stops fused optimisers.
-            self._optimizer.found_inf = (self._first >= 0).float()
-
-    def require_finite(self) -> None:
-        """Waits for the device.
-
-        Raises:
-            UserError: an update was not finite; the message has its step.
-        """
-        if (first := int(self._first)) >= 0:
-            raise UserError(
-                f"The loss or its gradient is not finite at step {first}, and the weights are still those before it: "
-                "lower optimizer.lr, or check the data."
-            )

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from utils.devices import build_fabric
-from utils.errors import UserError
+from utils.errors import Stopped, UserError
 
 GROUP_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")  # what Fabric sets
 PATIENCE = timedelta(days=2)  # of the ranks that wait while the first one evaluates or saves
@@ -105,13 +105,23 @@ class Ranks:
             batch.skipped = [message for messages in said for message in messages]
             yield batch
 
-    def agree(self, mistake: UserError | None = None) -> None:
+    def agree(self, mistake: UserError | Stopped | None = None) -> None:
         """Waits for all ranks.
 
         Raises:
             UserError: on all of them, the first rank's that has brought one.
         """
         _raise_first(self._exchange(mistake))
+
+    def first_of(self, said: int | None) -> int | None:
+        """What the first rank that has something to say says, on every rank; None where none has.
+
+        Raises:
+            UserError: on all ranks, where another has ended with it.
+        """
+        of_all = self._exchange(said)
+        _raise_first(of_all)
+        return of_all[0] if of_all else None
 
     def mean(self, scalars: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The means over ranks, on every rank: of losses, the losses of the whole batch."""
@@ -135,7 +145,8 @@ class Ranks:
 def launch(config: DictConfig) -> Iterator[Ranks]:
     """Starts the other processes of a run, unless ``torchrun`` or SLURM has; each runs the body.
 
-    A mistake of the user's that any rank meets in the body ends all of them, and is raised on the first.
+    A mistake of the user's that any rank meets in the body ends all of them, and is raised on the first; so is a signal
+    to end that they have agreed on.
 
     Args:
         config: ``device``, ``precision``, ``devices``, ``num_nodes``, ``strategy`` and ``batch_size``.
@@ -154,7 +165,7 @@ def launch(config: DictConfig) -> Iterator[Ranks]:
         fabric.launch()
         ranks = Ranks(fabric)
         yield ranks
-    except UserError as error:
+    except (UserError, Stopped) as error:
         mistake = error
     except BaseException:
         # A fault: the others may be waiting for this one where nothing can tell them.
@@ -163,7 +174,7 @@ def launch(config: DictConfig) -> Iterator[Ranks]:
         raise
     try:
         ranks.agree(mistake)
-    except UserError:
+    except (UserError, Stopped):
         if ranks.is_first:
             raise
         # Any other status would make what has started the ranks end the first one before it has told the mistake.
@@ -213,5 +224,5 @@ def _check_started(devices: int, num_nodes: int) -> None:
 
 def _raise_first(said: list[Any]) -> None:
     for one in said:
-        if isinstance(one, UserError):
+        if isinstance(one, UserError | Stopped):
             raise one

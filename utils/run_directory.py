@@ -181,10 +181,10 @@ def code_state() -> tuple[str, bytes]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, the packages that make the numbers, and the accelerator."""
+    """The code's commit, and versions of Python, the packages that make the numbers, and the accelerator."""
     import torch  # here, so that entry points tell mistakes in the config without waiting for it
 
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found = {"code": _commit(), "python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
@@ -192,6 +192,14 @@ def versions() -> dict[str, str]:
             found[package] = "not installed"
     found["accelerator"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return found
+
+
+def _commit() -> str:
+    try:
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _new_directory(output_dir: str | None, dataset_name: str) -> Path:

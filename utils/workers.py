@@ -82,5 +82,9 @@ class _Collate:
 
 
 def _start(_worker: int) -> None:
+    # Ctrl-C and a scheduler's SIGTERM reach these processes too, but the main one ends them when it needs no more. To
+    # one that does not end it sends SIGTERM itself, twice.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     # The workers are the parallelism; OpenCV's own threads would fight over the same cores.
     cv2.setNumThreads(0)

@@ -1,0 +1,289 @@
+"""What a run does when something around it fails: docs/reliability.md has the table."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import wandb
+
+import train
+from evaluation.collapse import CollapseWatch
+from evaluation.held_out import HeldOut
+from evaluation.run import Example
+from tests.composition import composed
+from tests.test_train import resume, rows, run, weights
+from utils import checkpoints
+from utils.devices import set_determinism
+from utils.errors import Stopped, UserError
+from utils.logging import RunLogger, Table
+from utils.run_directory import RunDirectory
+
+FEW = ("checkpointing.every=100", "evaluation.every=0")
+
+
+@pytest.fixture
+def before_step(monkeypatch):
+    """Has something done in the middle of a step; gives the function that says what, and before which update."""
+
+    def set_action(step: int, action) -> None:
+        def views(batch, *arguments, make_views=train.make_views):
+            made = make_views(batch, *arguments)
+            if batch.step == step:
+                action(made)
+            return made
+
+        monkeypatch.setattr(train, "make_views", views)
+
+    return set_action
+
+
+def same_weights(ours: dict, expected: dict) -> bool:
+    return all(torch.equal(ours[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_end_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, before_step, number, status):
+    before_step(1, lambda _: os.kill(os.getpid(), number))
+    with pytest.raises(Stopped, match=f"{number.name}: saved after 2 steps.*train.py resume={tmp_path}/run") as ended:
+        run(tmp_path, "run", *FEW)
+    assert ended.value.status == status
+    assert checkpoints.read(tmp_path / "run")["iter"] == 2
+    assert [row["step"] for row in rows(tmp_path / "run/metrics.csv")] == ["1", "2"]
+
+
+def test_a_signal_to_save_does_not_end_the_run(tmp_path, before_step):
+    before_step(0, lambda _: os.kill(os.getpid(), signal.SIGUSR1))
+    run(tmp_path, "run", "num_steps=2", *FEW)
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["model_1.pth", "model_2.pth"]
+
+
+def test_a_signal_to_end_does_not_wait_for_an_evaluation_and_the_resumed_run_makes_up_for_it(tmp_path, monkeypatch):
+    def slow(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    start = time.monotonic()
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="saved after 1 steps"):
+        patch.setattr(HeldOut, "evaluate", slow)
+        run(tmp_path, "run", "num_steps=2", "checkpointing.every=100", "evaluation.every=1")
+    assert time.monotonic() - start < 50
+    assert not (tmp_path / "run/evaluation.csv").exists()
+    resume(tmp_path / "run")
+    assert [row["step"] for row in rows(tmp_path / "run/evaluation.csv")] == ["1", "2"]
+
+
+def test_a_run_without_a_checkpoint_yet_is_resumed_from_its_beginning(tmp_path, before_step, monkeypatch):
+    def killed(_):
+        raise KeyboardInterrupt
+
+    before_step(1, killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "run", "num_steps=2", *FEW)
+    monkeypatch.undo()
+    resume(tmp_path / "run")
+    assert [row["step"] for row in rows(tmp_path / "run/metrics.csv")] == ["1", "2"]
+
+
+def test_generators_that_others_use_do_not_touch_the_numbers(tmp_path, monkeypatch):
+    plain = run(tmp_path, "plain", "num_steps=2", *FEW)
+
+    def views(batch, *arguments, make_views=train.make_views):
+        random.seed(batch.step)
+        np.random.seed(batch.step)
+        torch.manual_seed(batch.step)
+        return make_views(batch, *arguments)
+
+    monkeypatch.setattr(train, "make_views", views)
+    other = run(tmp_path, "other", "num_steps=2", *FEW)
+    assert (other / "metrics.csv").read_bytes() == (plain / "metrics.csv").read_bytes()
+    assert same_weights(weights(other, 2), weights(plain, 2))
+
+
+def test_a_loss_that_is_not_finite_is_kept_with_its_pictures_met_again_and_once_mended_forgotten(
+    tmp_path, before_step, monkeypatch
+):
+    with monkeypatch.context():
+        before_step(1, lambda views: views.lab.fill_(torch.nan))
+        with pytest.raises(UserError, match=r"not finite at step 1 \(visual, total, gradient_norm\)") as told:
+            run(tmp_path, "run", "logging.every=3", *FEW)
+        path = tmp_path / "run"
+        assert f"python train.py resume={path} logging.every=1" in str(told.value)
+        found = json.loads((path / "not_finite/step_1.json").read_text())
+        assert (found["step"], found["seed"], found["visual"]) == (1, 1234, "nan")
+        assert float(found["feature"]) > 0
+        assert len(found["pictures"]) == 2
+        for picture in found["pictures"]:
+            assert picture["path"].endswith(f"{picture['name']}") and os.path.isfile(picture["path"])
+        assert checkpoints.read(path)["iter"] == 1
+
+        with pytest.raises(UserError, match="not finite at step 1"):
+            resume(path, "logging.every=1")
+        assert not (path / "metrics.csv").exists()
+    monkeypatch.undo()
+    resume(path, "logging.every=1")
+    whole = run(tmp_path, "whole", *FEW)
+    assert same_weights(weights(path, 4), weights(whole, 4))
+    assert rows(path / "metrics.csv") == rows(whole / "metrics.csv")[1:]
+
+
+def test_on_a_full_disk_the_run_stops_with_its_tables_and_no_half_a_checkpoint(tmp_path, small_disk):
+    output = small_disk / "run"
+    with pytest.raises(UserError, match="Cannot write the checkpoint .*model_1.pth: No space left on device"):
+        run(tmp_path, "run", f"output_dir={output}")
+    assert list((output / "checkpoints").iterdir()) == []
+    assert [row["step"] for row in rows(output / "metrics.csv")] == ["1"]
+
+
+def test_a_row_for_which_there_is_no_space_stops_the_run_and_the_rows_before_it_stay(small_disk):
+    table = Table(small_disk / "metrics.csv", 0)
+    table.add(1, {"total": 1.0})
+    (small_disk / "others").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize))
+    with pytest.raises(UserError, match="Cannot write .*metrics.csv: No space left on device.*resume="):
+        for step in range(2, 1000):
+            table.add(step, {"total": 1.0})
+    (small_disk / "others").unlink()
+    kept = rows(small_disk / "metrics.csv")
+    Table(small_disk / "metrics.csv", 1)
+    assert rows(small_disk / "metrics.csv") == kept[:1] == [{"step": "1", "total": "1.0"}]
+
+
+def test_a_picture_that_cannot_be_written_is_told_and_the_run_goes_on(tmp_path, capsys):
+    directory = RunDirectory(tmp_path)
+    (tmp_path / "pictures").touch()
+    with RunLogger(directory, composed("logging.wandb=disabled")) as logger:
+        logger.log_pictures(3, {"parts": np.zeros((8, 8, 3), np.uint8)})
+        logger.log(4, {"total": 1.0})
+    assert f"warning: cannot write {tmp_path}/pictures/parts_3.png: " in capsys.readouterr().err
+    assert len(rows(tmp_path / "metrics.csv")) == 1
+
+
+def test_a_disk_that_becomes_read_only_stops_the_run(small_disk):
+    directory = RunDirectory(small_disk)
+    table = Table(small_disk / "metrics.csv", 0)
+    table.add(1, {"total": 1.0})
+    (small_disk / "config.yaml").write_text("num_parts: 4\n")
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    config = composed(f"resume={small_disk}")
+    for write in (
+        lambda: table.add(2, {"total": 1.0}),
+        lambda: checkpoints.save(small_disk / "model_1.pth", {}),
+        lambda: RunDirectory.create(composed(f"output_dir={small_disk}/new")),
+        lambda: RunDirectory.resume(config),
+    ):
+        with pytest.raises(UserError, match="Read-only file system"):
+            write()
+    assert directory.path == small_disk and rows(small_disk / "metrics.csv") == [{"step": "1", "total": "1.0"}]
+
+
+def test_a_run_whose_directory_vanishes_stops_and_writes_nowhere_else(tmp_path, before_step):
+    path = tmp_path / "run"
+    before_step(1, lambda _: shutil.rmtree(path))
+    with pytest.raises(UserError, match="Cannot write .*run/metrics.csv: No such file or directory"):
+        run(tmp_path, "run", *FEW)
+    assert not path.exists()
+
+
+def service() -> list[int]:
+    """The processes of W&B that this one has started."""
+    children = [int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()]
+    return [pid for pid in children if b"wandb-core" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for a process where Linux lists them")
+def test_a_run_goes_on_when_the_process_of_wandb_is_ended_and_the_next_run_gets_a_new_one(tmp_path, capsys):
+    for name, killed in (("first", True), ("second", False)):
+        path = tmp_path / name
+        path.mkdir()
+        with RunLogger(RunDirectory(path), composed("logging.wandb=offline", "num_steps=4")) as logger:
+            logger.log(1, {"total": 1.0})
+            for pid in service() if killed else []:
+                os.kill(pid, signal.SIGKILL)
+                time.sleep(0.5)
+            for step in (2, 3, 4):
+                logger.log(step, {"total": 1.0})
+        assert [row["step"] for row in rows(path / "metrics.csv")] == ["1", "2", "3", "4"]
+        told = capsys.readouterr().err
+        assert told.count("Going on without it; the tables in the run directory stay.") == killed, told
+
+
+def example(counts: list[int]) -> Example:
+    """A picture with so many pixels of the background, of part 1, ..."""
+    return Example(None, np.repeat(np.arange(len(counts), dtype=np.uint8), counts)[None])
+
+
+def test_a_part_that_holds_nearly_all_of_the_foreground_is_named_once_after_so_many_checks_in_a_row():
+    watch = CollapseWatch(0.99, 2)
+    collapsed, fine, empty = example([10, 0, 2, 998]), example([0, 50, 50]), example([100])
+    found = [watch.check([one]) for one in (collapsed, fine, empty, collapsed, collapsed, collapsed, fine, collapsed)]
+    assert [one is not None for one in found] == [False] * 4 + [True] + [False] * 3
+    assert found[4].startswith("part 3 holds 99.8 % of the foreground, in the last 2 pictures")
+
+
+def test_a_collapsed_solution_is_warned_about_in_the_log_and_on_wandb(tmp_path, monkeypatch, capsys):
+    alerts = []
+
+    class Run:
+        settings = wandb.Settings(mode="online")
+
+        def alert(self, title, text):
+            alerts.append((title, text))
+
+        def log(self, *_, **__):
+            pass
+
+        define_metric = finish = log
+
+    def collapsing(config, build=train.build_method):
+        method = build(config)
+        method.segmenter.layer5.conv2d_list[0].bias.data[1] = 1e3
+        return method
+
+    monkeypatch.setattr(wandb, "init", lambda **_: Run())
+    monkeypatch.setattr(train, "build_method", collapsing)
+    often = ("logging.image_every=1", "logging.collapse_checks=2", "logging.wandb=online")
+    run(tmp_path, "run", "num_steps=3", *often, *FEW)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    ((title, text),) = alerts
+    assert warnings == [f"warning: {title}: {text}"]
+    assert text.startswith("part 2 holds 100.0 % of the foreground")
+
+
+@pytest.fixture
+def as_before(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+
+
+def test_deterministic_algorithms_are_asked_for_and_change_nothing_on_the_cpu(tmp_path, as_before):
+    plain = run(tmp_path, "plain", "num_steps=2", *FEW)
+    assert not torch.are_deterministic_algorithms_enabled()
+    strict = run(tmp_path, "strict", "num_steps=2", "deterministic=true", *FEW)
+    assert torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert (strict / "metrics.csv").read_bytes() == (plain / "metrics.csv").read_bytes()
+    assert same_weights(weights(strict, 2), weights(plain, 2))
+
+
+def test_a_gradient_without_a_deterministic_algorithm_is_refused_by_name(as_before):
+    paper = ("deterministic=true", "method.equivariance=paper")
+    with pytest.raises(UserError, match="deterministic=true.*method.equivariance=paper.*method.equivariance=release"):
+        set_determinism(composed(*paper, "device=cuda"))
+    set_determinism(composed(*paper, "device=cpu"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_deterministic_runs_on_one_gpu_end_with_the_same_weights(tmp_path, as_before):
+    first, second = (run(tmp_path, name, "deterministic=true", "device=cuda") for name in ("first", "second"))
+    assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()
+    assert same_weights(weights(first, 4), weights(second, 4))

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,34 @@ def test_a_prediction_whose_reader_is_ended_ends_with_status_2(tmp_path):
     """)
     assert done.returncode == 2, done.stderr
     assert "A process that reads pictures was ended from outside" in done.stderr and "Traceback" not in done.stderr
+
+
+class Waiting:
+    """Gives the number of the process that reads; the second item takes as long as asked."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> int:
+        if index == 1:
+            time.sleep(self.seconds)
+        return os.getpid()
+
+
+def test_signals_to_end_from_elsewhere_leave_readers_alone_and_those_of_the_main_process_do_not():
+    numbers = iter(workers.loader(Waiting(0.5), num_workers=1, batch_size=None))
+    reader = next(numbers)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        subprocess.run(["kill", f"-{number.value}", str(reader)], check=True)
+    assert list(numbers) == [reader, reader]
+
+    numbers = iter(workers.loader(Waiting(600), num_workers=1, batch_size=None))
+    reader = next(numbers)
+    os.kill(reader, signal.SIGTERM)
+    assert os.waitpid(reader, 0)[1] == 0
 
 
 class Faulty:

@@ -26,9 +26,7 @@ class NotFinite(UserError):
 
     def __str__(self) -> str:
         broken = ", ".join(name for name, value in self.scalars.items() if not math.isfinite(value))
-        return (
-            f"The loss or its gradient is not finite at step {self.step} ({broken}); weights are as before it."
-        )
+        return f"The loss or its gradient is not finite at step {self.step} ({broken}); weights are as before it."
 
 
 class FiniteUpdates:

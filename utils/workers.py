@@ -1,5 +1,6 @@
 """Processes that read ahead, and what goes wrong in them as one message."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -82,9 +83,16 @@ class _Collate:
 
 
 def _start(_worker: int) -> None:
-    # Ctrl-C and a scheduler's SIGTERM reach these processes too, but the main one ends them when it needs no more. To
-    # one that does not end it sends SIGTERM itself, twice.
+    # Ctrl-C and a scheduler's SIGTERM reach these processes too, but the main one ends them when it needs no more. Its
+    # own SIGTERM, to one that does not end in time, is the one to obey.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
     # The workers are the parallelism; OpenCV's own threads would fight over the same cores.
     cv2.setNumThreads(0)
+
+
+def _end_with_the_main_process() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -111,7 +111,7 @@ class Waiting:
         return os.getpid()
 
 
-def test_signals_to_end_from_elsewhere_leave_readers_alone_and_those_of_the_main_process_do_not():
+def test_signals_to_end_from_elsewhere_leave_readers_alone_and_two_end_them():
     numbers = iter(workers.loader(Waiting(0.5), num_workers=1, batch_size=None))
     reader = next(numbers)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -120,8 +120,11 @@ def test_signals_to_end_from_elsewhere_leave_readers_alone_and_those_of_the_main
 
     numbers = iter(workers.loader(Waiting(600), num_workers=1, batch_size=None))
     reader = next(numbers)
-    os.kill(reader, signal.SIGTERM)
-    assert os.waitpid(reader, 0)[1] == 0
+    for _ in range(2):
+        os.kill(reader, signal.SIGTERM)
+        time.sleep(0.5)
+    with pytest.raises(UserError, match=MESSAGE):
+        next(numbers)
 
 
 class Faulty:

@@ -1,6 +1,5 @@
 """Processes that read ahead, and what goes wrong in them as one message."""
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -53,6 +52,9 @@ class _Loader(DataLoader):
                 f"A process that reads pictures was ended from outside, often for want of memory ({error}). "
                 "Try fewer: loader.num_workers=1, or 0 to read in the main process."
             ) from None
+        finally:
+            # Left to the garbage collector, it may come in a thread of the iterator's own and wait for itself.
+            getattr(batches, "_shutdown_workers", lambda: None)()
 
 
 @dataclass
@@ -83,16 +85,9 @@ class _Collate:
 
 
 def _start(_worker: int) -> None:
-    # Ctrl-C and a scheduler's SIGTERM reach these processes too, but the main one ends them when it needs no more. Its
-    # own SIGTERM, to one that does not end in time, is the one to obey.
+    # Ctrl-C and a scheduler's SIGTERM reach these processes too, but the main one ends them when it needs no more. To
+    # one that does not end in time it sends SIGTERM itself, twice.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     # The workers are the parallelism; OpenCV's own threads would fight over the same cores.
     cv2.setNumThreads(0)
-
-
-def _end_with_the_main_process() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)

@@ -138,7 +138,7 @@ class Reference(Dataset):
 
 
 def print_table(times: dict[str, list[float]], config: DictConfig, console: Console | None = None) -> None:
-    """Print medians, each with the lowest and the highest of the rounds, and what the reference needs times as long.
+    """Print medians, lowest and highest of the rounds; the ratio is how many times as long the reference needs.
 
     Args:
         times: of ``measure``.
@@ -147,20 +147,20 @@ def print_table(times: dict[str, list[float]], config: DictConfig, console: Cons
     size = config.image_size
     table = Table(title=f"{config.dataset_name}, crops of {size} x {size}, one process, one thread", box=SIMPLE)
     table.add_column("", no_wrap=True)
-    for column in ("ms a picture", "pictures a second", "times the reference"):
+    for column in ("ms a picture", "a second", "ratio"):
         table.add_column(column, justify="right", no_wrap=True)
     rows = {name: np.array(values) for name, values in times.items()}
     views = next(name for name in rows if name.startswith(VIEWS.format("")))
     rows[f"cache=none, and {views}"] = rows["cache=none"] + rows[views]
     for name, row in rows.items():
         figures = (row, 1000 / row, rows[REFERENCE] / row)
-        table.add_row(name, *(_spread(values, digits) for values, digits in zip(figures, (2, 0, 1), strict=True)))
+        table.add_row(name, *(_spread(values, digits) for values, digits in zip(figures, (1, 0, 1), strict=True)))
     (console or Console()).print(table)
 
 
 def _spread(values: np.ndarray, digits: int) -> str:
     median, low, high = (f"{value:.{digits}f}" for value in (np.median(values), values.min(), values.max()))
-    return f"{median} ({low} .. {high})"
+    return f"{median} ({low}-{high})"
 
 
 if __name__ == "__main__":

@@ -70,4 +70,4 @@ def test_every_loader_has_a_row_with_times(root):
     console = Console(width=120, record=True, quiet=False)
     loader.print_table(times | {"reference": [20.0, 10.0], "cache=none": [2.0, 2.0]}, config, console)
     text = console.export_text()
-    assert "2.00 (2.00 .. 2.00)" in text and "7.5 (5.0 .. 10.0)" in text and "cache=none, and views on cpu" in text
+    assert "2.0 (2.0-2.0)" in text and "7.5 (5.0-10.0)" in text and "cache=none, and views on cpu" in text

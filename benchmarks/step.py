@@ -1,7 +1,7 @@
 """What a training step costs beside its networks: ``python benchmarks/step.py [key=value ...]``.
 
 Takes every key of train.py; pictures are noise and networks untrained: neither changes the work. The rows, measured
-in turn so that whatever else the machine does meets them all:
+in turn so that whatever else the machine does meets them all, the last one after the others:
 
 - networks alone: two passes of the segmenter and one of the perceptual network, and back from the logits;
 - views: colour jitter, Lab and warps on the device;
@@ -174,13 +174,15 @@ def step(config: DictConfig) -> None:
         STEP: Trainer(config),
         f"step, K = {MANY_PARTS}": Trainer(changed(config, num_parts=MANY_PARTS)),
         "step, bf16": Trainer(changed(config, precision="bf16")),
-        REFERENCE: Trainer(config, reference=True),
     }
     ours = trainers[STEP]
     rows = {NETWORKS: ours.networks, "views": ours.make_views} | ours.losses()
-    rows |= {name: trainer.step for name, trainer in trainers.items()}
-    print_times(measure(rows, device), config, device)
+    seconds = measure(rows | {name: trainer.step for name, trainer in trainers.items()}, device)
     del trainers, ours, rows
+    gc.collect()
+    # After the others: it fills the memory, and whoever comes next waits for it to be given back.
+    seconds |= measure({REFERENCE: Trainer(config, reference=True).step}, device)
+    print_times(seconds, config, device)
     gc.collect()
     memory = {name: peak_memory(config, name) for name in (NETWORKS, STEP, REFERENCE)}
     print_memory(memory, config)
@@ -207,7 +209,7 @@ def wait(device: torch.device) -> None:
 
 
 def peak_memory(config: DictConfig, row: str) -> float:
-    """MiB of three rounds of a row in a process of its own."""
+    """MiB of two rounds of a row, the second with momenta, in a process of its own."""
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak_memory, (config, row))
 
@@ -221,7 +223,7 @@ def _peak_memory(config: DictConfig, row: str) -> float:
 
     before = peak()
     trainer = Trainer(config, reference=row == REFERENCE)
-    for _ in range(3):
+    for _ in range(2):
         trainer.networks() if row == NETWORKS else trainer.step()
     return peak() - before
 
@@ -239,10 +241,8 @@ def print_times(seconds: dict[str, list[float]], config: DictConfig, device: tor
         table.add_column(column, justify="left" if not column else "right")
     whole = statistics.median(seconds[STEP])
     for name, values in seconds.items():
-        # Ratios are of the same rounds.
-        share = statistics.median(value / of for value, of in zip(values, seconds[STEP], strict=True))
         figures = (f"{1000 * figure:.1f}" for figure in (statistics.median(values), min(values), max(values)))
-        table.add_row(name, *figures, f"{share:.3f}")
+        table.add_row(name, *figures, f"{statistics.median(values) / whole:.3f}")
     Console().print(table)
     print(f"{1 / whole:.2f} steps a second: 60,000 steps in {60_000 * whole / 3600:.1f} hours.")
 

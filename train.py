@@ -57,19 +57,18 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
     if config.resume is not None and (found := checkpoints.read_to_resume(config.resume)):
         file, checkpoint = found
         restore_segmenter(method.segmenter, checkpoint["model_state_dict"], file)
-        restore_optimizer(optimizer, checkpoint["optimizer_state_dict"], file)
         done = checkpoint["iter"]
         if done > config.num_steps:
             raise UserError(f"The run has done {done} steps already: give num_steps={done} or more.")
     saved = done
-    run = RunDirectory.of(config) if ranks.is_first else None
-    directory = run.path if run else "RUN"
 
     segmenter = method.segmenter
     labeller = held_out.labeller(segmenter)
     if config.compile:
         compile_networks(method)
     method, optimizer = ranks.setup(method, optimizer)
+    if done:
+        restore_optimizer(optimizer.optimizer, checkpoint["optimizer_state_dict"], file)
     method.train()
     updates = FiniteUpdates(optimizer.optimizer, segmenter)
     collapse = CollapseWatch(config.logging.collapse_share, config.logging.collapse_checks)
@@ -88,6 +87,8 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
         rank=fabric.global_rank,
         num_ranks=fabric.world_size,
     )
+    run = RunDirectory.of(config) if ranks.is_first else None
+    directory = run.path if run else "RUN"
     made_by = versions()
 
     with Signals() as signals, RunLogger(run, config, done) if ranks.is_first else Silence() as logger:

@@ -69,7 +69,7 @@ def make_views(batch: TrainBatch, augmentation: Any, seed: int) -> Views:
             image=image,
             jittered=jittered[:count],
             jittered_to_warp=jittered[count:],
-            lab=kornia.color.rgb_to_lab(image.double()).float(),
+            lab=rgb_to_lab(image.double()).float(),
             foreground=batch.foreground,
             grid=sampling_grid(np.stack(moved), height, width, device),
             step=batch.step,
@@ -169,6 +169,25 @@ def _hue(pixels: Tensor, turns: Tensor) -> Tensor:
 
 
 _OPERATIONS = (_brightness, _contrast, _saturation, _hue)  # in the order of BRIGHTNESS, CONTRAST, SATURATION, HUE
+
+
+def rgb_to_lab(image: Tensor) -> Tensor:
+    """CIE Lab (D65) of RGB images (N, 3, H, W) in [0, 1], L in 0..100, as scikit-image has it.
+
+    kornia's makes its constants on the host at each call, and the host would wait for the device to take them.
+    """
+    linear = kornia.color.rgb_to_linear_rgb(image)
+    xyz = (_relative_xyz(image.device, image.dtype) @ linear.flatten(2)).view_as(linear)
+    x, y, z = torch.where(xyz > 0.008856, xyz.clamp(min=0.008856) ** (1 / 3), 7.787 * xyz + 16 / 116).unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
+
+
+@lru_cache(maxsize=4)
+def _relative_xyz(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(3, 3): XYZ of linear sRGB, relative to the white of D65 (2 degrees)."""
+    xyz = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+    white = (0.95047, 1.0, 1.08883)
+    return (torch.tensor(xyz, dtype=dtype) / torch.tensor(white, dtype=dtype)[:, None]).to(device)
 
 
 def control_points(side: int) -> np.ndarray:

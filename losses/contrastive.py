@@ -82,7 +82,7 @@ def contrastive_loss(
     anchors = F.normalize(descriptors, dim=2).flatten(0, 1)
     similarity = anchors @ anchors.T / temperature
 
-    chosen = positives.to(descriptors.device).flatten() * num_parts + part
+    chosen = positives.to(descriptors.device, non_blocking=True).flatten() * num_parts + part
     positive = similarity.gather(1, chosen[:, None])
     excluded = part[:, None] == part
     if negatives == "other_images":

@@ -46,14 +46,19 @@ def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any], source: st
     ``load_state_dict`` alone would bring the saved options back over those that a resumed run was asked to change.
 
     Args:
+        optimizer: its weights are on their device already: the state follows them.
         source: where the state is from, for the message.
 
     Raises:
         UserError: it is of another network or another optimiser.
     """
-    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
-        optimizer.load_state_dict(dict(state))
+        # The options decide where PyTorch puts counts of steps: this optimiser's have to be there from the start.
+        groups = [
+            {**own, "params": saved["params"]}
+            for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
+        ]
+        optimizer.load_state_dict({**state, "param_groups": groups})
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"The optimiser's state in {source} does not fit: {error}. Give the directory of the run it was made by."
@@ -63,5 +68,3 @@ def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any], source: st
             # Fused updates go through memory in order: momenta have to lie as their weights do.
             if torch.is_tensor(value) and value.shape == parameter.shape:
                 values[name] = torch.empty_like(parameter).copy_(value)
-    for group, own in zip(optimizer.param_groups, options, strict=True):
-        group.update(own)

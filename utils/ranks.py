@@ -162,23 +162,23 @@ def launch(config: DictConfig) -> Iterator[Ranks]:
         logging.getLogger(greeting).setLevel(logging.WARNING)
     outside, mistake = dict(os.environ), None
     try:
-        fabric.launch()
-        ranks = Ranks(fabric)
-        yield ranks
-    except (UserError, Stopped) as error:
-        mistake = error
-    except BaseException:
-        # A fault: the others may be waiting for this one where nothing can tell them.
-        for process in getattr(fabric.strategy.launcher, "procs", ()):
-            process.kill()
-        raise
-    try:
-        ranks.agree(mistake)
-    except (UserError, Stopped):
-        if ranks.is_first:
+        try:
+            fabric.launch()
+            ranks = Ranks(fabric)
+            yield ranks
+        except (UserError, Stopped) as error:
+            mistake = error
+        except BaseException:
+            # A fault: the others may be waiting for this one where nothing can tell them.
+            _end_processes(fabric)
             raise
-        # Any other status would make what has started the ranks end the first one before it has told the mistake.
-        sys.exit(0)
+        try:
+            ranks.agree(mistake)
+        except (UserError, Stopped):
+            if ranks.is_first:
+                raise
+            # Any other status would make what has started the ranks end the first one before it has told the mistake.
+            sys.exit(0)
     finally:
         # As it was, for the next run in this process: of a sweep, for example.
         if dist.is_available() and dist.is_initialized():
@@ -187,6 +187,16 @@ def launch(config: DictConfig) -> Iterator[Ranks]:
             os.environ.pop(name, None)
             if name in outside:
                 os.environ[name] = outside[name]
+
+
+def _end_processes(fabric: Fabric) -> None:
+    """Kills the processes that Fabric has started and has it forget them, or it would end this one for their sake."""
+    processes = getattr(fabric.strategy.launcher, "procs", [])
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.wait()
+    processes.clear()
 
 
 def _check_can_share(config: DictConfig) -> None:

@@ -107,6 +107,15 @@ def _start(config: DictConfig) -> None:
     swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
     if "output_dir" in swept:
         raise UserError("output_dir is the directory of the whole sweep, each job has one in it: give one, or none.")
+    for override in overrides:
+        values = [str(value) for value in override.sweep_iterator()] if override.is_choice_sweep() else []
+        if len(set(values)) < len(values):
+            raise UserError(f"{override.input_line} makes the same job twice: give each value once.")
+    if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        raise UserError(
+            "A sweep starts its jobs itself: run it as one process, without torchrun or several tasks of srun. Under "
+            "SLURM, hydra/launcher=submitit_slurm starts each job with its devices."
+        )
     sweep = Path(config.hydra.sweep.dir)
     if sweep.exists() and (not sweep.is_dir() or any(sweep.iterdir())):
         raise UserError(f"{sweep} is not an empty directory: give the sweep another output_dir.")

@@ -115,7 +115,7 @@ def test_masks_that_are_missing_are_predicted_first(given, tmp_path, monkeypatch
     foreground = tmp_path / "runs/car_foreground"
     assert programs.calls[:2] == [
         ["train.py", *keys, "method=foreground", "num_steps=5", f"output_dir={foreground}"],
-        ["predict.py", *keys, "task=foreground", f"checkpoint={foreground}"],
+        ["predict.py", *keys, "task=foreground", f"checkpoint={foreground}", "only_missing=true"],
     ]
     assert [call[0] for call in programs.calls[2:]] == ["train.py", "evaluate.py"]
 

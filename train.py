@@ -57,6 +57,8 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
     if config.resume is not None and (found := checkpoints.read_to_resume(config.resume)):
         file, checkpoint = found
         restore_segmenter(method.segmenter, checkpoint["model_state_dict"], file)
+        if state := checkpoint.get("precision_state_dict"):
+            fabric.strategy.precision.load_state_dict(state)
         done = checkpoint["iter"]
         if done > config.num_steps:
             raise UserError(f"The run has done {done} steps already: give num_steps={done} or more.")
@@ -105,6 +107,7 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
                 "iter": done,
                 "model_state_dict": segmenter.state_dict(),
                 "optimizer_state_dict": optimizer.state_dict(),
+                "precision_state_dict": fabric.strategy.precision.state_dict(),
                 "format": checkpoints.FORMAT,
                 "config": OmegaConf.to_container(config),
                 "versions": made_by,

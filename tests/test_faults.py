@@ -26,7 +26,7 @@ from utils.errors import Stopped, UserError
 from utils.logging import RunLogger, Table
 from utils.run_directory import RunDirectory
 
-FEW = ("checkpointing.every=100", "evaluation.every=0")
+FEW = ("checkpointing.every=100", "evaluation.every=0", "evaluation.pictures=0", "optimizer=sgd")
 
 
 @pytest.fixture
@@ -287,3 +287,12 @@ def test_deterministic_runs_on_one_gpu_end_with_the_same_weights(tmp_path, as_be
     first, second = (run(tmp_path, name, "deterministic=true", "device=cuda") for name in ("first", "second"))
     assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()
     assert same_weights(weights(first, 4), weights(second, 4))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_the_scale_of_half_precision_gradients_is_kept(tmp_path):
+    whole = run(tmp_path, "whole", "device=cuda", "precision=16", "deterministic=true")
+    run(tmp_path, "part", "device=cuda", "precision=16", "deterministic=true", "num_steps=2")
+    resume(tmp_path / "part", "num_steps=4")
+    assert checkpoints.read(tmp_path / "part")["precision_state_dict"]["scale"] > 0
+    assert same_weights(weights(tmp_path / "part", 4), weights(whole, 4))

@@ -80,6 +80,22 @@ def wait(process: subprocess.Popen, begun: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+def processes(group: int) -> list[int]:
+    """Those of a process group that run train.py, readers left out."""
+    shown = subprocess.run(["ps", "-eo", "pid,ppid,pgid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=3) for line in shown.splitlines()[1:]]
+    of_group = {int(row[0]): int(row[1]) for row in rows if int(row[2]) == group and "train.py" in row[3]}
+    # A process that Fabric starts has a LOCAL_RANK of its own; a reader has its parent's.
+    return [pid for pid, parent in of_group.items() if environment(pid) != environment(parent)]
+
+
+def environment(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """A run that nothing interrupts."""
@@ -138,7 +154,8 @@ def test_a_run_killed_at_ten_random_places_ends_as_one_that_was_not(whole):
     assert {folder.name.rpartition("-")[2] for folder in folders} == {(run / "wandb_id.txt").read_text().strip()}
     with (whole / "metrics.csv").open() as file:
         totals = {int(row["step"]): float(row["total"]) for row in csv.DictReader(file)}
-    again = [row for folder in folders for row in history(folder) if "train/total" in row]
+    begun = [folder for folder in folders if any(folder.glob("*.wandb"))]
+    again = [row for folder in begun for row in history(folder) if "train/total" in row]
     assert {row["step"] for row in again} >= set(range(reached + 1, NUM_STEPS + 1))
     assert all(row["train/total"] == totals[row["step"]] for row in again)
 
@@ -165,3 +182,19 @@ def test_signals_to_the_whole_process_group_save_say_how_to_go_on_and_lose_nothi
         wait(process, lambda first=first: steps(run / "metrics.csv")[-1] == first)
     finish(process)
     assert_same(run, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="tells processes apart as Linux lists them")
+def test_of_two_devices_a_signal_to_one_ends_both_and_the_run_goes_on(tmp_path):
+    run = tmp_path / "run"
+    process = start(*SMALL, "devices=2", "logging.wandb=disabled", f"dataset_root={tmp_path}", f"output_dir={run}")
+    wait(process, lambda: logged(run, 1))
+    (second,) = [pid for pid in processes(process.pid) if b"LOCAL_RANK=1" in environment(pid)]
+    os.kill(second, signal.SIGTERM)
+    output = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 143, output
+    assert output.endswith(f"SIGTERM: saved after {saved(run)} steps. To go on: python train.py resume={run}\n")
+    assert "Traceback" not in output
+    assert 0 < saved(run) == steps(run / "metrics.csv")[-1] < NUM_STEPS
+    assert processes(process.pid) == []

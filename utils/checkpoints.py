@@ -1,8 +1,8 @@
 """Checkpoints on disk: written whole or not at all, read without running any code of theirs.
 
 A checkpoint is a dictionary in the published layout, ``iter`` (updates done), ``model_state_dict`` and
-``optimizer_state_dict``; training adds ``format`` (1), ``config`` (the run's resolved config) and ``versions`` (of the
-code and of what it runs on).
+``optimizer_state_dict``; training adds ``precision_state_dict`` (the gradient scaler's, with ``precision=16``),
+``format`` (1), ``config`` (the run's resolved config) and ``versions`` (of the code and of what it runs on).
 """
 
 import os

@@ -44,7 +44,7 @@ from utils.finite import FiniteUpdates
 from utils.optimizer import build_optimizer, set_learning_rate
 from utils.seeding import generator
 
-ROUNDS, STEPS_OF_A_ROUND = {"cpu": 3, "cuda": 10}, {"cpu": 1, "cuda": 20}
+ROUNDS, STEPS_OF_A_ROUND = {"cpu": 2, "cuda": 10}, {"cpu": 1, "cuda": 20}
 MANY_PARTS = 16
 NETWORKS, STEP, REFERENCE = "networks alone", "step", "reference step"
 

@@ -169,6 +169,8 @@ def changed(config: DictConfig, **values: object) -> DictConfig:
 
 def step(config: DictConfig) -> None:
     """The tables."""
+    # First: on Linux a process starts with the peak of the one that started it.
+    memory = {name: peak_memory(config, name) for name in (NETWORKS, STEP, REFERENCE)}
     device = build_fabric(config.device, config.precision).device
     trainers = {
         STEP: Trainer(config),
@@ -183,8 +185,6 @@ def step(config: DictConfig) -> None:
     # After the others: it fills the memory, and whoever comes next waits for it to be given back.
     seconds |= measure({REFERENCE: Trainer(config, reference=True).step}, device)
     print_times(seconds, config, device)
-    gc.collect()
-    memory = {name: peak_memory(config, name) for name in (NETWORKS, STEP, REFERENCE)}
     print_memory(memory, config)
 
 

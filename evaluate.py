@@ -16,7 +16,7 @@ from evaluation.labellers import CheckpointLabeller
 from evaluation.report import part_picture, print_table, write_metrics
 from models import load_segmenter
 from utils import app, checkpoints
-from utils.devices import build_fabric, set_determinism
+from utils.devices import build_fabric, memory_format, set_determinism
 from utils.errors import UserError
 from utils.logging import WANDB_ID, WandbRun
 from utils.run_directory import RunDirectory, versions
@@ -30,7 +30,7 @@ def evaluate(config: DictConfig) -> None:
     if config.predictions is None:
         file, checkpoint = checkpoints.find(config.checkpoint)
         config = app.with_settings_of(checkpoint.get("config", {}), config)
-        labeller = CheckpointLabeller(load_segmenter(file, device))
+        labeller = CheckpointLabeller(load_segmenter(file, device, memory_format=memory_format(config)))
         num_parts, name, knows_training_pictures = labeller.num_parts, "this model", True
         evaluated = {"checkpoint": str(file), "updates": checkpoint.get("iter")}
     held_out = HeldOut.of(config)

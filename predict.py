@@ -22,7 +22,7 @@ from evaluation.whole_pictures import Croppable, label_maps
 from models import load_segmenter
 from utils import app, checkpoints
 from utils.console import stderr
-from utils.devices import build_fabric, set_determinism
+from utils.devices import build_fabric, memory_format, set_determinism
 from utils.errors import UserError
 
 # For each picture the files to write, by what they hold: mask, label_map, overlay.
@@ -34,7 +34,7 @@ def predict(config: DictConfig) -> None:
     set_determinism(config)
     device = build_fabric(config.device, config.precision).device
     file, checkpoint = checkpoints.find(config.checkpoint)
-    labeller = LABELLERS[config.task](load_segmenter(file, device, config.task))
+    labeller = LABELLERS[config.task](load_segmenter(file, device, config.task, memory_format(config)))
     trained = checkpoint.get("config", {})
     config = app.with_settings_of(trained, config)
 

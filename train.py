@@ -18,7 +18,7 @@ from evaluation.report import part_picture, print_table
 from evaluation.run import examples
 from models import build_method, own_loss_weights, restore_segmenter
 from utils import app, checkpoints
-from utils.devices import compile_networks, set_determinism
+from utils.devices import compile_networks, memory_format, set_determinism
 from utils.errors import Stopped, UserError
 from utils.finite import FiniteUpdates, NotFinite, record
 from utils.logging import RunLogger, Silence
@@ -43,9 +43,7 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
     # Whatever can be missing is asked for before the first step.
     training_set = datasets.build(config.dataset_name, config.dataset, config.dataset_root, "train", "training")
     held_out = HeldOut.of(config)
-    method = build_method(config)
-    if config.channels_last:
-        method.to(memory_format=torch.channels_last)
+    method = build_method(config).to(memory_format=memory_format(config))
     config.loss_weights = own_loss_weights(config.loss_weights, method.loss_names)
     optimizer = build_optimizer(
         method.parameter_groups(config.optimizer.lr, config.optimizer.head_multiplier),

@@ -36,6 +36,7 @@ from datasets.loader import Item, StepSampler, TrainDataset, train_batches
 from datasets.sample import Sample
 from datasets.views import make_views
 from utils import app
+from utils.console import stdout
 from utils.devices import build_fabric
 from utils.seeding import generator
 
@@ -155,7 +156,7 @@ def print_table(times: dict[str, list[float]], config: DictConfig, console: Cons
     for name, row in rows.items():
         figures = (row, 1000 / row, rows[REFERENCE] / row)
         table.add_row(name, *(_spread(values, digits) for values, digits in zip(figures, (1, 0, 1), strict=True)))
-    (console or Console()).print(table)
+    (console or stdout()).print(table)
 
 
 def _spread(values: np.ndarray, digits: int) -> str:

@@ -24,6 +24,7 @@ import datasets
 from datasets.files import HELP
 from datasets.pascal_part import CATEGORIES, PAPER_NAMES, NoObjects
 from utils import app, checkpoints
+from utils.console import stdout
 from utils.errors import UserError
 from utils.run_directory import ROOT
 
@@ -186,7 +187,7 @@ def print_table(results: Mapping[str, Mapping[str, float] | str], console: Conso
         for row, category in enumerate(CATEGORIES):
             figures = [f"{numbers[row]:.1f}" for numbers in published.values()]
             table.add_row(category, *figures, *_measured(results.get(category, {}), index))
-        (console or Console()).print(table)
+        (console or stdout()).print(table)
     print("paper, measured: predicted masks; true masks: of the annotated parts; FG: FG-NMI, FG-ARI.")
 
 

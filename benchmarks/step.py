@@ -28,7 +28,6 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -39,7 +38,8 @@ from datasets.views import Views, make_views
 from models import build_method
 from models.methods.contrastive_reconstruction import ContrastiveReconstruction
 from utils import app
-from utils.devices import build_fabric, compile_networks
+from utils.console import stdout
+from utils.devices import build_fabric, compile_networks, memory_format
 from utils.finite import FiniteUpdates
 from utils.optimizer import build_optimizer, set_learning_rate
 from utils.seeding import generator
@@ -77,8 +77,7 @@ class Trainer:
         method = build_method(config)
         if reference:
             method.__class__ = Reference
-        if config.channels_last:
-            method.to(memory_format=torch.channels_last)
+        method.to(memory_format=memory_format(config))
         groups = method.parameter_groups(config.optimizer.lr, config.optimizer.head_multiplier)
         optimizer = build_optimizer(groups, config.optimizer, fused=config.precision != "16")
         if config.compile:
@@ -243,7 +242,7 @@ def print_times(seconds: dict[str, list[float]], config: DictConfig, device: tor
     for name, values in seconds.items():
         figures = (f"{1000 * figure:.1f}" for figure in (statistics.median(values), min(values), max(values)))
         table.add_row(name, *figures, f"{statistics.median(values) / whole:.3f}")
-    Console().print(table)
+    stdout().print(table)
     print(f"{1 / whole:.2f} steps a second: 60,000 steps in {60_000 * whole / 3600:.1f} hours.")
 
 
@@ -254,7 +253,7 @@ def print_memory(memory: dict[str, float], config: DictConfig) -> None:
         table.add_column(column, justify="left" if not column else "right")
     for name, value in memory.items():
         table.add_row(name, f"{value:,.0f}", f"{value / memory[NETWORKS]:.2f}")
-    Console().print(table)
+    stdout().print(table)
 
 
 if __name__ == "__main__":

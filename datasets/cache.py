@@ -159,9 +159,9 @@ class _Memory:
     def write(self, index: int, record: bytes) -> None:
         if self.read(index) is not None:
             return  # of files that have changed since: another process may be reading it
-        # The length comes last: until then others see no record.
-        os.pwrite(self._file.fileno(), record, index * _SLOT + 8)
-        os.pwrite(self._file.fileno(), len(record).to_bytes(8, "little"), index * _SLOT)
+        # The length comes last, once there was room for the whole of it: until then others see no record.
+        if os.pwrite(self._file.fileno(), record, index * _SLOT + 8) == len(record):
+            os.pwrite(self._file.fileno(), len(record).to_bytes(8, "little"), index * _SLOT)
 
 
 class _Disk:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch.utils.data import Dataset
@@ -21,6 +20,7 @@ from datasets import DATASETS
 from datasets.files import HELP, MissingFile, SizesDiffer, UnreadableFile, read_picture
 from datasets.sample import Sample
 from utils import app, workers
+from utils.console import stdout
 from utils.errors import UserError
 
 # What pictures are read for: the split, and whose masks.
@@ -74,7 +74,7 @@ def check(config: DictConfig) -> None:
     Raises:
         SystemExit: with status 1, training could not start.
     """
-    console = Console()
+    console = stdout()
     counts: dict[str, Counter[str]] = {}
     # Dictionaries for sets in order: the training split is read twice.
     faults: dict[tuple[str, str], None] = {}

@@ -8,6 +8,7 @@ from evaluation.labellers import CheckpointLabeller, KMeansColours, KMeansFeatur
 from models.initialisation import seeded_initialisation
 from models.perceptual import PerceptualNetwork
 from models.segmenter import build_segmenter
+from utils.devices import memory_format
 
 
 def build_baseline(name: str, config: Any, num_parts: int, device: torch.device) -> Labeller:
@@ -25,10 +26,12 @@ def build_baseline(name: str, config: Any, num_parts: int, device: torch.device)
     if name == "untrained":
         with seeded_initialisation(config.seed, "segmenter"):
             segmenter = build_segmenter(config.segmenter, num_parts)
-        return CheckpointLabeller(segmenter.to(device).eval())
+        return CheckpointLabeller(segmenter.to(device, memory_format=memory_format(config)).eval())
     bounds = {"max_points": config.evaluation.kmeans_points, "restarts": config.evaluation.kmeans_restarts}
     if name == "kmeans_features":
         with seeded_initialisation(config.seed, "perceptual network"):
             perceptual = PerceptualNetwork(config.perceptual)
-        return KMeansFeatures(perceptual.to(device), num_parts, config.seed, **bounds)
+        return KMeansFeatures(
+            perceptual.to(device, memory_format=memory_format(config)), num_parts, config.seed, **bounds
+        )
     return KMeansColours(num_parts, config.seed, **bounds)

@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from evaluation.palette import colours
 from evaluation.run import Example
+from utils.console import stdout
 
 _CELL, _GAP, _CAPTION = 160, 6, 26  # pixels
 _FOUND = {"parts": "discovered parts", "foreground": "predicted mask"}  # caption by task
@@ -32,7 +33,7 @@ def print_table(results: Mapping[str, Mapping[str, float]], console: Console | N
         table.add_column(label, justify="right")
     for name in dict.fromkeys(name for metrics in results.values() for name in metrics):
         table.add_row(name, *(f"{metrics[name]:.1f}" if name in metrics else "-" for metrics in results.values()))
-    (console or Console()).print(table)
+    (console or stdout()).print(table)
 
 
 def write_metrics(path: Path, metrics: Mapping[str, float], provenance: Mapping[str, Any]) -> None:

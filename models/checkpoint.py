@@ -26,7 +26,10 @@ _ADVICE = {
 
 
 def load_segmenter(
-    path: str | Path, device: str | torch.device = "cpu", task: Literal["parts", "foreground"] = "parts"
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    task: Literal["parts", "foreground"] = "parts",
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Segmenter:
     """The segmenter of a checkpoint, in eval mode.
 
@@ -37,6 +40,7 @@ def load_segmenter(
         path: checkpoint file, or a run directory, of which the last checkpoint is taken.
         device: where to put the network.
         task: what the segmenter is wanted for.
+        memory_format: layout of its weights, which its activations follow.
 
     Raises:
         UserError: no checkpoint there, a truncated or foreign file, one made for another task, or tensors that do not
@@ -65,7 +69,7 @@ def load_segmenter(
         )
     segmenter = Segmenter(num_parts=head.shape[0], variant=variant)
     restore_segmenter(segmenter, state, file)
-    return segmenter.to(device).eval()
+    return segmenter.to(device, memory_format=memory_format).eval()
 
 
 def restore_segmenter(segmenter: Segmenter, state: Mapping[str, Tensor], file: Path | str) -> None:

@@ -18,7 +18,7 @@ from utils import workers
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
-MESSAGE = "was ended from outside, often for want of memory .*loader.num_workers=1"
+MESSAGE = "was ended from outside, often for want of memory .*lower loader.num_workers"
 
 
 class KillsItsReader:

@@ -50,6 +50,11 @@ def build_fabric(device: str, precision: str, devices: int = 1, num_nodes: int =
         raise UserError(str(error)) from error
 
 
+def memory_format(config: Any) -> torch.memory_format:
+    """The layout of the networks that ``channels_last`` asks for."""
+    return torch.channels_last if config.channels_last else torch.contiguous_format
+
+
 def set_determinism(config: Any) -> None:
     """Whether PyTorch may use algorithms that do not give the same bits twice (on CUDA; on the CPU it has none here).
 

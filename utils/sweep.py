@@ -34,15 +34,14 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
+from utils.console import stdout
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = "sweep.yaml"  # in the sweep's directory
 LONGEST_NAME = 120  # characters: file systems take 255 bytes
-WIDTH_OF_FILES = 200  # characters, for a table that is not printed on a terminal
 
 # For conf/train.yaml: a value, or another one where it is null.
 OmegaConf.register_new_resolver("either", lambda first, second: second if first is None else first, replace=True)
@@ -218,7 +217,7 @@ def report(sweep: Path) -> int:
             ({**mean.overrides, "seeds": mean.seeds, **mean.metrics, **_suffixed(mean.std)} for mean in means),
         )
     if jobs:
-        console = Console() if sys.stdout.isatty() else Console(width=WIDTH_OF_FILES)
+        console = stdout()
         console.print(table(jobs, means, names), crop=False)
         print(f"Sweep: {sweep}. This table: {sweep / 'sweep.csv'}", flush=True)
 

@@ -50,7 +50,7 @@ class _Loader(DataLoader):
                 raise
             raise UserError(
                 f"A process that reads pictures was ended from outside, often for want of memory ({error}). "
-                "Try fewer: loader.num_workers=1, or 0 to read in the main process."
+                "Give a lower loader.num_workers, or 0 to read in the main process."
             ) from None
         finally:
             # Left to the garbage collector, it may come in a thread of the iterator's own and wait for itself.

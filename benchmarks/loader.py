@@ -101,7 +101,7 @@ class Reference(Dataset):
     """Items as the published loader makes them: all that the losses need of a picture, on the CPU.
 
     Files are read as ours are. Crops around boxes are resized in double precision and cut off to bytes, as the release
-    does: its golden crops are then met to the bit, while ours, resized as bytes, are within one grey level.
+    does.
     """
 
     def __init__(self, dataset: TrainDataset, config: DictConfig) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from datasets.sample import Sample
 from utils.errors import UserError
 
+LARGE = 64 * 2**20  # bytes of a picture whose doubles are not to be in memory all at once
 LONGEST = 50  # sides: no picture, and as the network's input it would not fit into memory
 
 
@@ -58,24 +59,32 @@ def crop(sample: Sample, box: np.ndarray, size: int) -> Sample:
     """Cut a square out and resize it to ``size`` x ``size``.
 
     Outside the picture the picture is 1 (on the scale 0..255, as in the release) and the masks are 0. The picture is
-    resized by OpenCV, bilinear; masks take the nearest pixel. Keypoints and the object's box follow; hidden keypoints
-    stay at (0, 0).
+    resized by OpenCV, bilinear, to the release's bytes; masks take the nearest pixel. Keypoints and the object's box
+    follow; hidden keypoints stay at (0, 0).
 
     Args:
         box: (x0, y0, x1, y1) int, inclusive, square.
     """
     corner, scale = box[:2], size / (box[2] - box[0] + 1)
 
-    def resized(pixels: np.ndarray, outside: int, interpolation: int) -> np.ndarray:
-        return cv2.resize(_cut(pixels, box, outside), (size, size), interpolation=interpolation)
+    def resized(labels: np.ndarray) -> np.ndarray:
+        return cv2.resize(_cut(labels, box, 0), (size, size), interpolation=cv2.INTER_NEAREST)
 
     return replace(
         sample,
-        image=resized(sample.image, 1, cv2.INTER_LINEAR),
-        foreground=resized(sample.foreground, 0, cv2.INTER_NEAREST),
-        part_map=None if sample.part_map is None else resized(sample.part_map, 0, cv2.INTER_NEAREST),
+        image=_resized_as_released(_cut(sample.image, box, 1), size),
+        foreground=resized(sample.foreground),
+        part_map=None if sample.part_map is None else resized(sample.part_map),
         **_moved(sample, corner, scale),
     )
+
+
+def _resized_as_released(pixels: np.ndarray, size: int) -> np.ndarray:
+    """In doubles, of which fractions are cut off (OpenCV would round bytes); of large pictures channel by channel."""
+    channels = [pixels] if pixels.nbytes < LARGE else cv2.split(pixels)
+    doubles = (cv2.resize(one.astype(np.float64), (size, size), interpolation=cv2.INTER_LINEAR) for one in channels)
+    resized = [one.astype(np.uint8) for one in doubles]
+    return resized[0] if len(resized) == 1 else cv2.merge(resized)
 
 
 def _moved(sample: Sample, corner: np.ndarray, scale: np.ndarray | float) -> dict[str, np.ndarray | None]:

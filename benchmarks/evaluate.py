@@ -1,4 +1,4 @@
-"""What an evaluation costs: ``python -m benchmarks.evaluate dataset_name=CUB|DF|PP [checkpoint=PATH] [key=value]``.
+"""What an evaluation costs: ``python benchmarks/evaluate.py dataset_name=CUB|DF|PP [checkpoint=PATH] [key=value]``.
 
 Times ``evaluation.run.evaluate``, as ``evaluate.py`` calls it, and the reference in ``benchmarks/notebook.py``, with
 the same weights in the same process, in turn, and compares their figures. Ends with status 1 if those differ. Without
@@ -11,6 +11,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
 
 import torch
 from omegaconf import DictConfig

@@ -62,6 +62,7 @@ class Ranks:
     def __init__(self, fabric: Fabric) -> None:
         self.fabric = fabric
         self.notes: list[str] = []
+        self.told = False  # every rank has heard of a mistake, and ends with it
         # A group of the hosts: waiting for the first rank neither blocks a device nor runs into its time limit.
         self._hosts = dist.new_group(backend="gloo", timeout=PATIENCE) if num_ranks() > 1 else None
 
@@ -138,6 +139,7 @@ class Ranks:
             return []
         of_all = [None] * num_ranks()
         dist.all_gather_object(of_all, said, group=self._hosts)
+        self.told = any(isinstance(one, UserError | Stopped) for one in of_all)
         return [one for one in of_all if one is not None]
 
 
@@ -173,6 +175,8 @@ def launch(config: DictConfig) -> Iterator[Ranks]:
             _end_processes(fabric)
             raise
         try:
+            if mistake is not None and ranks.told:
+                raise mistake  # nobody is left to agree with
             ranks.agree(mistake)
         except (UserError, Stopped):
             if ranks.is_first:

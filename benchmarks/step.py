@@ -1,13 +1,15 @@
 """What a training step costs beside its networks: ``python benchmarks/step.py [key=value ...]``.
 
-Takes every key of train.py; pictures are noise and networks untrained: neither changes the work. The rows, measured
-in turn so that whatever else the machine does meets them all, the last one after the others:
+Takes every key of train.py; pictures are noise and networks untrained, whatever the keys say of weights: neither
+changes the work. The rows, measured in turn so that whatever else the machine does meets them all, the last one after
+the others:
 
 - networks alone: two passes of the segmenter and one of the perceptual network, and back from the logits;
-- views: colour jitter, Lab and warps on the device;
+- data: the batch copied to the device, colour jitter, Lab and warps there;
 - each loss, and all four, forward and back to full-size logits;
-- the step: views, networks, losses, back, clipping, update; the same with 16 parts, and with other precisions;
-- the reference step: the same networks, views and update, losses as their formulas stand (``benchmarks/formulas.py``).
+- the step: data, networks, losses, back, clipping, update; the same with 16 parts, and in bfloat16;
+- the reference step: the same networks, data and update, losses as their formulas stand (``benchmarks/formulas.py``:
+  features brought up to the image's size), all in float32.
 
 Peak memory is of a process of its own for each row (on a GPU: of PyTorch's allocator), less what was there before the
 networks were built.
@@ -26,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, P
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE
 from rich.table import Table
 from torch import Tensor
@@ -40,13 +42,16 @@ from models.methods.contrastive_reconstruction import ContrastiveReconstruction
 from utils import app
 from utils.console import stdout
 from utils.devices import build_fabric, compile_networks, memory_format
+from utils.errors import UserError
 from utils.finite import FiniteUpdates
 from utils.optimizer import build_optimizer, set_learning_rate
 from utils.seeding import generator
 
 ROUNDS, STEPS_OF_A_ROUND = {"cpu": 2, "cuda": 10}, {"cpu": 1, "cuda": 20}
 MANY_PARTS = 16
-NETWORKS, STEP, REFERENCE = "networks alone", "step", "reference step"
+UNTRAINED = {"segmenter.weights": "none", "perceptual.weights": "none"}
+NETWORKS, DATA, STEP = "networks alone", "data (copy, colour jitter, Lab, warps)", "step"
+REFERENCE = "reference step, float32"
 
 
 class Reference(ContrastiveReconstruction):
@@ -73,6 +78,7 @@ class Trainer:
     """One method on the device with its optimiser and a batch of noise; what train.py does, part by part."""
 
     def __init__(self, config: DictConfig, reference: bool = False) -> None:
+        config = changed(config, **UNTRAINED, **({"precision": "32"} if reference else {}))
         self.config, self.fabric = config, build_fabric(config.device, config.precision)
         method = build_method(config)
         if reference:
@@ -86,11 +92,12 @@ class Trainer:
         self.method, self.optimizer = self.fabric.setup(method, optimizer)
         self.updates = FiniteUpdates(self.optimizer.optimizer, method.segmenter)
         self.method.train()
-        self.batch = noise(config.batch_size, config.image_size).to(self.fabric.device)
+        batch = noise(config.batch_size, config.image_size)
+        self.batch = batch.pin_memory() if self.fabric.device.type == "cuda" else batch
         self.views = self.make_views()
 
     def make_views(self) -> Views:
-        return make_views(self.batch, self.config.augmentation, self.config.seed)
+        return make_views(self.batch.to(self.fabric.device), self.config.augmentation, self.config.seed)
 
     def networks(self) -> None:
         with self.fabric.autocast():
@@ -159,25 +166,35 @@ def noise(count: int, size: int) -> TrainBatch:
 
 
 def changed(config: DictConfig, **values: object) -> DictConfig:
-    """A copy of the config with other values."""
+    """A copy of the config with other values, by dotted key."""
     config = config.copy()
     for key, value in values.items():
-        config[key] = value
+        OmegaConf.update(config, key, value)
     return config
 
 
 def step(config: DictConfig) -> None:
-    """The tables."""
+    """The tables.
+
+    Raises:
+        UserError: a method without these losses, or none of that device and precision.
+    """
+    if config.method.name != "contrastive_reconstruction":
+        raise UserError(
+            f"method={config.method.name}: the benchmark measures the losses of contrastive_reconstruction. "
+            "Leave method= out."
+        )
     # First: on Linux a process starts with the peak of the one that started it.
     memory = {name: peak_memory(config, name) for name in (NETWORKS, STEP, REFERENCE)}
     device = build_fabric(config.device, config.precision).device
     trainers = {
         STEP: Trainer(config),
         f"step, K = {MANY_PARTS}": Trainer(changed(config, num_parts=MANY_PARTS)),
-        "step, bf16": Trainer(changed(config, precision="bf16")),
     }
+    if config.precision != "bf16":
+        trainers["step, bf16"] = Trainer(changed(config, precision="bf16"))
     ours = trainers[STEP]
-    rows = {NETWORKS: ours.networks, "views": ours.make_views} | ours.losses()
+    rows = {NETWORKS: ours.networks, DATA: ours.make_views} | ours.losses()
     seconds = measure(rows | {name: trainer.step for name, trainer in trainers.items()}, device)
     del trainers, ours, rows
     gc.collect()

@@ -38,6 +38,7 @@ PASCAL_CATEGORIES = (
     *("mbike", "plane", "bike"),
 )
 
+MAX_PARTS = 254  # label maps hold bytes, and one more is needed
 WITH_BOXES = ("CUB", "PP", "folder", "synthetic")  # data sets
 
 
@@ -163,7 +164,7 @@ class Loader:
 class TrainConfig:
     dataset_name: str = MISSING
     dataset_root: str = MISSING
-    num_parts: int = _number(low=2, high=254)  # label maps hold bytes, and one more is needed
+    num_parts: int = _number(low=2, high=MAX_PARTS)
     image_size: int = _number(low=32, high=4096)
     batch_size: int = _number(low=2)
     num_steps: int = _number(low=1)
@@ -196,7 +197,7 @@ class TrainConfig:
 class EvaluateConfig(TrainConfig):
     checkpoint: str | None = MISSING
     predictions: str | None = MISSING
-    predictions_num_parts: int | None = _number(low=1, high=254)
+    predictions_num_parts: int | None = _number(low=1, high=MAX_PARTS)
     predictions_background: bool = MISSING
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from conf.schema import MAX_PARTS
 from models.methods import task_of
 from models.segmenter import HEAD, Segmenter
 from models.weights import RESNET50
@@ -43,8 +44,8 @@ def load_segmenter(
         memory_format: layout of its weights, which its activations follow.
 
     Raises:
-        UserError: no checkpoint there, a truncated or foreign file, one made for another task, or tensors that do not
-            fit the network.
+        UserError: no checkpoint there, a truncated or foreign file, one made for another task, more parts than label
+            maps have, or tensors that do not fit the network.
     """
     file, payload = checkpoints.find(path)
     state = payload["model_state_dict"]
@@ -54,7 +55,9 @@ def load_segmenter(
             f"{file} is not a checkpoint of a segmenter: it has no {HEAD}.conv2d_list.0.weight (K, C, 3, 3). Expected "
             "are the published checkpoints or those that train.py writes."
         )
-    config = payload.get("config") or {}
+    if len(head) > MAX_PARTS:
+        raise UserError(f"{file} has {len(head)} parts: label maps hold bytes, for {MAX_PARTS} parts at most.")
+    config = payload.get("config", {})
     method = config.get("method", {}).get("name", PUBLISHED_METHOD)
     try:
         found = task_of(method)

@@ -437,6 +437,8 @@ def take_settings(path: Path) -> None:
 BOMB = png(width=30_000, height=30_000)
 TEXT_BOMB = png((b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1 << 23))))
 SEARCH = "hydra.searchpath=[file://{}/more]"
+ENDLESS: dict = {}
+ENDLESS["method"] = ENDLESS
 CSV = "name,keypoint,x,y\ncreature_001,eye,3,4\ncreature_004,eye,5,6\n"
 
 REFUSED = [
@@ -862,6 +864,47 @@ REFUSED = [
         "checkpoints",
         checkpoint(saved(lambda: segmenter_payload(config={"segmenter": {"variant": "vgg"}})), load_segmenter),
         ("model_5.pth", "'vgg'", "caffe, torchvision"),
+    ),
+    *(
+        Row(
+            f"settings that are {what}",
+            "checkpoints",
+            checkpoint(saved(SMALL_PAYLOAD | {"config": config})),
+            ("model_5.pth is not a checkpoint of this project", *words),
+        )
+        for what, config, words in (
+            ("nothing", None, ("its config is None, not a mapping",)),
+            ("a number", 5, ("its config is 5,",)),
+            ("a word", "CUB", ("its config is 'CUB',",)),
+            ("a list", [1], ("its config is [1],",)),
+            ("a word for a group", {"method": "x"}, ("its config's method is 'x', not a mapping",)),
+            ("nothing for the segmenter", {"segmenter": None}, ("its config's segmenter is None",)),
+            ("nothing for the data set", {"dataset": None}, ("its config's dataset is None",)),
+            ("a list for the method's name", {"method": {"name": ["x"]}}, ("method.name is ['x'], not text",)),
+            ("a number for the variant", {"segmenter": {"variant": 1}}, ("segmenter.variant is 1, not text",)),
+            ("a word for the padding", {"dataset": {"box_padding": "wide"}}, ("box_padding is 'wide', not a number",)),
+            ("found nowhere", {"seed": "${elsewhere}"}, ("its config cannot be read", "elsewhere")),
+            ("no plain values", {"seed": torch.zeros(2)}, ("its config cannot be read", "Tensor")),
+            ("in themselves", ENDLESS, ("its config cannot be read",)),
+        )
+    ),
+    Row(
+        "a name of weights that is no text",
+        "checkpoints",
+        checkpoint(saved({"model_state_dict": {5: torch.zeros(2)}})),
+        ("model_5.pth", "the name 5 is no text"),
+    ),
+    Row(
+        "complex weights",
+        "checkpoints",
+        checkpoint(saved({"model_state_dict": {"weight": torch.zeros(2, dtype=torch.complex64)}})),
+        ("model_5.pth", "'weight' has complex numbers"),
+    ),
+    Row(
+        "more parts than label maps have",
+        "checkpoints",
+        checkpoint(saved(lambda: segmenter_payload(255)), load_segmenter),
+        ("model_5.pth has 255 parts", "254 parts at most"),
     ),
     Row(
         "settings of another version",

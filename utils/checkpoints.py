@@ -8,17 +8,23 @@ A checkpoint is a dictionary in the published layout, ``iter`` (updates done), `
 import os
 import pickle
 import re
+import reprlib
 import zipfile
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from conf.schema import TrainConfig
 from utils.console import stderr
 from utils.errors import UserError
 
 FORMAT = 1
+_GROUPS = [name for name, kind in get_type_hints(TrainConfig).items() if is_dataclass(kind)]
 
 
 def file_name(iteration: int) -> str:
@@ -79,7 +85,9 @@ def find(path: Path | str) -> tuple[Path, dict[str, Any]]:
             damaged, the one before it is taken, and a warning names both.
 
     Returns:
-        The file and what it holds.
+        The file and what it holds. Its ``config``, if it has one, is a mapping without interpolations, in which the
+        groups of ``conf/`` are mappings, and ``method.name``, ``segmenter.variant`` and ``dataset.box_padding`` have
+        their types, where they are there.
 
     Raises:
         UserError: nothing is there; or the file, or each of the directory's, is truncated, damaged or no checkpoint of
@@ -134,15 +142,50 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of this project: it has no 'model_state_dict'. "
             "Expected are the published checkpoints or those that train.py writes."
         )
-    if foreign := [name for name, value in state.items() if not isinstance(value, torch.Tensor)]:
-        raise Damaged(f"{path} is not a checkpoint of this project: its {foreign[0]!r} is no tensor.")
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise Damaged(f"{path} is not a checkpoint of this project: the name {reprlib.repr(name)} is no text.")
+        if not isinstance(value, torch.Tensor) or value.is_complex():
+            what = "has complex numbers" if isinstance(value, torch.Tensor) else "is no tensor"
+            raise Damaged(f"{path} is not a checkpoint of this project: its {name!r} {what}.")
     written = payload.get("format", FORMAT)  # the published ones do not say
     if not isinstance(written, int) or not 1 <= written <= FORMAT:
         raise UserError(
             f"{path} has the format {written!r}, and this version of the code reads up to {FORMAT}: use the version "
             "that wrote it."
         )
+    if "config" in payload:
+        payload["config"] = _plain_config(payload["config"], path)
     return payload
+
+
+def _plain_config(config: Any, path: Path) -> dict[str, Any]:
+    """A checkpoint's config, of which all that later code takes for granted is checked here."""
+
+    def refuse(what: str) -> None:
+        raise Damaged(
+            f"{path} is not a checkpoint of this project: its {what}. Expected is the config of a run, as train.py "
+            "writes it, or none."
+        )
+
+    if not isinstance(config, dict):
+        refuse(f"config is {reprlib.repr(config)}, not a mapping")
+    try:
+        config = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        refuse(f"config cannot be read: {str(error).splitlines()[0]}")
+    for group in _GROUPS:
+        if not isinstance(config.get(group, {}), dict):
+            refuse(f"config's {group} is {reprlib.repr(config[group])}, not a mapping")
+    for group, name, kind, expected in (
+        ("method", "name", str, "text"),
+        ("segmenter", "variant", str, "text"),
+        ("dataset", "box_padding", float | int | None, "a number"),
+    ):
+        found = config.get(group, {})
+        if name in found and not isinstance(found[name], kind):
+            refuse(f"config's {group}.{name} is {reprlib.repr(found[name])}, not {expected}")
+    return config
 
 
 class ForeignObject(Exception):

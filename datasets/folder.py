@@ -139,7 +139,7 @@ class Folder(BoxCrops):
         train, test = (self._listed(self._root / f"{split}.txt") for split in ("train", "test"))
         if train is None and test is None:
             # By a hash of the name, so that neither new pictures nor another order move the others about much.
-            order = sorted(self._pictures, key=lambda stem: (zlib.crc32(stem.encode()), stem))
+            order = sorted(self._pictures, key=lambda stem: (zlib.crc32(os.fsencode(stem)), stem))
             test = set(order[: max(1, round(test_share * len(order)))])
         if train is None:
             train = self._pictures.keys() - test
@@ -170,13 +170,18 @@ class Folder(BoxCrops):
         names: dict[str, None] = {}
         lines = _text(path).splitlines()
         rows = csv.DictReader(lines)
-        if missing := {"name", "keypoint", "x", "y"}.difference(rows.fieldnames or ()):
+        try:
+            columns, table = rows.fieldnames or (), [(f"{path}, line {rows.line_num}", row) for row in rows]
+        except csv.Error as error:
+            raise UserError(f"{path}, line {rows.reader.line_num}: {error}. Mend the line. {HELP}") from None
+        if missing := {"name", "keypoint", "x", "y"}.difference(columns):
             raise UserError(
                 f"{path}, line 1: no column {', '.join(sorted(missing))} in '{''.join(lines[:1])}'. It must be "
                 f"name,keypoint,x,y or name,keypoint,x,y,visible. {HELP}"
             )
-        for row in rows:
-            place = f"{path}, line {rows.line_num}"
+        for place, row in table:
+            if None in (row["name"], row["keypoint"]):
+                raise UserError(f"{place}: expected a value in each of the columns {', '.join(columns)}. {HELP}")
             try:
                 seen = flag(row.get("visible") or "1")
                 x, y = (coordinate(row[axis]) if seen else 0.0 for axis in ("x", "y"))

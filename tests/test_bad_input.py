@@ -462,6 +462,12 @@ REFUSED = [
     Row("unknown data set", "config", command("dataset_name=COCO"), ("dataset_name", "'COCO'", "Options: CUB, DF")),
     Row("a batch of the whole set", "config", training("batch_size=13"), ("12 training images", "batch_size=13")),
     Row(
+        "a batch of a billion",
+        "config",
+        training("batch_size=1000000000"),
+        ("12 training images, fewer than batch_size=1000000000",),
+    ),
+    Row(
         "a batch too small for its positives",
         "config",
         training("batch_size=2", "method.positives=release"),
@@ -724,6 +730,18 @@ REFUSED = [
         "annotations",
         data("folder", write("keypoints.csv", CSV + "creature_002,eye,3,four\n")),
         ("keypoints.csv, line 4: expected numbers", "four"),
+    ),
+    Row(
+        "a field without an end",
+        "annotations",
+        data("folder", write("keypoints.csv", CSV + "creature_002," + "eye" * 50_000 + ",3,4\n")),
+        ("keypoints.csv, line 4: field larger than field limit",),
+    ),
+    Row(
+        "a row without its last columns",
+        "annotations",
+        data("folder", write("keypoints.csv", "x,y,keypoint,name\n3,4,eye,creature_001\n3,4\n")),
+        ("keypoints.csv, line 3: expected a value in each of the columns x, y, keypoint, name",),
     ),
     Row(
         "semicolons",

@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 import sys
@@ -138,6 +139,15 @@ def test_each_mask_choice_reads_its_own_folder(root):
     assert folder(root, mask="supervised")[0].foreground.all() and not folder(root)[0].foreground.all()
     with pytest.raises(UserError, match="no folder .*pseudolabels for unsupervised masks; masks on disk: gt, super"):
         folder(root, mask="unsupervised")
+
+
+def test_a_name_in_another_encoding_than_utf_8_is_a_name(root):
+    (root / "keypoints.csv").unlink()
+    for place, ending in (("images", "jpg"), ("masks", "png"), ("parts", "png")):
+        new = os.fsencode(root / place) + b"/Fl\xfcgel." + ending.encode()
+        os.rename(root / place / f"creature_001.{ending}", new)
+    found = names(folder(root)) + names(folder(root, "test"))
+    assert os.fsdecode(b"Fl\xfcgel.jpg") in found and len(found) == 10
 
 
 def test_the_share_held_out_follows_the_names_alone(root):

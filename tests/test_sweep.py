@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,22 @@ from tests.composition import composed
 from utils.sweep import Job, job_name, main, over_seeds, read, report, table
 
 ROOT = Path(__file__).resolve().parents[1]
-# A task that is quick and writes what evaluate.py writes. Its seeds: 7 is refused, 8 is a fault, 9 is Ctrl-C.
+JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+# A task that is quick and writes what evaluate.py writes. Its seeds: 5 waits, 6 is killed by the system, 7 is refused,
+# 8 is a fault, 9 is Ctrl-C.
 PROGRAM = """
-import json, multiprocessing, sys
+import json, multiprocessing, os, signal, sys, time
 from pathlib import Path
 from utils.app import run
 from utils.errors import UserError
 
 def task(config):
+    if config.seed == 5:
+        time.sleep(60)
+    if config.seed == 6:
+        while not (Path(config.output_dir).parent / "jobs/seed_5.yaml").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
     if config.seed == 7:
         raise UserError("seven is no good")
     if config.seed == 8:
@@ -95,7 +104,7 @@ def test_a_failed_job_is_reported_and_the_others_go_on(sweep, tmp_path, launcher
     assert "24.0 ±\u00a014.1" in done.stdout and "mean of 2" in done.stdout
     *_, failed, summary = done.stderr.splitlines()
     assert failed == "seed=7: failed: seven is no good"
-    assert summary.startswith("error: 1 of 3 started jobs not done: seed=7.")
+    assert summary.startswith("error: 1 of 3 jobs not done: seed=7.")
 
     # Where jobs run side by side each one's output is a file.
     output = done.stdout if launcher == "basic" else (directory / "jobs/seed_3.log").read_text()
@@ -110,10 +119,30 @@ def test_a_fault_of_the_code_in_one_job_is_status_1_and_keeps_its_traceback(swee
     assert (tmp_path / "mine/seed_1/metrics.json").is_file() and not (tmp_path / "runs").exists()
 
 
+def test_jobs_that_a_killed_one_kept_from_starting_are_listed_with_their_commands(sweep, tmp_path):
+    killed = sweep("-m", "seed=5,6,3", "num_parts=4", "output_dir=a b", *JOBLIB)
+    assert killed.returncode == 1
+    outcomes = [(row["job"], row["outcome"]) for row in rows(tmp_path / "a b/sweep.csv")]
+    assert outcomes == [("seed_5", "unfinished"), ("seed_6", "unfinished"), ("seed_3", "not started")]
+    assert "not started" in killed.stdout
+    *_, missing, summary = killed.stderr.splitlines()
+    assert summary.startswith("error: 3 of 3 jobs not done: seed=5, seed=6, seed=3.")
+
+    # The command runs the job in its place.
+    label, outcome, command = missing.split(": ")
+    assert (label, outcome) == ("seed=3", "not started")
+    python, program, *arguments = shlex.split(command)
+    assert (python, program) == ("python", str(tmp_path / "elsewhere/program.py"))
+    done = sweep(*arguments)
+    assert done.returncode == 0 and "of a b from" in done.stdout, done.stderr
+    assert read(tmp_path / "a b")[2].metrics == {"FG-NMI": 34.0, "ARI": 50.0}
+
+
 def test_ctrl_c_ends_the_sweep_and_shows_what_is_done(sweep):
     done = sweep("-m", "seed=1,9,2")
     assert done.returncode == 130
     assert "Interrupted.\n" in done.stderr and "seed=9: unfinished" in done.stderr and "seed 2" not in done.stdout
+    assert "seed=2: not started: python " in done.stderr
     assert "14.0" in done.stdout
 
 
@@ -125,6 +154,7 @@ def test_a_mistake_in_the_command_starts_nothing_and_leaves_nothing(sweep, tmp_p
         "num_partz=4,5": "unknown key 'num_partz'",
         "output_dir=a,b": "output_dir is the directory of the whole sweep",
         "output_dir=full": "full is not an empty directory",
+        "optimizer.lr=interval(1,2)": "A sweep takes its values with commas",
     }.items():
         done = sweep("-m", "seed=1,2", argument)
         assert (done.returncode, done.stdout) == (2, "")
@@ -207,7 +237,7 @@ def test_a_run_gives_its_last_evaluation_and_a_failed_one_that_was_resumed_to_th
     assert done.metrics == resumed.metrics == {"NMI": 3.0}
     assert (failed.metrics, failed.outcome, unfinished.outcome) == ({}, "failed", "unfinished")
     assert main([str(tmp_path)]) == 1
-    assert "error: 2 of 4 started jobs not done: num_parts=2, num_parts=3." in capsys.readouterr().err
+    assert "error: 2 of 4 jobs not done: num_parts=2, num_parts=3." in capsys.readouterr().err
 
 
 def test_the_command_asks_for_a_sweep(tmp_path, capsys):
@@ -243,7 +273,7 @@ def alone(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
 def test_a_seed_trains_in_a_sweep_as_it_does_alone(tmp_path, alone, launcher):
     done = train(tmp_path, "-m", "seed=1,2", "num_parts=4,1", "output_dir=swept", f"hydra/launcher={launcher}")
-    assert done.returncode == 2 and "error: 2 of 4 started jobs not done" in done.stderr, done.stderr
+    assert done.returncode == 2 and "error: 2 of 4 jobs not done" in done.stderr, done.stderr
     run, other = tmp_path / "swept/seed_2+num_parts_4", tmp_path / "swept/seed_1+num_parts_4"
     assert (run / "evaluation.csv").read_text() == (alone / "evaluation.csv").read_text()
     assert yaml.safe_load((run / "config.yaml").read_text())["logging"]["group"] == "swept"

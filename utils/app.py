@@ -95,7 +95,7 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
         # The task's own end in attempt(): these are of the command line, the YAML files and the launchers of sweeps.
         _leave_to_another(config_name)
         directory = sweep.current()
-        if directory is None or not sweep.read(directory):
+        if directory is None or not any((directory / "jobs").iterdir()):
             _tell(_explain(error, config_name))
             if directory is not None:
                 shutil.rmtree(directory)  # it was made for jobs that cannot start

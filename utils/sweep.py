@@ -5,7 +5,7 @@ A sweep's directory, ``hydra.sweep.dir``, holds
     NAME/               the run directory of each job, named after its overrides: ``num_parts_4+seed_1``
     jobs/NAME.yaml      its overrides, and how it ended
     jobs/NAME.log       what it printed, where it ran in a process of its own
-    sweep.yaml          the command, and the keys that the jobs differ in
+    sweep.yaml          the command, the keys that the jobs differ in, and what each job is to be given
     sweep.csv           the table: a row for each job
     sweep_mean.csv      mean and standard deviation over seeds: a row for each setting
 
@@ -28,8 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -58,6 +61,7 @@ class Job:
         directory: its run directory if that is not ``SWEEP/NAME``: the one that it resumes.
         status: as of a process: 0, 1 (a fault of the code), 2 (a mistake of the user's); None until it has ended.
         error: why it failed.
+        command: that runs it, of one that was planned and has no record.
         metrics: in percent, by name; read from its directory.
     """
 
@@ -67,6 +71,7 @@ class Job:
     directory: str | None = None
     status: int | None = None
     error: str = ""
+    command: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -75,11 +80,11 @@ class Job:
 
     @property
     def outcome(self) -> str:
-        return {0: "done", None: "unfinished"}.get(self.status, "failed")
+        return {0: "done", None: "not started" if self.command else "unfinished"}.get(self.status, "failed")
 
     def save(self, sweep: Path) -> None:
         record = asdict(self)
-        del record["metrics"]
+        del record["metrics"], record["command"]
         (sweep / "jobs" / f"{self.name}.yaml").write_text(yaml.safe_dump(record, sort_keys=False))
 
 
@@ -102,7 +107,8 @@ class SweepStart(Callback):
 def _start(config: DictConfig) -> None:
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     given += config.hydra.overrides.task
-    overrides = OverridesParser.create().parse_overrides(given)
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    overrides = parser.parse_overrides(given)
     swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
     if "output_dir" in swept:
         raise UserError("output_dir is the directory of the whole sweep, each job has one in it: give one, or none.")
@@ -115,12 +121,16 @@ def _start(config: DictConfig) -> None:
             "A sweep starts its jobs itself: run it as one process, without torchrun or several tasks of srun. Under "
             "SLURM, hydra/launcher=submitit_slurm starts each job with its devices."
         )
+    try:
+        (jobs,) = BasicSweeper.split_arguments([one for one in overrides if not one.is_hydra_override()], None)
+    except HydraException as error:
+        raise UserError(f"A sweep takes its values with commas between them, or range(...): {error}.") from error
     sweep = Path(config.hydra.sweep.dir)
     if sweep.exists() and (not sweep.is_dir() or any(sweep.iterdir())):
         raise UserError(f"{sweep} is not an empty directory: give the sweep another output_dir.")
     try:
         (sweep / "jobs").mkdir(parents=True)
-        (sweep / SWEEP).write_text(yaml.safe_dump({"command": list(sys.argv), "swept": swept}))
+        (sweep / SWEEP).write_text(yaml.safe_dump({"command": list(sys.argv), "swept": swept, "jobs": jobs}))
     except OSError as error:
         raise UserError(f"Cannot write the sweep's directory {sweep}: {error.strerror}.") from error
     # joblib replaces a worker whose memory has grown, as that of every training does.
@@ -147,8 +157,7 @@ def run_job(sweep: Path, config: DictConfig, attempt: Callable[[DictConfig], tup
         attempt: does the work and tells what goes wrong; gives the exit status, and the error.
     """
     hydra, begun = HydraConfig.get(), yaml.safe_load((sweep / SWEEP).read_text())
-    values = dict(override.partition("=")[::2] for override in hydra.overrides.task)
-    overrides = {key.lstrip("+"): values[key] for key in begun["swept"]}
+    overrides = _swept(begun, hydra.overrides.task)
     job = Job(job_name(overrides, hydra.job.num), hydra.job.num, overrides, config.resume)
     if config.resume is None:
         config.output_dir = str(sweep / job.name)
@@ -223,26 +232,47 @@ def report(sweep: Path) -> int:
 
     broken = [job for job in jobs if job.outcome != "done"]
     for job in broken:
-        print(f"{job.label}: {job.outcome}{': ' * bool(job.error)}{job.error}", file=sys.stderr)
+        print(": ".join(filter(None, (job.label, job.outcome, job.error or job.command))), file=sys.stderr)
     if broken:
         listed = ", ".join(job.label for job in broken)
         again = f"python -m utils.sweep {shlex.quote(str(sweep))}"
-        print(f"error: {len(broken)} of {len(jobs)} started jobs not done: {listed}. Table: {again}", file=sys.stderr)
+        print(f"error: {len(broken)} of {len(jobs)} jobs not done: {listed}. Table: {again}", file=sys.stderr)
     return 0 if not broken else 2 if all(job.status == 2 for job in broken) else 1
 
 
 def read(sweep: Path) -> list[Job]:
-    """The jobs of a sweep that were started, in their order, with the last metrics of those that are done."""
-    jobs = []
+    """The jobs of a sweep, started or not, in their order, with the last metrics of those that are done."""
+    jobs = {job.number: job for job in _planned(sweep)}
     for file in (sweep / "jobs").glob("*.yaml"):
         job = Job(**yaml.safe_load(file.read_text()))
+        jobs[job.number] = job
+    for job in jobs.values():
         metrics, whole = _metrics(Path(job.directory or sweep / job.name))
         if whole:  # also where somebody has resumed it since
             job.status, job.error = 0, ""
         if job.status == 0:
             job.metrics = metrics
+    return sorted(jobs.values(), key=lambda job: job.number)
+
+
+def _planned(sweep: Path) -> list[Job]:
+    """The jobs as Hydra's sweeper was to make them."""
+    begun, jobs = yaml.safe_load((sweep / SWEEP).read_text()), []
+    for number, given in enumerate(begun.get("jobs", [])):
+        overrides = _swept(begun, given)
+        job = Job(job_name(overrides, number), number, overrides, overrides.get("resume"))
+        own = {"output_dir": sweep / job.name, "logging.group": sweep.resolve().name} if job.directory is None else {}
+        given = [one for one in given if not one.startswith("output_dir=")]
+        own = [f"{key}={value}" for key, value in own.items() if not any(one.startswith(f"{key}=") for one in given)]
+        job.command = shlex.join(["python", begun["command"][0], *given, *own])
         jobs.append(job)
-    return sorted(jobs, key=lambda job: job.number)
+    return jobs
+
+
+def _swept(begun: Mapping[str, Any], given: Sequence[str]) -> dict[str, str]:
+    """What a job is given for the keys that differ."""
+    values = dict(override.partition("=")[::2] for override in given)
+    return {key.lstrip("+"): values[key] for key in begun["swept"]}
 
 
 @dataclass(frozen=True)

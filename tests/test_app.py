@@ -9,11 +9,14 @@ from utils.app import run
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
+import os
 import sys
 from utils.app import run
 from utils.errors import UserError
 
 def task(config):
+    if config.num_steps == 6:
+        return print(os.fsdecode(b"Fl\\xfcgel"))
     if config.num_steps == 7:
         raise UserError("seven is no good")
     if config.num_steps == 8:
@@ -116,6 +119,11 @@ def test_a_fault_of_the_code_keeps_its_traceback(program):
     done = program("num_steps=8")
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "KeyError: 'a fault'" in done.stderr
+
+
+def test_a_name_of_a_file_in_another_encoding_can_be_printed(program, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    assert program("num_steps=6").stdout == "Fl\\udcfcgel\n"
 
 
 def test_ctrl_c_ends_with_one_line(program):

@@ -119,6 +119,18 @@ def command(*arguments: str, name: str = "train", prepare: Callable[[Path], obje
     return attempt
 
 
+def running(name: str, *arguments: str) -> Callable[[Workplace], object]:
+    """A command line that is refused once its task runs; ``{}`` holds a checkpoint and a picture."""
+
+    def attempt(work: Workplace) -> None:
+        save_picture(work.path / "pictures/one.png", np.zeros((32, 32, 3)))
+        checkpoints.save(work.path / "model_1.pth", segmenter_payload())
+        sys.argv = [f"{name}.py", "device=cpu", *(argument.format(work.path) for argument in arguments)]
+        run_command(name, {"train": train.train, "evaluate": evaluate.evaluate, "predict": predict.predict}[name])
+
+    return attempt
+
+
 def experiment(content: str) -> Callable[[Path], object]:
     def write(folder: Path) -> None:
         (folder / "more/experiment").mkdir(parents=True)
@@ -436,6 +448,7 @@ def take_settings(path: Path) -> None:
 
 BOMB = png(width=30_000, height=30_000)
 TEXT_BOMB = png((b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1 << 23))))
+LONG = "x" * 5000
 SEARCH = "hydra.searchpath=[file://{}/more]"
 ENDLESS: dict = {}
 ENDLESS["method"] = ENDLESS
@@ -1072,6 +1085,27 @@ REFUSED = [
         "paths",
         training("segmenter.weights={}/none.pth"),
         ("There is no weights file", "none.pth"),
+    ),
+    *(
+        Row(
+            f"too long a path for {arguments[-1].partition('=')[0]} of {name}",
+            "paths",
+            running(name, *arguments),
+            ("The path ", "xxx...xxx", "is too long: give a shorter one"),
+        )
+        for name, *arguments in (
+            ("train", "dataset_name=folder", f"dataset_root={LONG}"),
+            ("train", "dataset_name=synthetic", *SMALL, f"segmenter.weights={LONG}"),
+            ("evaluate", f"checkpoint={LONG}"),
+            ("evaluate", "dataset_name=synthetic", *SMALL, f"predictions={LONG}"),
+            ("evaluate", "checkpoint={}/model_1.pth", "dataset_name=synthetic", *SMALL, f"output_dir={LONG}"),
+            ("predict", "task=parts", f"checkpoint={LONG}"),
+            ("predict", "checkpoint={}/model_1.pth", "task=parts", "output_dir={}/out", f"images={LONG}"),
+            (
+                *("predict", "checkpoint={}/model_1.pth", "task=parts", "output_dir={}/out"),
+                *("images={}/pictures", f"masks={LONG}"),
+            ),
+        )
     ),
     Row(
         "damaged weights",

@@ -1,6 +1,7 @@
 """The wrapper around the entry points: compose the config with Hydra, check it, and meet mistakes with one message."""
 
 import difflib
+import errno
 import os
 import re
 import shutil
@@ -69,6 +70,9 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
         except SystemExit as ended:
             return (ended.code or 0, "") if isinstance(ended.code, int | None) else (1, str(ended.code))
         except Exception as error:
+            if _is_too_long(error):
+                _leave_to_another(config_name)
+                return 2, _tell(_explain(error, config_name))
             traceback.print_exc()
             return 1, f"{type(error).__name__}: {error}"
         return 0, ""
@@ -79,6 +83,7 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
         elif status := attempt(config)[0]:
             sys.exit(status)
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in any encoding
     # Without it Hydra prints the mistakes it finds itself, and ends the process.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     status = 0
@@ -175,6 +180,10 @@ def _explain(error: Exception, config_name: str) -> str:
     """What is wrong in the words of the command line, with the nearest valid name where a name is wrong."""
     if isinstance(error, UserError):
         return str(error)
+    if _is_too_long(error):
+        path = os.fsdecode(error.filename or "")
+        shown = path if len(path) <= 100 else f"{path[:60]}...{path[-20:]}"
+        return f"The path {shown} of {len(path):,} characters, or a name in it, is too long: give a shorter one."
     text = "\n".join(str(one) for one in (error, error.__cause__) if one is not None)
     place = re.search(r"In '(\w+/[^']+)'", text)
     where = f" in conf/{place[1]}.yaml" if place else ""
@@ -209,6 +218,11 @@ def _explain(error: Exception, config_name: str) -> str:
         return f"unknown key '{key}'{where}.{_nearest(key, keys)} All keys: --help."
     reason = " ".join(line.strip() for line in text.splitlines() if "hydra.cc" not in line)
     return f"cannot compose the config of {' '.join(sys.argv[1:])}: {reason}"
+
+
+def _is_too_long(error: Exception) -> bool:
+    """A path is longer than the system takes, which asking whether it is there raises too."""
+    return isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
 
 
 def _nearest(name: str, candidates: Iterable[str]) -> str:

@@ -993,6 +993,24 @@ REFUSED = [
         resuming(lambda run: (run / "config.yaml").write_text("num_parts: [")),
         ("run/config.yaml does not fit",),
     ),
+    *(
+        Row(
+            f"run with a config that {what}",
+            "paths",
+            resuming(replace_file("config.yaml", content)),
+            (f"run/config.yaml {message}",),
+        )
+        for what, content, message in (
+            ("is empty", b"", "has no augmentation, batch_size, channels_last ...: it is cut off"),
+            ("is cut off", cut(0.8), "has no "),
+            ("is no UTF-8", b"dataset_name: \xfc", "does not fit"),
+            ("is a list", b"[1, 2]", "does not fit this version of the code: it is no mapping"),
+            ("is a word", b"synthetic", "does not fit"),
+            ("is a number", b"5", "(Invalid loaded object type"),
+            ("is found nowhere", b"seed: ${elsewhere}", "does not fit"),
+            ("is a thousand deep", b"[" * 10_000, "does not fit"),
+        )
+    ),
     Row(
         "run with other parts",
         "paths",

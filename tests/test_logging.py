@@ -13,6 +13,7 @@ from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
 from tests.composition import composed
+from utils.errors import UserError
 from utils.logging import RunLogger, Table, WandbRun
 from utils.run_directory import RunDirectory
 
@@ -97,6 +98,22 @@ def test_a_row_that_was_cut_off_is_dropped(tmp_path, torn):
     path.write_text(f"step,a,b\n1,0.1,0.2\n2,0.1,0.2\n{torn}")
     Table(path, 5).add(3, {"a": 1.0, "b": 2.0})
     assert path.read_text() == "step,a,b\n1,0.1,0.2\n2,0.1,0.2\n3,1.0,2.0\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"step,a\n1,0.1\nfive,0.1\n", "t.csv, line 3: the step is 'five'"),
+        (b"steps,a\n1,0.1\n", "t.csv, line 1: no column 'step' in"),
+        (b"step,a\n1,\xfc\n", "t.csv, line 1: .*utf-8"),
+        (b"step,a\n1," + b"0" * 200_000 + b"\n", "t.csv, line .: field larger"),
+    ],
+)
+def test_a_damaged_table_is_refused_by_name_and_line(tmp_path, content, message):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        Table(tmp_path / "t.csv", 5)
+    assert (tmp_path / "t.csv").read_bytes() == content
 
 
 def test_an_empty_file_is_begun_anew(tmp_path):

@@ -1,3 +1,4 @@
+import errno
 import subprocess
 
 import pytest
@@ -145,6 +146,25 @@ def test_no_run_or_a_config_that_does_not_fit_is_told(tmp_path):
         (tmp_path / "config.yaml").write_text(content)
         with pytest.raises(UserError, match="config.yaml does not fit"):
             resumed(RunDirectory(tmp_path))
+
+
+def test_what_a_cut_config_lacks_can_be_given(run):
+    whole = (run.path / "config.yaml").read_text()
+    (run.path / "config.yaml").write_text(whole.replace("num_steps:", "# num_steps:"))
+    with pytest.raises(UserError, match="config.yaml has no num_steps: it is cut off"):
+        resumed(run)
+    assert resumed(run, "num_steps=7").num_steps == 7
+
+
+def test_a_full_disk_leaves_no_half_a_config(tmp_path, monkeypatch, no_code_state):
+    def save(config, path):
+        path.write_text("dataset_name: syn")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_directory.OmegaConf, "save", save)
+    with pytest.raises(UserError, match="No space left"):
+        RunDirectory.create(composed(f"output_dir={tmp_path / 'run'}"))
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def git(folder, *arguments: str) -> str:

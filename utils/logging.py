@@ -2,6 +2,7 @@
 
 import csv
 import os
+import reprlib
 import resource
 import secrets
 import sys
@@ -36,7 +37,7 @@ class Table:
         last_step: rows of later steps are cut, and so is a row that was not written to its end.
 
     Raises:
-        UserError: on every use, where the file cannot be written.
+        UserError: on every use, where the file cannot be written; or what it holds is no such table.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
@@ -76,10 +77,25 @@ class Table:
             ) from error
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        whole_lines = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        reader = csv.DictReader(whole_lines)
-        rows = [row for row in reader if None not in row and None not in row.values()]
-        return list(reader.fieldnames or []), rows
+        number, rows = 1, []
+        try:
+            whole_lines = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            reader = csv.DictReader(whole_lines)
+            columns = list(reader.fieldnames or [])
+            if columns and "step" not in columns:
+                raise ValueError(f"no column 'step' in {reprlib.repr(whole_lines[0])}")
+            for row in reader:
+                number = reader.line_num
+                if None in row or None in row.values():
+                    continue
+                if not row["step"].isdecimal():
+                    raise ValueError(f"the step is {reprlib.repr(row['step'])}")
+                rows.append(row)
+        except (ValueError, csv.Error) as error:
+            raise UserError(
+                f"{self.path}, line {number}: {error}. Mend the line, or move the file away, and a new one is begun."
+            ) from error
+        return columns, rows
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         temporary = self.path.with_name(f"{self.path.name}.part")

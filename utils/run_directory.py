@@ -64,7 +64,7 @@ class RunDirectory:
         """
         try:
             run = cls(_new_directory(config.output_dir, config.dataset_name))
-            OmegaConf.save(config, run.path / "config.yaml")
+            _save_config(config, run.path)
             run._record(run.path / "code")
         except OSError as error:
             raise UserError(
@@ -85,9 +85,7 @@ class RunDirectory:
         try:
             run._record(folder)
             shutil.copyfile(run.path / "config.yaml", folder / "config_before.yaml")
-            temporary = run.path / "config.yaml.part"
-            OmegaConf.save(config, temporary)
-            os.replace(temporary, run.path / "config.yaml")
+            _save_config(config, run.path)
         except OSError as error:
             raise UserError(f"Cannot write to the run directory {run.path}: {error.strerror}.") from error
         return run
@@ -111,19 +109,11 @@ def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
         overrides: the command line's overrides.
 
     Raises:
-        UserError: no run is there, or a change of network, data, or whatever makes it another run; the message names
-            the key, the run's value and the one given.
+        UserError: no run is there, or its config is damaged or lacks a key that is not given; or a change of network,
+            data, or whatever makes it another run; the message names the key, the run's value and the one given.
     """
     run = Path(given.resume)
-    try:
-        saved = OmegaConf.load(run / "config.yaml")
-        config = OmegaConf.merge(OmegaConf.structured(TrainConfig), saved)
-    except OSError as error:
-        raise UserError(f"No run to resume in {run}: cannot read {run / 'config.yaml'} ({error.strerror}).") from error
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(
-            f"{run / 'config.yaml'} does not fit this version of the code: {str(error).splitlines()[0]}"
-        ) from error
+    config = _saved_config(run)
     config.resume = config.output_dir = str(run)
 
     groups = []
@@ -150,7 +140,40 @@ def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
             if config[group][key] != value:
                 _refuse_if_fixed(f"{group}.{key}", config[group][key], value)
                 config[group][key] = value
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        more = " ..." if len(missing) > 3 else ""
+        raise UserError(
+            f"{run / 'config.yaml'} has no {', '.join(missing[:3])}{more}: it is cut off, or of another version of the "
+            "code. Put a whole one there (code/resumed_*/config_before.yaml in the run, and 'config' in its "
+            "checkpoints), or give what is missing."
+        )
     return config
+
+
+def _saved_config(run: Path) -> DictConfig:
+    """The config in a run's directory; keys that it lacks are missing."""
+    path = run / "config.yaml"
+    try:
+        saved = OmegaConf.load(path)
+        if not OmegaConf.is_dict(saved):
+            raise yaml.YAMLError("it is no mapping")
+        config = OmegaConf.merge(OmegaConf.structured(TrainConfig), saved)
+        OmegaConf.resolve(config)
+    except OSError as error:
+        raise UserError(f"No run to resume in {run}: cannot read {path} ({error.strerror or error}).") from error
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} does not fit this version of the code: {str(error).splitlines()[0]}") from error
+    return config
+
+
+def _save_config(config: DictConfig, folder: Path) -> None:
+    """Under its name there is a whole one or none."""
+    temporary = folder / "config.yaml.part"
+    try:
+        OmegaConf.save(config, temporary)
+        os.replace(temporary, folder / "config.yaml")
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def code_state() -> tuple[str, bytes]:

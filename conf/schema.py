@@ -27,7 +27,8 @@ def _choice(*options: str) -> Any:
 def _optional(**rules: Any) -> Any:
     """What only some options of a group have; None elsewhere.
 
-    ``only`` names the one option of the node's ``name`` that has it, ``of`` the data sets that do.
+    ``only`` names the one option of the node's ``name`` that has it, ``of`` the data sets that do. Unless ``required``
+    is False, those need it.
     """
     return field(default=None, metadata=rules)
 
@@ -64,7 +65,8 @@ class Dataset:
     cache: str = _choice("none", "memory", "disk")
     cache_dir: str = MISSING
     test_share: float | None = _optional(above=0, high=0.9, of=("folder",))
-    category: str | None = _optional(options=PASCAL_CATEGORIES)
+    # Not required here: the table of all categories gives each in its turn.
+    category: str | None = _optional(options=PASCAL_CATEGORIES, of=("PP",), required=False)
     min_train_area: float | None = _optional(low=0, high=1, of=("PP",))
     min_test_area: float | None = _optional(low=0, high=1, of=("PP",))
     drawing: Drawing | None = None
@@ -116,10 +118,10 @@ class Augmentation:
     hue: float = _number(low=0, high=0.5)
     greyscale_probability: float = _probability()
     control_points: int = _number(low=2, high=16)
-    noise: float = _number(low=0)
-    scale: list[float] = field(default=MISSING, metadata={"above": 0, "length": 2, "increasing": True})
+    noise: float = _number(low=0, high=1)
+    scale: list[float] = field(default=MISSING, metadata={"above": 0, "high": 100, "length": 2, "increasing": True})
     rotation: float = _number(low=0, high=180)
-    translation: float = _number(low=0)
+    translation: float = _number(low=0, high=2)  # at 2 nothing of the picture is left
 
 
 @dataclass
@@ -254,9 +256,10 @@ def validate(config: DictConfig) -> DictConfig:
             raise UserError(f"{key} is required by {owner}: give {key}=VALUE.")
         if owner is not None and value is not None and parent.name != owner:
             raise UserError(f"{key} is for {owner} only, not for {parent.name}.")
-        if (owners := spec.metadata.get("of")) and (config.dataset_name in owners) != (value is not None):
-            if value is None:
-                raise UserError(f"{key} is required by dataset_name={config.dataset_name}: give {key}=VALUE.")
+        owners = spec.metadata.get("of")
+        if owners and value is None and config.dataset_name in owners and spec.metadata.get("required", True):
+            raise UserError(f"{key} is required by dataset_name={config.dataset_name}: give {key}=VALUE.")
+        if owners and value is not None and config.dataset_name not in owners:
             raise UserError(f"{key} is for {', '.join(owners)} only, not for dataset_name={config.dataset_name}.")
         if value is not None:
             _check(key, value, spec.metadata)

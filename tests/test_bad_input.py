@@ -471,6 +471,9 @@ REFUSED = [
     Row("crops too large", "config", command("image_size=100000"), ("image_size must be at most 4096, not 100000",)),
     Row("box of nothing", "config", command("dataset.box_jitter=0.8"), ("dataset.box_jitter", "at most 0.5, not 0.8")),
     Row("crop of a gigabyte", "config", command("dataset.box_padding=1e5"), ("dataset.box_padding", "not 100000")),
+    Row("noise of a mile", "config", command("augmentation.noise=1e30"), ("augmentation.noise", "at most 1")),
+    Row("warp to nowhere", "config", command("augmentation.translation=3"), ("augmentation.translation", "at most 2")),
+    Row("warp to a point", "config", command("augmentation.scale=[1,1e30]"), ("augmentation.scale", "at most 100")),
     Row("seed below 0", "config", command("seed=-1"), ("seed must be at least 0, not -1",)),
     Row("unknown data set", "config", command("dataset_name=COCO"), ("dataset_name", "'COCO'", "Options: CUB, DF")),
     Row("a batch of the whole set", "config", training("batch_size=13"), ("12 training images", "batch_size=13")),
@@ -498,6 +501,12 @@ REFUSED = [
         "config",
         command("dataset_name=DF", "dataset.box_padding=0.1"),
         ("dataset.box_padding is for CUB", "dataset_name=DF"),
+    ),
+    Row(
+        "category of another data set",
+        "config",
+        command("dataset_name=folder", "dataset.category=dog"),
+        ("dataset.category is for PP only, not for dataset_name=folder",),
     ),
     Row(
         "key that the data set needs",

@@ -16,7 +16,7 @@ from datasets.sample import Sample
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     """A copy of an array on ``device``; on CUDA it is under way when this returns, and nothing waits for it."""
     tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 class _Batch:

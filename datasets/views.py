@@ -14,7 +14,7 @@ import torch
 from scipy.interpolate import RBFInterpolator
 from torch import Tensor
 
-from datasets.batch import TrainBatch
+from datasets.batch import TrainBatch, to_device
 from utils.seeding import generator
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -122,7 +122,7 @@ def jitter(pixels: Tensor, draws: list[Jitter]) -> Tensor:
     # One upload; the images that share an operation in a step are worked on together.
     parameters = [np.argsort(steps, axis=0, kind="stable").T, np.argsort(~greyscale, kind="stable")[None]]
     upload = np.concatenate([*parameters, np.array([draw.factors for draw in draws]).T]).astype(np.float32)
-    uploaded = torch.from_numpy(upload).to(pixels.device, non_blocking=True)
+    uploaded = to_device(upload, pixels.device)
     indices, factors = uploaded[:5].long(), uploaded[5:, :, None, None, None]
     for step in range(4):
         start = int((steps[:, step] == _NOTHING).sum())
@@ -225,7 +225,7 @@ def sampling_grid(moved: np.ndarray, height: int, width: int, device: torch.devi
     """
     weights = _thin_plate_weights(math.isqrt(moved.shape[1]), height, width, str(device))
     # float64 for the same reason; the product is small.
-    grid = weights @ torch.from_numpy(moved).to(device, torch.float64, non_blocking=True)
+    grid = weights @ to_device(moved.astype(np.float64), torch.device(device))
     return grid.view(-1, height, width, 2).float()
 
 

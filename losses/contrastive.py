@@ -82,6 +82,8 @@ def contrastive_loss(
     anchors = F.normalize(descriptors, dim=2).flatten(0, 1)
     similarity = anchors @ anchors.T / temperature
 
+    if descriptors.is_cuda and not positives.is_cuda:
+        positives = positives.pin_memory()  # from other memory the copy would not be under way when this goes on
     chosen = positives.to(descriptors.device, non_blocking=True).flatten() * num_parts + part
     positive = similarity.gather(1, chosen[:, None])
     excluded = part[:, None] == part

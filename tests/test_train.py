@@ -3,9 +3,13 @@
 import csv
 import os
 import signal
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
@@ -13,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import train
+from datasets.batch import to_device
 from datasets.loader import StepSampler
 from datasets.synthetic import Synthetic
 from datasets.views import Views
@@ -244,16 +249,35 @@ def test_other_numbers_of_parts_sizes_and_batches_train(tmp_path, num_parts, ima
     assert weights(path, 1)["layer5.conv2d_list.0.weight"].shape[0] == num_parts
 
 
-class MadeOnTheHost(TorchFunctionMode):
-    """Counts the tensors made of Python's numbers: to copy one to a GPU, the host waits for it."""
+class HostCalls(TorchFunctionMode):
+    """Counts the calls that on a GPU would keep the host waiting, or copy from memory that is not page-locked.
+
+    Tensors made of Python's numbers, tensors brought to the host, copies to a device that do not say
+    ``non_blocking=True``. The operators under them are seen on a GPU alone: here both ends are the same memory.
+    """
+
+    WAITING = ("cpu", "cuda", "numpy", "tolist", "item", "__array__", "__bool__", "__float__", "__int__", "__index__")
+    MAKING = (torch.tensor, torch.as_tensor)
 
     def __init__(self) -> None:
         super().__init__()
-        self.count = 0
+        self.calls: Counter[str] = Counter()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        self.count += func in (torch.tensor, torch.as_tensor)
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        on_tensors = getattr(torch.Tensor, name, None) is func
+        if func in self.MAKING or (on_tensors and name in self.WAITING):
+            self.calls[name] += 1
+        elif func is torch.Tensor.to:
+            device, _, non_blocking, _ = torch._C._nn._parse_to(*args[1:], **kwargs)
+            # PyTorch's clipping names the device that its norms are on.
+            of_clipping = sys._getframe(1).f_code.co_filename.endswith("clip_grad.py")
+            if device is not None and not non_blocking and not of_clipping:
+                self.calls["blocking copy"] += 1
+            if device is not None and device.type == "cuda" and not (args[0].is_cuda or args[0].is_pinned()):
+                self.calls["copy from pageable memory"] += 1
+        return func(*args, **kwargs)
 
 
 class HostWaits(TorchDispatchMode):
@@ -272,15 +296,93 @@ class HostWaits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@contextmanager
+def counted_waits() -> Iterator[Counter[str]]:
+    """What the host waits for inside, complete once it is left."""
+    counts: Counter[str] = Counter()
+    synchronize = torch.cuda.synchronize
+    torch.cuda.synchronize = lambda *_: counts.update(["synchronize"])
+    try:
+        with HostWaits() as waits, HostCalls() as calls:
+            yield counts
+    finally:
+        torch.cuda.synchronize = synchronize
+    counts.update(waits.operators + calls.calls)
+
+
+WAITS = {
+    "cpu": lambda tensor: tensor.cpu(),
+    "item": lambda tensor: tensor[0].item(),
+    "float": lambda tensor: float(tensor[0]),
+    "tolist": lambda tensor: tensor.tolist(),
+    "numpy": lambda tensor: tensor.numpy(),
+    "array": lambda tensor: np.asarray(tensor),
+    "a condition": lambda tensor: bool(tensor[0] > 0),
+    "a mask": lambda tensor: tensor[tensor > 0],
+    "a constant": lambda tensor: tensor * torch.tensor(2.0, device=tensor.device),
+    "an upload": lambda tensor: torch.from_numpy(np.ones(2)).to(tensor.device),
+    "an upload by name": lambda tensor: torch.ones(2).to(device="cpu", dtype=torch.float64),
+    "synchronize": lambda _: torch.cuda.synchronize(),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_a_wait_is_counted(wait):
+    tensor = torch.ones(2)
+    with counted_waits() as counts:
+        wait(tensor)
+    assert counts.total() > 0
+
+
+def test_work_and_copies_under_way_are_no_waits():
+    tensor = torch.ones(2)
+    with counted_waits() as counts:
+        (tensor.to(torch.float64) * 2).sum()
+        tensor.to("cpu", non_blocking=True)
+        to_device(np.ones(2), tensor.device)
+    assert not counts
+
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+QUIET = ("logging.every=100", "checkpointing.every=100", "evaluation.every=0", "optimizer.poly_steps=100")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 @pytest.mark.parametrize("method", ["contrastive_reconstruction", "foreground"])
-def test_steps_between_two_logged_ones_never_wait_for_the_device(tmp_path, method):
-    def waits(num_steps: int) -> tuple[Counter[str], int]:
-        quiet = ("logging.every=100", "checkpointing.every=100", "evaluation.every=0", "optimizer.poly_steps=100")
-        with HostWaits() as found, MadeOnTheHost() as made:
-            run(tmp_path, f"{num_steps} steps", f"num_steps={num_steps}", f"method={method}", *quiet)
-        return found.operators, made.count
+def test_steps_between_two_logged_ones_never_wait_for_the_device(tmp_path, method, device):
+    def waits(num_steps: int) -> Counter[str]:
+        with counted_waits() as counts:
+            given = f"num_steps={num_steps}", f"method={method}", f"device={device}"
+            run(tmp_path, f"{num_steps} steps", *given, *QUIET)
+        return counts
 
     waits(1)  # draws the set, and makes constants
     few = waits(2)
-    assert few[0]["_local_scalar_dense.default"] > 0  # the last step is logged
+    assert few["_local_scalar_dense.default"] > 0  # the last step is logged
     assert waits(5) == few
+
+
+@needs_cuda
+@pytest.mark.parametrize("method", ["contrastive_reconstruction", "foreground"])
+def test_cuda_sees_no_wait_between_two_logged_steps(tmp_path, monkeypatch, method):
+    def watched(batch, *arguments):
+        # The first step makes constants, the last one is logged.
+        torch.cuda.set_sync_debug_mode("error" if 0 < batch.step < 5 else "default")
+        return make_views(batch, *arguments)
+
+    make_views = train.make_views
+    monkeypatch.setattr(train, "make_views", watched)
+    try:
+        run(tmp_path, "run", "num_steps=6", f"method={method}", "device=cuda", *QUIET)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_no_module_of_training_asks_the_device_to_catch_up():
+    # Where it is asked for on a GPU alone, no count above sees it.
+    root = Path(train.__file__).parent
+    of_training = [
+        root / "train.py",
+        *(file for folder in ("datasets", "losses", "models", "utils") for file in (root / folder).rglob("*.py")),
+    ]
+    assert [file for file in of_training if "synchronize(" in file.read_text()] == []

@@ -12,7 +12,7 @@ from torchvision.transforms import functional as pil
 from torchvision.transforms.v2 import functional as tensors
 
 from datasets import views
-from datasets.batch import TrainBatch
+from datasets.batch import TrainBatch, to_device
 from datasets.views import BRIGHTNESS, CONTRAST, HUE, SATURATION, Jitter, make_views
 from tests.shared import GOLDEN, SHARED, needs_shared
 from utils.seeding import generator
@@ -265,6 +265,13 @@ def test_parts_of_a_batch_give_what_the_whole_gives():
     halves = [fields(make_views(batch_of(image[p : p + 3], first_place=p), augmentation(), seed=1)) for p in (0, 3)]
     for name, value in whole.items():
         torch.testing.assert_close(torch.cat([half[name] for half in halves]), value)
+
+
+def test_what_is_drawn_is_copied_to_the_device_through_page_locked_memory(monkeypatch):
+    copied = []
+    monkeypatch.setattr(views, "to_device", lambda array, device: copied.append(array) or to_device(array, device))
+    make_views(batch_of(pictures(3)), augmentation(), seed=0)
+    assert [(array.dtype, array.shape) for array in copied] == [(np.float32, (9, 6)), (np.float64, (3, 25, 2))]
 
 
 def test_making_views_leaves_the_batch_as_it_was():

@@ -100,8 +100,8 @@ class _Cached:
                 told, self._failed.value = self._failed.value, True
             if not told:
                 print(
-                    f"warning: dataset.cache: {error}. From here on nothing is added, and pictures that are not kept "
-                    "are read from their files each time.",
+                    f"warning: dataset.cache: cannot write to {self._store}: {error.strerror or error}. From here on "
+                    "nothing is added, and pictures that are not kept are read from their files each time.",
                     file=sys.stderr,
                 )
 
@@ -146,6 +146,9 @@ class _Memory:
             raise UserError("dataset.cache=memory needs Linux: give dataset.cache=disk, or none.")
         self._file = os.fdopen(os.memfd_create("dataset.cache"), "r+b", buffering=0)
 
+    def __str__(self) -> str:
+        return "memory"
+
     def __getstate__(self) -> DupFd:
         return DupFd(self._file.fileno())
 
@@ -169,6 +172,9 @@ class _Disk:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    def __str__(self) -> str:
+        return str(self._folder)
 
     @classmethod
     def of(cls, dataset: CacheableDataset, folder: Path) -> "_Disk":

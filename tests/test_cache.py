@@ -167,7 +167,7 @@ def test_a_full_disk_is_told_once_and_reading_goes_on(root, tmp_path, monkeypatc
     def full(self, data):
         with self.open("wb") as file:
             file.write(data[:100])
-        raise OSError(28, "No space left on device", str(self))
+        raise OSError(28, "No space left on device")
 
     dataset = cub(root, "train", "gt")
     expected = load(dataset)
@@ -175,8 +175,21 @@ def test_a_full_disk_is_told_once_and_reading_goes_on(root, tmp_path, monkeypatc
     kept = cached(dataset, "disk", tmp_path / "cache")
     assert_same(load(kept), expected)
     told = capfd.readouterr().err
-    assert told.startswith("warning: dataset.cache: [Errno 28] No space left on device: ") and told.count("\n") == 1
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert told.startswith(f"warning: dataset.cache: cannot write to {folder}: No space left on device. From here on ")
+    assert told.count("\n") == 1
     assert records(tmp_path / "cache") == []
+
+
+def test_full_memory_is_told_as_such(root, monkeypatch, capfd):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    dataset = cub(root, "train", "gt")
+    expected = load(dataset)
+    monkeypatch.setattr(cache.os, "pwrite", full)
+    assert_same(load(cached(dataset, "memory", "")), expected)
+    assert "dataset.cache: cannot write to memory: No space left on device. " in capfd.readouterr().err
 
 
 def test_workers_tell_of_a_folder_that_cannot_be_written_once_together(root, tmp_path, capfd):
@@ -184,7 +197,7 @@ def test_workers_tell_of_a_folder_that_cannot_be_written_once_together(root, tmp
     dataset = cub(root, "train", "gt")
     expected = load(dataset)
     assert_same(load(cached(dataset, "disk", tmp_path / "cache"), num_workers=2), expected)
-    assert capfd.readouterr().err.count("warning: dataset.cache: [Errno ") == 1
+    assert capfd.readouterr().err.count(f"warning: dataset.cache: cannot write to {tmp_path}/cache/") == 1
 
 
 def test_memory_that_the_system_does_not_have_is_refused(root, monkeypatch):

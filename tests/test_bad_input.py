@@ -923,6 +923,8 @@ REFUSED = [
             ("a list for the method's name", {"method": {"name": ["x"]}}, ("method.name is ['x'], not text",)),
             ("a number for the variant", {"segmenter": {"variant": 1}}, ("segmenter.variant is 1, not text",)),
             ("a word for the padding", {"dataset": {"box_padding": "wide"}}, ("box_padding is 'wide', not a number",)),
+            ("a padding of nothing", {"dataset": {"box_padding": float("nan")}}, ("box_padding is nan, not from 0",)),
+            ("left out", {"seed": "???"}, ("its config cannot be read", "seed")),
             ("found nowhere", {"seed": "${elsewhere}"}, ("its config cannot be read", "elsewhere")),
             ("no plain values", {"seed": torch.zeros(2)}, ("its config cannot be read", "Tensor")),
             ("in themselves", ENDLESS, ("its config cannot be read",)),

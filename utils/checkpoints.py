@@ -11,7 +11,7 @@ import re
 import reprlib
 import zipfile
 from collections.abc import Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -19,11 +19,12 @@ import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import TrainConfig
+from conf.schema import Dataset, TrainConfig
 from utils.console import stderr
 from utils.errors import UserError
 
 FORMAT = 1
+_PADDING = next(spec.metadata for spec in fields(Dataset) if spec.name == "box_padding")
 _GROUPS = [name for name, kind in get_type_hints(TrainConfig).items() if is_dataclass(kind)]
 
 
@@ -86,8 +87,8 @@ def find(path: Path | str) -> tuple[Path, dict[str, Any]]:
 
     Returns:
         The file and what it holds. Its ``config``, if it has one, is a mapping without interpolations, in which the
-        groups of ``conf/`` are mappings, and ``method.name``, ``segmenter.variant`` and ``dataset.box_padding`` have
-        their types, where they are there.
+        groups of ``conf/`` are mappings, and ``method.name``, ``segmenter.variant`` and ``dataset.box_padding``, where
+        they are there, are of their types, the last within its range.
 
     Raises:
         UserError: nothing is there; or the file, or each of the directory's, is truncated, damaged or no checkpoint of
@@ -171,7 +172,7 @@ def _plain_config(config: Any, path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         refuse(f"config is {reprlib.repr(config)}, not a mapping")
     try:
-        config = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+        config = OmegaConf.to_container(OmegaConf.create(config), resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, RecursionError) as error:
         refuse(f"config cannot be read: {str(error).splitlines()[0]}")
     for group in _GROUPS:
@@ -185,6 +186,9 @@ def _plain_config(config: Any, path: Path) -> dict[str, Any]:
         found = config.get(group, {})
         if name in found and not isinstance(found[name], kind):
             refuse(f"config's {group}.{name} is {reprlib.repr(found[name])}, not {expected}")
+    padding = config.get("dataset", {}).get("box_padding")
+    if padding is not None and not _PADDING["low"] <= padding <= _PADDING["high"]:
+        refuse(f"config's dataset.box_padding is {padding}, not from {_PADDING['low']} to {_PADDING['high']}")
     return config
 
 

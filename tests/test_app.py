@@ -145,3 +145,27 @@ def test_hydras_own_options_work(program):
     assert shown.returncode == 0 and "dataset_name: synthetic\n" in shown.stdout
     help_text = program("--help")
     assert help_text.returncode == 0 and "segmenter: caffe, torchvision" in help_text.stdout
+
+
+def test_a_reader_of_its_output_that_goes_away_does_not_end_a_program(tmp_path):
+    file = tmp_path / "program.py"
+    file.write_text(f"""
+import sys
+from pathlib import Path
+from utils.app import run
+
+def task(config):
+    for _ in range(3):
+        print("a line", flush=True)
+        print("another", file=sys.stderr)
+    Path({str(tmp_path / "done")!r}).touch()
+
+run("train", task)
+""")
+    for redirected in ("2>&1 | true", ">/dev/full 2>/dev/full", "2>&- >&-"):
+        (tmp_path / "done").unlink(missing_ok=True)
+        command = f"set -o pipefail; sleep 0.2; '{sys.executable}' '{file}' {redirected}"
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(["bash", "-c", command], env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), redirected
+        assert (tmp_path / "done").exists()

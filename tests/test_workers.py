@@ -1,5 +1,6 @@
 """A process that reads pictures and is ended by the system is told in one message, whoever waits for it."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader
 
 from datasets.loader import train_batches
 from evaluation.run import evaluate
@@ -157,3 +159,26 @@ def test_batches_are_what_collate_makes_of_items_in_order():
     dataset = list(range(5))
     assert list(workers.loader(dataset, sum, num_workers=2, batch_size=2)) == [1, 5, 4]
     assert list(workers.loader(dataset, num_workers=0, batch_size=None)) == dataset
+
+
+class CannotBeHandedOver:
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int):
+        return lambda: index
+
+
+def test_a_batch_that_cannot_be_handed_over_is_not_waited_for(capfd):
+    with pytest.raises(UserError, match=MESSAGE):
+        list(workers.loader(CannotBeHandedOver(), num_workers=1, batch_size=None))
+    assert "cannot hand them over" in capfd.readouterr().err
+
+
+def test_readers_that_cannot_be_started_are_told(monkeypatch):
+    def no_files_left(_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(DataLoader, "__iter__", no_files_left)
+    with pytest.raises(UserError, match="Cannot start 60 processes.*Too many open files.*lower loader.num_workers"):
+        list(workers.loader(Waiting(0), num_workers=60, batch_size=None))

@@ -28,6 +28,7 @@ from conf.schema import (
     walk,
 )
 from utils import sweep
+from utils.console import Heedless
 from utils.errors import UserError
 from utils.run_directory import resumed_config
 
@@ -83,7 +84,10 @@ def run(config_name: str, task: Callable[[DictConfig], None]) -> None:
         elif status := attempt(config)[0]:
             sys.exit(status)
 
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in any encoding
+    if sys.stdout:  # there is none where it was closed from the start
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in any encoding
+    # Whoever stops reading what a program prints does not mean to end it.
+    sys.stdout, sys.stderr = (stream and Heedless(stream) for stream in (sys.stdout, sys.stderr))
     # Without it Hydra prints the mistakes it finds itself, and ends the process.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     status = 0

@@ -1,5 +1,7 @@
 """Processes that read ahead, and what goes wrong in them as one message."""
 
+import multiprocessing.queues
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -35,7 +37,13 @@ def loader(dataset: Dataset, collate: Callable | None = None, *, num_workers: in
 class _Loader(DataLoader):
     def __iter__(self) -> Iterator[Any]:
         handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
-        batches = super().__iter__()
+        try:
+            batches = super().__iter__()
+        except OSError as error:
+            raise UserError(
+                f"Cannot start {self.num_workers} processes that read pictures: {error.strerror or error}. Give a "
+                "lower loader.num_workers, or 0 to read in the main process."
+            ) from error
         if threading.current_thread() is threading.main_thread():
             # PyTorch's own handler would raise wherever this process is, in the middle of an update too. Without it the
             # loader notices within seconds, when it waits for the worker.
@@ -89,5 +97,12 @@ def _start(_worker: int) -> None:
     # one that does not end in time it sends SIGTERM itself, twice.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    # A batch that cannot be handed over, for want of shared memory, would be waited for without end.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)
     # The workers are the parallelism; OpenCV's own threads would fight over the same cores.
     cv2.setNumThreads(0)
+
+
+def _give_up(error: Exception, _batch: Any) -> None:
+    os.write(2, f"A process that reads pictures cannot hand them over: {error}\n".encode())
+    os._exit(1)

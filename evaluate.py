@@ -25,12 +25,14 @@ from utils.run_directory import RunDirectory, versions
 def evaluate(config: DictConfig) -> None:
     """One pass over the held-out pictures for what is evaluated, one for each baseline; a table, figures, a picture."""
     set_determinism(config)
-    device = build_fabric(config.device, config.precision).device
+    fabric = build_fabric(config.device, config.precision)
+    device = fabric.device
     checkpoint = {}
     if config.predictions is None:
         file, checkpoint = checkpoints.find(config.checkpoint)
         config = app.with_settings_of(checkpoint.get("config", {}), config)
-        labeller = CheckpointLabeller(load_segmenter(file, device, memory_format=memory_format(config)))
+        segmenter = fabric.setup_module(load_segmenter(file, memory_format=memory_format(config)))
+        labeller = CheckpointLabeller(segmenter)
         num_parts, name, knows_training_pictures = labeller.num_parts, "this model", True
         evaluated = {"checkpoint": str(file), "updates": checkpoint.get("iter")}
     held_out = HeldOut.of(config)

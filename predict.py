@@ -32,9 +32,10 @@ Files = list[dict[str, Path]]
 def predict(config: DictConfig) -> None:
     """One pass over the pictures, batch by batch; each one's files are written as soon as they are known."""
     set_determinism(config)
-    device = build_fabric(config.device, config.precision).device
+    fabric = build_fabric(config.device, config.precision)
     file, checkpoint = checkpoints.find(config.checkpoint)
-    labeller = LABELLERS[config.task](load_segmenter(file, device, config.task, memory_format(config)))
+    segmenter = load_segmenter(file, task=config.task, memory_format=memory_format(config))
+    labeller = LABELLERS[config.task](fabric.setup_module(segmenter))
     trained = checkpoint.get("config", {})
     config = app.with_settings_of(trained, config)
 
@@ -61,7 +62,7 @@ def predict(config: DictConfig) -> None:
             image_size=config.image_size,
             batch_size=config.evaluation.batch_size,
             num_workers=config.loader.num_workers,
-            device=device,
+            device=fabric.device,
             indices=places,
         )
         bar = {"console": stderr, "transient": True, "disable": not stderr.is_terminal}

@@ -88,6 +88,7 @@ class Trainer:
         optimizer = build_optimizer(groups, config.optimizer, fused=config.precision != "16")
         if config.compile:
             compile_networks(method)
+        torch.backends.cudnn.benchmark = not config.deterministic  # as in train.py
         self.raw = method
         self.method, self.optimizer = self.fabric.setup(method, optimizer)
         self.updates = FiniteUpdates(self.optimizer.optimizer, method.segmenter)

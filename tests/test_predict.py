@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import datasets
+import evaluate
 import predict
 from datasets.crops import pad_to_square
 from datasets.pictures import Pictures
@@ -204,6 +205,29 @@ def test_parts_of_any_pictures_are_written_with_overlays(parts, pictures):
         assert pixels(out / "overlays" / name).shape == picture.shape
     with pytest.raises(UserError, match="There already: .*label_maps/a.png.png.* and 3 more"):
         run("task=parts", f"checkpoint={parts}", f"images={pictures / 'images'}", f"output_dir={out}")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32", torch.float32), ("bf16", torch.bfloat16)])
+def test_networks_predict_and_are_evaluated_in_the_precision_asked_for(
+    parts, pictures, tmp_path, monkeypatch, precision, dtype
+):
+    seen, forward = set(), torch.nn.Conv2d.forward
+
+    def watched(self, features):
+        result = forward(self, features)
+        seen.add(result.dtype)
+        return result
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
+    arguments = (f"checkpoint={parts}", f"precision={precision}", "image_size=32")
+    run("task=parts", f"images={pictures / 'images'}", f"output_dir={pictures / 'out'}", *arguments)
+    assert seen == {dtype}
+    seen.clear()
+    draw, overrides = DRAWN["synthetic"]
+    values = ("dataset_name=synthetic", f"dataset_root={tmp_path}", *SMALL, *overrides, "device=cpu", *arguments)
+    evaluate.evaluate(composed(*values, f"output_dir={tmp_path / 'figures'}", name="evaluate"))
+    assert seen == {dtype}
+    assert json.loads((tmp_path / "figures/metrics.json").read_text())["NMI"] > 0
 
 
 def test_masks_are_background_to_parts(parts, pictures):

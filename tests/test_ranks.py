@@ -114,12 +114,14 @@ def views_of_first_step(config, rank: int = 0, num_ranks: int = 1):
         yield views
 
 
-def one_of_two(rank: int, ports: tuple[int, int], root: Path) -> None:
+def one_of_two(rank: int, ports: tuple[int, int, int], root: Path) -> None:
     os.environ.update(place_in_run(rank, ports[0]))
     torch.set_num_threads(1)
     found = {name: first_step(root, name, devices=2) for name in FORMULAS}
     os.environ.update(place_in_run(rank, ports[1]))
-    torch.save(found | {"told": told_until_a_mistake(rank)}, root / f"rank{rank}.pth")
+    found["told"] = told_until_a_mistake(rank)
+    os.environ.update(place_in_run(rank, ports[2]))
+    torch.save(found | {"ended": ended_by_the_first(rank)}, root / f"rank{rank}.pth")
 
 
 def told_until_a_mistake(rank: int) -> list[list[str]]:
@@ -143,6 +145,18 @@ def told_until_a_mistake(rank: int) -> list[list[str]]:
     return [*told, [str(ended.value)]]
 
 
+def ended_by_the_first(rank: int) -> str:
+    """What a rank ends with where the first alone meets a mistake, while the other waits for it in the next step."""
+    with (
+        pytest.raises(SystemExit if rank else UserError) as ended,
+        launch(composed("device=cpu", "devices=2")) as ranks,
+    ):
+        if ranks.is_first:
+            raise UserError("a full disk")
+        ranks.first_of(None)
+    return str(ended.value)
+
+
 @pytest.mark.slow
 def test_two_devices_give_the_losses_and_gradients_of_one_and_speak_with_one_voice(tmp_path):
     for name in ("release", "foreground"):
@@ -157,7 +171,7 @@ def test_two_devices_give_the_losses_and_gradients_of_one_and_speak_with_one_voi
             segmenter(segmenter.preprocess(views.jittered))
         torch.save(segmenter.state_dict(), tmp_path / f"{segmenter.num_parts}.pth")
 
-    ports, context = (free_port(), free_port()), multiprocessing.get_context("spawn")
+    ports, context = (free_port(), free_port(), free_port()), multiprocessing.get_context("spawn")
     processes = [context.Process(target=one_of_two, args=(rank, ports, tmp_path)) for rank in (0, 1)]
     for process in processes:
         process.start()
@@ -175,6 +189,7 @@ def test_two_devices_give_the_losses_and_gradients_of_one_and_speak_with_one_voi
                     error = (found[name][kind][key] - value).norm() / value.norm()
                     assert value.norm() > 0 and error < 1e-9, (name, kind, key, rank)
         assert found["told"] == [[], ["one on 0", "one on 1"], ["another"], [end]]
+        assert found["ended"] == ("0" if rank else "a full disk")
     assert len(expected["release"]["losses"]) == 4 and len(expected["foreground"]["losses"]) == 1
 
 

@@ -1,6 +1,8 @@
 """Where the numbers are computed and in which precision."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -76,6 +78,18 @@ def set_determinism(config: Any) -> None:
             "deterministic=true: the gradient through the warp, of method.equivariance=paper, has no deterministic "
             "algorithm on CUDA. Give method.equivariance=release, or device=cpu."
         )
+
+
+@contextmanager
+def of_any_shape() -> Iterator[None]:
+    """Without what is done once for each shape and pays only if it comes again: compiling, and cuDNN's trials."""
+    trials = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = trials
 
 
 class _Autocast(MixedPrecision):

@@ -1,6 +1,7 @@
 """Train a segmenter: ``python train.py dataset_name=CUB [key=value ...]``; every key is in conf/train.yaml."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -18,19 +19,20 @@ from evaluation.report import part_picture, print_table
 from evaluation.run import examples
 from models import build_method, own_loss_weights, restore_segmenter
 from utils import app, checkpoints
-from utils.devices import compile_networks, memory_format, set_determinism
+from utils.devices import compile_networks, memory_format, of_any_shape, set_determinism
 from utils.errors import Stopped, UserError
-from utils.finite import FiniteUpdates, NotFinite, record
+from utils.finite import FiniteUpdates, NotFinite, record, require_finite_weights
 from utils.logging import RunLogger, Silence
 from utils.optimizer import build_optimizer, restore_optimizer, set_learning_rate
 from utils.ranks import Ranks, launch
-from utils.run_directory import RunDirectory, versions
+from utils.run_directory import RunDirectory, to_resume, versions
 from utils.signals import TO_STOP, Signals
 
 
 def train(config: DictConfig) -> None:
     """One run, from pictures on disk to a checkpoint and its metrics, in a directory of its own."""
     set_determinism(config)
+    torch.backends.cudnn.benchmark = not config.deterministic  # all steps have the same shapes
     with launch(config) as ranks:
         train_on(ranks, config)
 
@@ -91,16 +93,22 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
     directory = run.path if run else "RUN"
     made_by = versions()
 
-    with Signals() as signals, RunLogger(run, config, done) if ranks.is_first else Silence() as logger:
+    with (
+        run or nullcontext(),
+        Signals() as signals,
+        RunLogger(run, config, done) if run else Silence() as logger,
+    ):
 
         def due(every: int) -> bool:
             return done == config.num_steps or (every > 0 and done % every == 0)
 
-        def save() -> None:
+        def save(keep: int | None = config.checkpointing.keep) -> None:
             nonlocal saved
             updates.require_finite()
             if not ranks.is_first or saved == done:
                 return
+            require_finite_weights(segmenter, done)
+            logger.flush()
             payload = {
                 "iter": done,
                 "model_state_dict": segmenter.state_dict(),
@@ -111,12 +119,12 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
                 "versions": made_by,
             }
             file = run.checkpoints / checkpoints.file_name(done)
-            checkpoints.save(file, payload, config.checkpointing.keep, config.checkpointing.milestone_every)
+            checkpoints.save(file, payload, keep, config.checkpointing.milestone_every)
             saved = done
 
         def evaluate() -> None:
-            # On the test set: these numbers choose nothing. Pictures of every size: nothing to compile for.
-            with torch.compiler.set_stance("force_eager"):
+            # On the test set: these numbers choose nothing.
+            with of_any_shape():
                 result = signals.until_stopped(lambda: held_out.evaluate(labeller, fabric.device))
             if result is None:
                 return  # the resumed run makes up for it
@@ -129,7 +137,8 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
                 print_table({f"after {done} steps": result.metrics})
 
         def show(batch: TrainBatch) -> None:
-            found = examples(labeller, batch)
+            with of_any_shape():
+                found = examples(labeller, batch)
             logger.log_pictures(done, {f"training_{held_out.task}": part_picture(found, held_out.task)})
             if held_out.task == "parts" and (warning := collapse.check(found)):
                 logger.warn("collapsed solution", warning)
@@ -145,7 +154,7 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
             if asked := ranks.first_of(signals.asked()):
                 save()
                 if asked in TO_STOP:
-                    raise Stopped(asked, f"saved after {done} steps. To go on: python train.py resume={directory}")
+                    raise Stopped(asked, f"saved after {done} steps. To go on: python train.py {to_resume(directory)}")
 
         for note in (*training_set.notes, *ranks.notes):
             logger.say(note)
@@ -192,7 +201,7 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
                 heed_signals()
         except NotFinite as error:
             done = error.step
-            save()
+            save(keep=None)  # should these weights be spoilt already, there are those of an earlier step
             if not ranks.is_first:
                 raise
             (batch,) = batches(first_step=done, num_steps=done + 1, num_workers=0)

@@ -214,3 +214,21 @@ def test_a_folder_that_vanished_with_all_around_it_is_not_made_anew(tmp_path):
     with pytest.raises(UserError, match="Cannot write the checkpoint .*No such file or directory"):
         save(tmp_path / "run" / "checkpoints", 1)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("table", ["metrics.csv", "evaluation.csv"])
+def test_where_the_checkpoints_of_a_run_are_gone_training_does_not_start_over(tmp_path, table):
+    (tmp_path / "config.yaml").write_text("checkpointing: {every: 10}\n")
+    (tmp_path / "metrics.csv").write_text("step,total\n9,1.0\n10,1.0\n")  # killed while the first was written
+    assert checkpoints.read_to_resume(tmp_path) is None
+    (tmp_path / table).write_text("step,total\n10,1.0\n11,1.0\n")
+    with pytest.raises(UserError, match=f"has no checkpoint, but its {table} has come to step 11.*Put them back"):
+        checkpoints.read_to_resume(tmp_path)
+
+
+def test_a_checkpoint_is_on_the_disk_itself_before_it_gets_its_name(tmp_path, monkeypatch):
+    done, sync, rename = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(os.readlink(f"/proc/self/fd/{file}")) or sync(file))
+    monkeypatch.setattr(os, "replace", lambda *names: done.append("renamed") or rename(*names))
+    save(tmp_path, 1)
+    assert done == [str(tmp_path / ".model_1.pth.part"), "renamed", str(tmp_path)]

@@ -1,5 +1,7 @@
 import csv
+import errno
 import json
+import os
 import re
 import struct
 import time
@@ -277,3 +279,26 @@ def test_wandb_failing_to_start_or_to_log_does_not_end_the_run(tmp_path, monkeyp
     train(RunDirectory(tmp_path), config(tmp_path, "online"), 2, 4)
     assert capsys.readouterr().err.count("no network") == 1
     assert steps(tmp_path / "metrics.csv") == [1, 2, 3, 4]
+
+
+def test_a_picture_that_cannot_be_made_for_wandb_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp")
+
+    monkeypatch.setattr(wandb, "Image", full)
+    settings = config(tmp_path, "offline")
+    with RunLogger(RunDirectory(tmp_path), settings) as logger:
+        logger.log_pictures(1, {"parts": np.zeros((4, 4, 3), np.uint8)})
+        logger.log(1, scalars(1))
+    assert "No space left on device" in capsys.readouterr().err
+    assert steps(tmp_path / "metrics.csv") == [1] and (tmp_path / "pictures/parts_1.png").is_file()
+
+
+def test_rows_are_on_the_disk_itself_before_a_checkpoint_is(tmp_path, monkeypatch):
+    flushed = []
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.readlink(f"/proc/self/fd/{file}")) or sync(file))
+    with RunLogger(RunDirectory(tmp_path), config(tmp_path, "disabled")) as logger:
+        logger.log(1, scalars(1))
+        logger.flush()
+    assert str(tmp_path / "metrics.csv") in flushed and str(tmp_path) in flushed

@@ -1,8 +1,11 @@
 import errno
+import shlex
 import subprocess
+import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from conf.schema import validate
@@ -10,7 +13,7 @@ from tests.composition import composed
 from utils import run_directory
 from utils.app import CONF
 from utils.errors import UserError
-from utils.run_directory import RunDirectory, code_state, resumed_config
+from utils.run_directory import RunDirectory, code_state, resumed_config, to_resume
 
 
 @pytest.fixture
@@ -207,3 +210,31 @@ def test_where_there_is_no_git_it_is_said(tmp_path, monkeypatch):
     assert commit.startswith("unknown: ") and "not a git repository" in commit and difference == b""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert code_state() == ("unknown: git is not installed", b"")
+
+
+@pytest.mark.parametrize("name", ["run", "my run (a, b)", "lr=0.1", "it's", 'say "so"', "a,b", "$HOME", "ä"])
+def test_the_command_that_goes_on_is_read_as_the_directory_by_shell_and_hydra(tmp_path, name):
+    (argument,) = shlex.split(to_resume(tmp_path / name))
+    (override,) = OverridesParser.create().parse_overrides([argument])
+    assert (override.key_or_group, override.value()) == ("resume", str(tmp_path / name))
+
+
+def test_two_processes_do_not_train_in_one_directory(run):
+    held = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+    lock = run.path / "lock"
+    lock.unlink()  # this process has it, and the same process may have it twice
+    command = [sys.executable, "-c", held, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "locked\n"
+        before = (run.path / "config.yaml").read_text()
+        with pytest.raises(UserError, match=f"Another process trains in {run.path}"):
+            RunDirectory.resume(resumed(run, "num_steps=1"))
+        assert (run.path / "config.yaml").read_text() == before
+        other.communicate("")
+    RunDirectory.resume(resumed(run))

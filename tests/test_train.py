@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,12 @@ from datasets.batch import to_device
 from datasets.loader import StepSampler
 from datasets.synthetic import Synthetic
 from datasets.views import Views
+from evaluation.held_out import HeldOut
 from tests.composition import composed
 from utils import checkpoints
 from utils.devices import build_fabric
 from utils.errors import UserError
+from utils.finite import FiniteUpdates, NotFinite
 from utils.run_directory import resumed_config
 
 SMALL = (
@@ -109,6 +112,53 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_leaves_its_checkpoints_a
     assert weights(tmp_path / "broken", 1)["bn1.num_batches_tracked"] == 2
 
 
+def test_what_pays_only_for_one_shape_is_left_out_of_evaluations_and_pictures(tmp_path, monkeypatch):
+    def watched(name):
+        function = getattr(train, name)
+        return lambda *given: seen.append((name, torch.backends.cudnn.benchmark)) or function(*given)
+
+    seen = []
+    monkeypatch.setattr(train, "make_views", watched("make_views"))
+    monkeypatch.setattr(train, "examples", watched("examples"))
+    monkeypatch.setattr(HeldOut, "evaluate", lambda *_: seen.append(("evaluate", torch.backends.cudnn.benchmark)))
+    run(tmp_path, "run", "num_steps=1")
+    assert seen == [("make_views", True), ("examples", False), ("evaluate", False)]
+
+
+def test_weights_that_are_not_finite_are_not_saved_though_loss_and_gradient_are(tmp_path):
+    with pytest.raises(UserError, match="After 1 steps the weights are not finite.*optimizer.lr"):
+        run(tmp_path, "broken", "optimizer.lr=1e39", "num_steps=1")
+    assert list((tmp_path / "broken/checkpoints").iterdir()) == []
+    assert not (tmp_path / "broken/evaluation.csv").exists()
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing_though_the_loss_is(tmp_path):
+    network = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, fused=True)
+    updates, before = FiniteUpdates(optimizer, torch.nn.BatchNorm2d(2)), network.weight.clone()
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, torch.inf)
+    loss = torch.ones(())
+    updates.watch(3, {"feature": loss}, loss, torch.tensor(torch.inf))
+    optimizer.step()
+    assert torch.equal(network.weight, before)
+    with pytest.raises(NotFinite, match=r"not finite at step 3 \(gradient_norm\)"):
+        updates.require_finite()
+
+
+def test_before_a_step_that_is_not_finite_no_checkpoint_is_given_up(tmp_path, monkeypatch):
+    make_views = train.make_views
+
+    def poison(batch, *arguments):
+        views = make_views(batch, *arguments)
+        return replace(views, lab=views.lab * torch.nan) if batch.step == 3 else views
+
+    monkeypatch.setattr(train, "make_views", poison)
+    with pytest.raises(UserError, match="not finite at step 3"):
+        run(tmp_path, "run", "checkpointing.every=2", "checkpointing.keep=1", "evaluation.every=0")
+    assert {file.name for file in (tmp_path / "run/checkpoints").iterdir()} == {"model_2.pth", "model_3.pth"}
+
+
 def test_a_step_that_is_not_finite_is_raised_at_the_next_logged_one_with_the_weights_as_they_were(
     tmp_path, monkeypatch
 ):
@@ -161,8 +211,9 @@ def test_bfloat16_networks_give_nearly_the_losses_of_float32(tmp_path):
         for precision in ("32", "bf16")
     )
     assert exact["feature"] != rounded["feature"]
-    for loss in ("feature", "contrastive", "visual", "equivariance"):
-        assert float(rounded[loss]) == pytest.approx(float(exact[loss]), rel=0.05), loss
+    # Equivariance compares two predictions, which of an untrained network are nearly the same: much of it is rounding.
+    for loss, tolerance in {"feature": 0.05, "contrastive": 0.05, "visual": 0.05, "equivariance": 0.5}.items():
+        assert float(rounded[loss]) == pytest.approx(float(exact[loss]), rel=tolerance), loss
 
 
 @pytest.mark.slow

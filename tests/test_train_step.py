@@ -186,6 +186,18 @@ def test_a_restored_optimizer_goes_on_exactly_and_keeps_its_own_options(name: st
     assert changed.param_groups[0]["weight_decay"] == 0.25
 
 
+@pytest.mark.parametrize("momentum", [torch.zeros(2), torch.full((3,), torch.nan), torch.zeros(3, 1)])
+def test_momenta_of_other_weights_and_those_that_are_no_numbers_are_refused(momentum: Tensor) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    optimizer = build_optimizer([{"params": [parameter], "lr": 0.1, "multiplier": 1.0}], OPTIMIZER)
+    parameter.grad = torch.ones(3)
+    optimizer.step()
+    state = optimizer.state_dict()
+    state["state"][0]["momentum_buffer"] = momentum
+    with pytest.raises(UserError, match=r"saved does not fit: a momentum_buffer of shape .* for weights of \(3,\)"):
+        restore_optimizer(optimizer, state, "saved")
+
+
 def test_momenta_saved_in_another_memory_layout_belong_to_the_same_weights() -> None:
     def after_two_updates(second_layout: torch.memory_format) -> Tensor:
         torch.manual_seed(0)

@@ -5,6 +5,7 @@ A checkpoint is a dictionary in the published layout, ``iter`` (updates done), `
 ``format`` (1), ``config`` (the run's resolved config) and ``versions`` (of the code and of what it runs on).
 """
 
+import math
 import os
 import pickle
 import re
@@ -22,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.schema import Dataset, TrainConfig
 from utils.console import stderr
 from utils.errors import UserError
+from utils.files import flush_to_disk
 
 FORMAT = 1
 _PADDING = next(spec.metadata for spec in fields(Dataset) if spec.name == "box_padding")
@@ -55,11 +57,10 @@ def save(path: Path | str, payload: Mapping[str, Any], keep: int | None = None, 
         try:
             with temporary.open("wb") as file:
                 _write(payload, file)
-                file.flush()
-                os.fsync(file.fileno())
+            flush_to_disk(temporary)
             _check_sums(temporary)
             os.replace(temporary, path)
-            _flush_names(path.parent)
+            flush_to_disk(path.parent)  # a renamed file survives a power cut once its folder is on disk too
         finally:
             temporary.unlink(missing_ok=True)
     except (OSError, zipfile.BadZipFile) as error:
@@ -218,9 +219,12 @@ def read_to_resume(run_dir: Path | str) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint that training can go on from, its file and what it holds; None in a run that has saved none yet.
 
     Raises:
-        UserError: as :func:`find`, or it lacks the step or the optimiser's state, or the step is none.
+        UserError: as :func:`find`; it lacks the step or the optimiser's state, or the step is none; there is none any
+            more, in a run that has come farther than its first.
     """
-    if Path(run_dir).is_dir() and latest(run_dir) is None:
+    run_dir = Path(run_dir)
+    if run_dir.is_dir() and latest(run_dir) is None:
+        _refuse_if_lost(run_dir)
         return None
     file, payload = find(run_dir)
     missing = [name for name in ("iter", "optimizer_state_dict") if not payload.get(name)]
@@ -229,6 +233,21 @@ def read_to_resume(run_dir: Path | str) -> tuple[Path, dict[str, Any]] | None:
     if not isinstance(payload["iter"], int) or payload["iter"] < 0:
         raise UserError(f"Training cannot go on from {file}: its 'iter' is {payload['iter']!r}.")
     return file, payload
+
+
+def _refuse_if_lost(run_dir: Path) -> None:
+    """Raises UserError if a run without a checkpoint must have had one: it would begin anew and lose its tables."""
+    settings = run_dir / "config.yaml"
+    every = OmegaConf.load(settings).checkpointing.every if settings.is_file() else math.inf
+    # Before an evaluation there is a checkpoint, too.
+    for table, saved in (("metrics.csv", every), ("evaluation.csv", 0)):
+        lines = (run_dir / table).read_text().splitlines() if (run_dir / table).is_file() else []
+        reached = re.match(r"\d+", (lines or [""])[-1])  # the first column
+        if reached and int(reached[0]) > saved:
+            raise UserError(
+                f"{run_dir} has no checkpoint, but its {table} has come to step {reached[0]}: there were some, and "
+                "they are gone. Put them back, or start another run: this one would begin anew and lose its tables."
+            )
 
 
 def _write(payload: Mapping[str, Any], file: Any) -> None:
@@ -247,15 +266,6 @@ def _check_sums(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise OSError(f"{damaged} in it is damaged")
-
-
-def _flush_names(folder: Path) -> None:
-    """A renamed file survives a power cut once its folder is on disk too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _delete_older(newest: Path, keep: int, milestone_every: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from utils.errors import UserError
+from utils.run_directory import to_resume
 
 
 class NotFinite(UserError):
@@ -93,6 +94,23 @@ class FiniteUpdates:
         return torch.cat([buffer.detach().float().flatten() for buffer in self._buffers])
 
 
+def require_finite_weights(network: nn.Module, step: int) -> None:
+    """Waits for the device.
+
+    Args:
+        step: updates done, for the message.
+
+    Raises:
+        UserError: a weight is not finite, though every gradient was: the step was too long.
+    """
+    sizes = torch.stack([parameter.detach().abs().max().float() for parameter in network.parameters()])
+    if not sizes.isfinite().all():
+        raise UserError(
+            f"After {step} steps the weights are not finite, though the gradients were: optimizer.lr is too high. They "
+            "are not saved; earlier checkpoints stay."
+        )
+
+
 def record(run: Path, found: NotFinite, seed: int, pictures: Iterable[tuple[str, Path]]) -> UserError:
     """Writes what is needed to look into it, ``RUN/not_finite/step_STEP.json``; returns what to tell the user.
 
@@ -114,6 +132,6 @@ def record(run: Path, found: NotFinite, seed: int, pictures: Iterable[tuple[str,
     except OSError as error:
         where = f"Its pictures: {', '.join(one['path'] for one in content['pictures'])} ({path}: {error.strerror})."
     return UserError(
-        f"{found} {where} To meet it again: python train.py resume={run} logging.every=1 -- to go on, lower "
-        "optimizer.lr in that command, or mend the data."
+        f"{found} {where} To meet it again: python train.py {to_resume(run)} logging.every=1 -- to go on, lower "
+        "optimizer.lr in that command, or mend the data; or delete the last checkpoint, to go on from the one before."
     )

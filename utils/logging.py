@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from utils.console import stderr
 from utils.errors import UserError
+from utils.files import flush_to_disk
 from utils.run_directory import RunDirectory
 
 WANDB_ID = "wandb_id.txt"  # in the run directory
@@ -61,6 +62,13 @@ class Table:
             with self.path.open("r+", newline="") as file:
                 file.seek(0, os.SEEK_END)
                 csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
+
+    def flush(self) -> None:
+        """Returns once all rows would survive a power cut."""
+        with self._told():
+            if self.columns:
+                flush_to_disk(self.path)
+                flush_to_disk(self.path.parent)
 
     def steps(self) -> list[int]:
         """The steps that have a row."""
@@ -134,8 +142,7 @@ class WandbRun:
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Numbers, or pictures (H, W, 3) uint8, by name."""
         if self.run is not None:
-            media = {k: wandb.Image(v) if isinstance(v, np.ndarray) and v.ndim == 3 else v for k, v in values.items()}
-            self._attempt(lambda: self.run.log({"step": step, **media}))
+            self._attempt(lambda: self.run.log({"step": step} | {name: _media(one) for name, one in values.items()}))
 
     def alert(self, title: str, message: str) -> None:
         """A message that W&B sends on."""
@@ -259,6 +266,11 @@ class RunLogger:
         self.say(f"warning: {title}: {message}")
         self._wandb.alert(title, message)
 
+    def flush(self) -> None:
+        """To be called before a checkpoint is saved: the rows of its steps are never made again."""
+        for table in self._tables.values():
+            table.flush()
+
     def has_evaluation(self, step: int) -> bool:
         """Whether the run was evaluated at this step."""
         return step in self._tables["evaluation"].steps()
@@ -294,7 +306,7 @@ class Silence(RunLogger):
     def _nothing(self, *_: object, **__: object) -> None:
         pass
 
-    say = warn = advance = log = log_evaluation = log_pictures = close = _nothing
+    say = warn = advance = log = log_evaluation = log_pictures = flush = close = _nothing
 
 
 def peak_memory_mb() -> float:
@@ -303,6 +315,11 @@ def peak_memory_mb() -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _media(value: Any) -> Any:
+    # Pictures are written to the system's folder for temporary files, which may be full.
+    return wandb.Image(value) if isinstance(value, np.ndarray) and value.ndim == 3 else value
 
 
 def _wandb_mode(wanted: str) -> str:

@@ -50,7 +50,7 @@ def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any], source: st
         source: where the state is from, for the message.
 
     Raises:
-        UserError: it is of another network or another optimiser.
+        UserError: it is of another network or another optimiser, or not finite.
     """
     try:
         # The options decide where PyTorch puts counts of steps: this optimiser's have to be there from the start.
@@ -65,6 +65,11 @@ def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any], source: st
         ) from error
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
+            if torch.is_tensor(value) and (value.ndim and value.shape != parameter.shape or not value.isfinite().all()):
+                raise UserError(
+                    f"The optimiser's state in {source} does not fit: a {name} of shape {tuple(value.shape)} for "
+                    f"weights of {tuple(parameter.shape)}, or numbers that are not finite. Give another checkpoint."
+                )
             # Fused updates go through memory in order: momenta have to lie as their weights do.
             if torch.is_tensor(value) and value.shape == parameter.shape:
                 values[name] = torch.empty_like(parameter).copy_(value)

@@ -1,16 +1,20 @@
 """A run's own directory: its config, the state of the code, its checkpoints, tables and pictures."""
 
+import errno
+import fcntl
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import IO, Self
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -34,9 +38,20 @@ UNTRACKED_LIMIT = 1_000_000  # bytes: larger files that git does not know are le
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Holds ``config.yaml`` (resolved), ``code/``, ``checkpoints/``, ``pictures/`` and the log's files."""
+    """Holds ``config.yaml`` (resolved), ``code/``, ``checkpoints/``, ``pictures/`` and the log's files.
+
+    One that :meth:`of` gives is this process's own, until it has been left as a context: ``lock`` is locked.
+    """
 
     path: Path
+    _lock: IO[str] | None = field(default=None, repr=False, compare=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock:
+            self._lock.close()
 
     @property
     def checkpoints(self) -> Path:
@@ -51,7 +66,7 @@ class RunDirectory:
         """A new directory, or that of the run to resume.
 
         Raises:
-            UserError: see :meth:`create` and :meth:`resume`.
+            UserError: see :meth:`create` and :meth:`resume`; another process trains in it.
         """
         return cls.create(config) if config.resume is None else cls.resume(config)
 
@@ -63,8 +78,9 @@ class RunDirectory:
             UserError: the directory holds something already, or cannot be written.
         """
         try:
-            run = cls(_new_directory(config.output_dir, config.dataset_name))
-            _save_config(config, run.path)
+            path = _new_directory(config.output_dir, config.dataset_name)
+            _save_config(config, path)
+            run = cls(path, _locked(path))
             run._record(run.path / "code")
         except OSError as error:
             raise UserError(
@@ -80,14 +96,15 @@ class RunDirectory:
         Raises:
             UserError: the directory cannot be written.
         """
-        run = cls(Path(config.resume))
-        folder = run.path / "code" / f"resumed_{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        path = Path(config.resume)
+        folder = path / "code" / f"resumed_{datetime.now():%Y-%m-%d_%H-%M-%S}"
         try:
+            run = cls(path, _locked(path))
             run._record(folder)
             shutil.copyfile(run.path / "config.yaml", folder / "config_before.yaml")
             _save_config(config, run.path)
         except OSError as error:
-            raise UserError(f"Cannot write to the run directory {run.path}: {error.strerror}.") from error
+            raise UserError(f"Cannot write to the run directory {path}: {error.strerror}.") from error
         return run
 
     def _record(self, folder: Path) -> None:
@@ -99,6 +116,34 @@ class RunDirectory:
         (folder / "uncommitted.diff").write_bytes(difference)
         lines = [f"command: {shlex.join(sys.argv)}", *(f"{name}: {number}" for name, number in versions().items())]
         (folder / "environment.txt").write_text("\n".join(lines) + "\n")
+
+
+def _locked(run: Path) -> IO[str]:
+    """The run's lock file, locked for this process; the system frees it however the process ends.
+
+    Raises:
+        UserError: another process has it.
+        OSError: it cannot be written.
+    """
+    file = (run / "lock").open("a")
+    try:
+        # Of POSIX's kind: what this process starts does not inherit it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise UserError(
+                f"Another process trains in {run}: two would spoil each other's tables. Wait for it, or end it."
+            ) from None
+        # Some network drives have no locks: then it is left to the user.
+    return file
+
+
+def to_resume(run: Path | str) -> str:
+    """The argument that goes on with a run, as the shell and Hydra read it."""
+    text = str(run)
+    if not re.fullmatch(r"[\w./+-]+", text, re.ASCII):
+        text = '"' + text.replace('"', r"\"") + '"'
+    return shlex.quote(f"resume={text}")
 
 
 def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
@@ -230,7 +275,7 @@ def _new_directory(output_dir: str | None, dataset_name: str) -> Path:
         path = Path(output_dir)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             run_there = (path / "config.yaml").is_file()
-            instead = f"go on with the run in it (resume={path}), or give" if run_there else "give"
+            instead = f"go on with the run in it ({to_resume(path)}), or give" if run_there else "give"
             raise UserError(f"output_dir {path} is not an empty directory: {instead} another output_dir.")
         path.mkdir(parents=True, exist_ok=True)
         return path

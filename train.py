@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 
-import torch
 from lightning.fabric import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,7 +18,7 @@ from evaluation.report import part_picture, print_table
 from evaluation.run import examples
 from models import build_method, own_loss_weights, restore_segmenter
 from utils import app, checkpoints
-from utils.devices import compile_networks, memory_format, of_any_shape, set_determinism
+from utils.devices import compile_networks, memory_format, of_any_shape, set_determinism, try_algorithms
 from utils.errors import Stopped, UserError
 from utils.finite import FiniteUpdates, NotFinite, record, require_finite_weights
 from utils.logging import RunLogger, Silence
@@ -32,7 +31,7 @@ from utils.signals import TO_STOP, Signals
 def train(config: DictConfig) -> None:
     """One run, from pictures on disk to a checkpoint and its metrics, in a directory of its own."""
     set_determinism(config)
-    torch.backends.cudnn.benchmark = not config.deterministic  # all steps have the same shapes
+    try_algorithms(config)
     with launch(config) as ranks:
         train_on(ranks, config)
 

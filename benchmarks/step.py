@@ -41,7 +41,7 @@ from models import build_method
 from models.methods.contrastive_reconstruction import ContrastiveReconstruction
 from utils import app
 from utils.console import stdout
-from utils.devices import build_fabric, compile_networks, memory_format
+from utils.devices import build_fabric, compile_networks, memory_format, try_algorithms
 from utils.errors import UserError
 from utils.finite import FiniteUpdates
 from utils.optimizer import build_optimizer, set_learning_rate
@@ -88,7 +88,7 @@ class Trainer:
         optimizer = build_optimizer(groups, config.optimizer, fused=config.precision != "16")
         if config.compile:
             compile_networks(method)
-        torch.backends.cudnn.benchmark = not config.deterministic  # as in train.py
+        try_algorithms(config)
         self.raw = method
         self.method, self.optimizer = self.fabric.setup(method, optimizer)
         self.updates = FiniteUpdates(self.optimizer.optimizer, method.segmenter)

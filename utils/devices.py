@@ -80,6 +80,15 @@ def set_determinism(config: Any) -> None:
         )
 
 
+def try_algorithms(config: Any) -> None:
+    """Has cuDNN take the fastest algorithm for each shape: for training, whose steps all have the same shapes.
+
+    Args:
+        config: ``deterministic``, which is against it.
+    """
+    torch.backends.cudnn.benchmark = not config.deterministic
+
+
 @contextmanager
 def of_any_shape() -> Iterator[None]:
     """Without what is done once for each shape and pays only if it comes again: compiling, and cuDNN's trials."""

@@ -85,7 +85,8 @@ def _resized_as_released(pixels: np.ndarray, size: int) -> np.ndarray:
     The release has doubles, for twice the time: of ten thousand values about one is one level off.
     """
     channels = [pixels] if pixels.nbytes < LARGE else cv2.split(pixels)
-    floats = (cv2.resize(one.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR) for one in channels)
+    kind = np.promote_types(pixels.dtype, np.float32)
+    floats = (cv2.resize(one.astype(kind), (size, size), interpolation=cv2.INTER_LINEAR) for one in channels)
     resized = [one.astype(np.uint8) for one in floats]
     return resized[0] if len(resized) == 1 else cv2.merge(resized)
 

@@ -1,136 +1,66 @@
-"""Types, ranges and choices of every config key. The values are in the YAML files beside this one, and only there."""
+"""Types and ranges of every config key; the values are in the YAML files beside this one, and only there.
 
-import math
-from collections.abc import Iterator
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+The nodes in ``NODES`` are typed by the module that their name stands for, so that what a method or a data set can be
+told is written beside its code. One mechanism types all configs: of command lines, run directories and checkpoints.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from conf.fields import check, choice, number
+from conf.modules import module, names
 from utils.errors import UserError
 
-
-def _number(low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
-    """A finite number, or finite numbers, in [low, high], and larger than ``above``."""
-    return field(default=MISSING, metadata={"low": low, "high": high, "above": above})
-
-
-def _probability() -> Any:
-    return _number(low=0, high=1)
-
-
-def _choice(*options: str) -> Any:
-    return field(default=MISSING, metadata={"options": options})
-
-
-def _optional(**rules: Any) -> Any:
-    """What only some options of a group have; None elsewhere.
-
-    ``only`` names the one option of the node's ``name`` that has it, ``of`` the data sets that do. Unless ``required``
-    is False, those need it.
-    """
-    return field(default=None, metadata=rules)
-
-
-# PASCAL's names, in the order of the paper's table, and then the paper's where they differ.
-PASCAL_CATEGORIES = (
-    *("sheep", "horse", "cow", "motorbike", "aeroplane", "bus", "car", "bicycle", "dog", "cat"),
-    *("mbike", "plane", "bike"),
-)
-
 MAX_PARTS = 254  # label maps hold bytes, and one more is needed
-WITH_BOXES = ("CUB", "PP", "folder", "synthetic")  # data sets
 
-
-@dataclass
-class Drawing:
-    num_train: int = _number(low=1)
-    num_test: int = _number(low=1)
-    size: int = _number(low=32)
-    seed: int = _number(low=0)
-
-
-@dataclass
-class Dataset:
-    folder: str = MISSING
-    train_mask: str = _choice("gt", "supervised", "unsupervised")
-    eval_mask: str = _choice("gt", "supervised", "unsupervised")
-    box_padding: float | None = _optional(low=0, high=4, of=WITH_BOXES)
-    box_jitter: float | None = _optional(low=0, high=0.5, of=WITH_BOXES)
-    crop_area: list[float] | None = _optional(above=0, high=1, length=2, increasing=True, of=("DF",))
-    crop_aspect: list[float] | None = _optional(above=0, length=2, increasing=True, of=("DF",))
-    flip_probability: float = _probability()
-    on_error: str = _choice("raise", "skip")
-    cache: str = _choice("none", "memory", "disk")
-    cache_dir: str = MISSING
-    test_share: float | None = _optional(above=0, high=0.9, of=("folder",))
-    # Not required here: the table of all categories gives each in its turn.
-    category: str | None = _optional(options=PASCAL_CATEGORIES, of=("PP",), required=False)
-    min_train_area: float | None = _optional(low=0, high=1, of=("PP",))
-    min_test_area: float | None = _optional(low=0, high=1, of=("PP",))
-    drawing: Drawing | None = None
-
-
-@dataclass
-class Segmenter:
-    variant: str = _choice("caffe", "torchvision")
-    weights: str = MISSING
-    weights_dir: str = MISSING
-    init: str = _choice("he", "normal")
+# Node -> the kind of module that types it, which is named in the node of that kind, and which of its dataclasses does.
+NODES = {
+    "method": ("method", "Options"),
+    "loss_weights": ("method", "LossWeights"),
+    "augmentation": ("method", "Augmentation"),
+    "segmenter": ("segmenter", "Options"),
+    "dataset": ("dataset", "Options"),
+}
 
 
 @dataclass
 class Perceptual:
-    network: str = _choice("vgg19", "vgg16")
+    network: str = choice("vgg19", "vgg16")
     weights: str = MISSING
     weights_dir: str = MISSING
-    layers: dict[str, float] = _number(above=0)
-
-
-@dataclass
-class Method:
-    name: str = _choice("contrastive_reconstruction", "foreground")
-    temperature: float | None = _optional(above=0, only="contrastive_reconstruction")
-    negatives: str | None = _optional(options=("all_images", "other_images"), only="contrastive_reconstruction")
-    positives: str | None = _optional(options=("uniform", "release"), only="contrastive_reconstruction")
-    equivariance: str | None = _optional(options=("release", "paper"), only="contrastive_reconstruction")
+    layers: dict[str, float] = number(above=0)
 
 
 @dataclass
 class Optimizer:
-    name: str = _choice("sgd", "adamw")
-    lr: float = _number(above=0)
-    head_multiplier: float = _number(above=0)
-    weight_decay: float = _number(low=0)
-    poly_power: float = _number(low=0)
-    poly_steps: int = _number(low=1)
-    clip_norm: float = _number(above=0)
-    momentum: float | None = _optional(low=0, high=1, only="sgd")
+    name: str = choice("sgd", "adamw")
+    lr: float = number(above=0)
+    head_multiplier: float = number(above=0)
+    weight_decay: float = number(low=0)
+    poly_power: float = number(low=0)
+    poly_steps: int = number(low=1)
+    clip_norm: float = number(above=0)
 
 
 @dataclass
-class Augmentation:
-    jitter_probability: float = _probability()
-    brightness: float = _number(low=0, high=1)
-    contrast: float = _number(low=0, high=1)
-    saturation: float = _number(low=0, high=1)
-    hue: float = _number(low=0, high=0.5)
-    greyscale_probability: float = _probability()
-    control_points: int = _number(low=2, high=16)
-    noise: float = _number(low=0, high=1)
-    scale: list[float] = field(default=MISSING, metadata={"above": 0, "high": 100, "length": 2, "increasing": True})
-    rotation: float = _number(low=0, high=180)
-    translation: float = _number(low=0, high=2)  # at 2 nothing of the picture is left
+class SGD(Optimizer):
+    momentum: float = number(low=0, high=1)
+
+
+OPTIMIZERS = {"sgd": SGD, "adamw": Optimizer}
 
 
 @dataclass
 class Logging:
-    every: int = _number(low=1)
-    image_every: int = _number(low=0)
-    collapse_share: float = _number(low=0.5, high=1)
-    collapse_checks: int = _number(low=1)
-    wandb: str = _choice("auto", "online", "offline", "disabled")
+    every: int = number(low=1)
+    image_every: int = number(low=0)
+    collapse_share: float = number(low=0.5, high=1)
+    collapse_checks: int = number(low=1)
+    wandb: str = choice("auto", "online", "offline", "disabled")
     project: str = MISSING
     entity: str | None = MISSING
     group: str | None = MISSING
@@ -140,72 +70,88 @@ class Logging:
 
 @dataclass
 class Checkpointing:
-    every: int = _number(low=1)
-    keep: int | None = _number(low=1)
-    milestone_every: int = _number(low=0)
+    every: int = number(low=1)
+    keep: int | None = number(low=1)
+    milestone_every: int = number(low=0)
 
 
 @dataclass
 class Evaluation:
-    every: int = _number(low=0)
-    batch_size: int = _number(low=1)
-    size: int = _number(low=32, high=4096)
-    label_resize: str = _choice("bilinear", "nearest")
-    baselines: list[str] = _choice("untrained", "kmeans_features", "kmeans_colours")
-    kmeans_points: int = _number(low=1)
-    kmeans_restarts: int = _number(low=1)
-    pictures: int = _number(low=0)
+    every: int = number(low=0)
+    batch_size: int = number(low=1)
+    size: int = number(low=32, high=4096)
+    label_resize: str = choice("bilinear", "nearest")
+    pictures: int = number(low=0)
 
 
 @dataclass
 class Loader:
-    num_workers: int = _number(low=0)
+    num_workers: int = number(low=0)
 
 
 @dataclass
 class TrainConfig:
     dataset_name: str = MISSING
     dataset_root: str = MISSING
-    num_parts: int = _number(low=2, high=MAX_PARTS)
-    image_size: int = _number(low=32, high=4096)
-    batch_size: int = _number(low=2)
-    num_steps: int = _number(low=1)
-    seed: int = _number(low=0, high=2**32 - 1)  # what NumPy takes
-    device: str = _choice("auto", "cpu", "cuda")
-    devices: int = _number(low=1)
-    num_nodes: int = _number(low=1)
-    strategy: str = _choice("auto", "ddp")
-    precision: str = _choice("32", "bf16", "16")
+    num_parts: int = number(low=2, high=MAX_PARTS)
+    image_size: int = number(low=32, high=4096)
+    batch_size: int = number(low=2)
+    num_steps: int = number(low=1)
+    seed: int = number(low=0, high=2**32 - 1)  # what NumPy takes
+    device: str = choice("auto", "cpu", "cuda")
+    devices: int = number(low=1)
+    num_nodes: int = number(low=1)
+    strategy: str = choice("auto", "ddp")
+    precision: str = choice("32", "bf16", "16")
     channels_last: bool = MISSING
     deterministic: bool = MISSING
     compile: bool = MISSING
     output_dir: str | None = MISSING
     resume: str | None = MISSING
     debug: bool = MISSING
-    loss_weights: dict[str, float] = _number(low=0)
-    dataset: Dataset = MISSING
-    segmenter: Segmenter = MISSING
+    loss_weights: Any = MISSING
+    dataset: Any = MISSING
+    segmenter: Any = MISSING
     perceptual: Perceptual = MISSING
-    method: Method = MISSING
-    optimizer: Optimizer = MISSING
-    augmentation: Augmentation = MISSING
+    method: Any = MISSING
+    optimizer: Any = MISSING
+    augmentation: Any = MISSING
     logging: Logging = MISSING
     checkpointing: Checkpointing = MISSING
     evaluation: Evaluation = MISSING
+    baselines: dict[str, Any] = field(default_factory=dict)
     loader: Loader = MISSING
+
+    @staticmethod
+    def check(config: DictConfig) -> None:
+        """Raises UserError if several keys contradict each other."""
+        if not any(config.loss_weights.values()):
+            raise UserError(f"loss_weights.{', loss_weights.'.join(config.loss_weights)} are all 0: nothing is learnt.")
+        if config.num_steps > config.optimizer.poly_steps:
+            raise UserError(
+                f"num_steps ({config.num_steps}) is larger than optimizer.poly_steps ({config.optimizer.poly_steps}), "
+                f"after which the learning rate is 0: give optimizer.poly_steps={config.num_steps} or more."
+            )
 
 
 @dataclass
 class EvaluateConfig(TrainConfig):
     checkpoint: str | None = MISSING
     predictions: str | None = MISSING
-    predictions_num_parts: int | None = _number(low=1, high=MAX_PARTS)
+    predictions_num_parts: int | None = number(low=1, high=MAX_PARTS)
     predictions_background: bool = MISSING
+
+    @staticmethod
+    def check(config: DictConfig) -> None:
+        TrainConfig.check(config)
+        if config.checkpoint is None and config.predictions is None:
+            raise UserError("checkpoint is required: give checkpoint=PATH. For label maps: predictions=DIR.")
+        if config.checkpoint is not None and config.predictions is not None:
+            raise UserError("checkpoint and predictions are two things to evaluate: give one of them.")
 
 
 @dataclass
 class PredictConfig(TrainConfig):
-    task: str = _choice("foreground", "parts")
     checkpoint: str = MISSING
     images: str | None = MISSING
     masks: str | None = MISSING
@@ -213,108 +159,107 @@ class PredictConfig(TrainConfig):
     only_missing: bool = MISSING
 
 
-@dataclass
-class PascalPartConfig(TrainConfig):
-    categories: list[str] = _choice(*PASCAL_CATEGORIES)
-    foreground_steps: int = _number(low=1)
+def typed(raw: DictConfig | Mapping[str, Any], schema: type = TrainConfig) -> DictConfig:
+    """A config whose nodes have the types of the modules they name; nothing is resolved or checked yet.
 
+    Args:
+        raw: composed by Hydra, or read from a file; without ``hydra``. Keys may be missing.
 
-@dataclass
-class BenchmarkEvaluateConfig(TrainConfig):
-    checkpoint: str | None = MISSING
-    repetitions: int = _number(low=1)
-    largest_difference: float = _number(low=0)
+    Raises:
+        UserError: a node has no ``name``, or one that stands for no module.
+        OmegaConfBaseException: a key that is none, or a value of another type; it has ``full_key``.
+    """
+    config = OmegaConf.structured(schema)
+    raw = OmegaConf.to_container(OmegaConf.create(raw))
+    for node, (kind, dataclass_name) in NODES.items():
+        config[node] = OmegaConf.structured(getattr(module(kind, _name(raw, kind)), dataclass_name))
+    config.optimizer = OmegaConf.structured(OPTIMIZERS.get(_name(raw, "optimizer"), SGD))
+    for name in raw.get("baselines") or {}:
+        config.baselines[name] = OmegaConf.structured(module("baseline", name).Options)
+    nodes = {node: raw[node] for node in NODES if node in raw}
+    nodes |= {f"baselines.{name}": own for name, own in (raw.get("baselines") or {}).items()}
+    for node, value in nodes.items():
+        if not isinstance(value, Mapping):
+            raise UserError(f"{node} has keys of its own: it cannot be {value}.")
+    OmegaConf.set_struct(config.baselines, True)
+    return OmegaConf.merge(config, raw)
 
 
 def validate(config: DictConfig) -> DictConfig:
-    """A copy of a config with all interpolations resolved and every value checked against its range and choices.
-
-    Args:
-        config: a config of :class:`TrainConfig` or :class:`EvaluateConfig`.
+    """A copy of a typed config with all interpolations resolved and every value checked against its range and choices.
 
     Raises:
-        UserError: a value is missing, not finite, out of range, none of the choices, or of no use to the choice made;
-            the message names the key, the value and what is allowed.
+        UserError: a value is missing, not finite, out of range or none of the choices; the message names the key, the
+            value and what is allowed. Or several keys contradict each other.
+        OmegaConfBaseException: a value interpolates a key that is none.
     """
     config = config.copy()
-    for key, spec in list(walk(OmegaConf.get_type(config))):
-        parent = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
-        if parent is None:
-            continue
-        if spec.name not in parent or OmegaConf.is_missing(parent, spec.name):
-            raise UserError(f"{key} is required: give {key}=VALUE.")
-        try:
-            value = parent[spec.name]
-        except OmegaConfBaseException as error:
-            raise UserError(f"{key}: {str(error).splitlines()[0]}") from error
-        if is_dataclass(spec.type):
-            if unknown := sorted(set(value or ()) - {inner.name for inner in fields(spec.type)}):
-                raise UnknownKey(f"{key}.{unknown[0]}")
-            continue
-        owner = spec.metadata.get("only")
-        if owner is not None and value is None and parent.name == owner:
-            raise UserError(f"{key} is required by {owner}: give {key}=VALUE.")
-        if owner is not None and value is not None and parent.name != owner:
-            raise UserError(f"{key} is for {owner} only, not for {parent.name}.")
-        owners = spec.metadata.get("of")
-        if owners and value is None and config.dataset_name in owners and spec.metadata.get("required", True):
-            raise UserError(f"{key} is required by dataset_name={config.dataset_name}: give {key}=VALUE.")
-        if owners and value is not None and config.dataset_name not in owners:
-            raise UserError(f"{key} is for {', '.join(owners)} only, not for dataset_name={config.dataset_name}.")
-        if value is not None:
-            _check(key, value, spec.metadata)
-    if unknown := sorted(set(config) - {spec.name for spec in fields(OmegaConf.get_type(config))}):
-        raise UnknownKey(unknown[0])
-    if config.num_steps > config.optimizer.poly_steps:
-        raise UserError(
-            f"num_steps ({config.num_steps}) is larger than optimizer.poly_steps ({config.optimizer.poly_steps}), "
-            f"after which the learning rate is 0: give optimizer.poly_steps={config.num_steps} or more."
-        )
-    if "only_missing" in config and config.only_missing and config.overwrite:
-        raise UserError("only_missing and overwrite say opposite things of files that are there: give one of them.")
-    if "predictions" in config and config.checkpoint is None and config.predictions is None:
-        raise UserError("checkpoint is required: give checkpoint=PATH. For label maps: predictions=DIR.")
-    if "predictions" in config and config.checkpoint is not None and config.predictions is not None:
-        raise UserError("checkpoint and predictions are two things to evaluate: give one of them.")
     OmegaConf.resolve(config)
+    _check_node(config, "", {})
+    OmegaConf.get_type(config).check(config)
     return config
 
 
-class UnknownKey(Exception):
-    """A key that the schema does not have; its text is the dotted key."""
+def known_keys(schema: type = TrainConfig) -> dict[str, Any]:
+    """Every dotted key of a schema, and those that modules bring, each with its type."""
+    keys = _keys_of(schema)
+    for prefix, _, options in _brought():
+        keys |= _keys_of(options, prefix)
+    return keys
 
 
-def walk(schema: type, prefix: str = "") -> Iterator[tuple[str, Field]]:
-    """Every dotted key of a schema with its field, nodes before what they hold; ``X | None`` is given as ``X``."""
-    types = get_type_hints(schema)
-    for spec in fields(schema):
-        spec.type = next((one for one in get_args(types[spec.name]) if is_dataclass(one)), types[spec.name])
-        yield prefix + spec.name, spec
-        if is_dataclass(spec.type):
-            yield from walk(spec.type, f"{prefix}{spec.name}.")
+def owners(key: str) -> list[str]:
+    """What brings a key, as ``method=scops``; nothing where the schema itself has it, or nobody does."""
+    return [owner for prefix, owner, options in _brought() if key in _keys_of(options, prefix)]
 
 
-def _check(key: str, value: Any, rules: Any) -> None:
-    if OmegaConf.is_dict(value):
-        for name, one in value.items():
-            _check(f"{key}.{name}", one, rules)
-        return
-    values = list(value) if OmegaConf.is_list(value) else [value]
-    if "length" in rules and len(values) != rules["length"]:
-        raise UserError(f"{key} needs {rules['length']} values, not {len(values)}: {value}.")
-    if rules.get("increasing") and values != sorted(values):
-        raise UserError(f"{key} must be increasing, not {value}.")
-    for one in values:
-        if "options" in rules and one not in rules["options"]:
-            raise UserError(f"{key} must be one of {', '.join(rules['options'])}, not {one!r}.")
-        if not isinstance(one, float | int):
-            continue
-        if not math.isfinite(one):
-            raise UserError(f"{key} must be finite, not {one}.")
-        low, high, above = (rules.get(bound) for bound in ("low", "high", "above"))
-        if low is not None and one < low:
-            raise UserError(f"{key} must be at least {low:g}, not {one}.")
-        if above is not None and one <= above:
-            raise UserError(f"{key} must be greater than {above:g}, not {one}.")
-        if high is not None and one > high:
-            raise UserError(f"{key} must be at most {high:g}, not {one}.")
+def _chosen_by(kind: str, name: str) -> str:
+    if kind == "method":
+        return f"method={name}"
+    if kind == "dataset":
+        files = Path(__file__).parent.glob("dataset_name/*.yaml")
+        options = sorted(file.stem for file in files if f"\n  name: {name}\n" in file.read_text())
+        return " or ".join(f"dataset_name={option}" for option in options)
+    return f"{kind}.name={name}"
+
+
+def _brought() -> Iterator[tuple[str, str, type]]:
+    """Prefixes of keys, what on the command line chooses who brings them, and the dataclass that has them."""
+    for node, (kind, dataclass_name) in NODES.items():
+        for name in names(kind):
+            yield f"{node}.", _chosen_by(kind, name), getattr(module(kind, name), dataclass_name)
+    for name, options in OPTIMIZERS.items():
+        yield "optimizer.", f"optimizer.name={name}", options
+    for name in names("baseline"):
+        yield f"baselines.{name}.", f"baseline=[{name}]", module("baseline", name).Options
+
+
+def _name(raw: Mapping[str, Any], node: str) -> str:
+    name = raw[node].get("name") if isinstance(raw.get(node), Mapping) else None
+    if not isinstance(name, str):
+        raise UserError(f"{node} is required: give {'dataset_name' if node == 'dataset' else node}=OPTION.")
+    return name
+
+
+def _keys_of(schema: type, prefix: str = "") -> dict[str, Any]:
+    """Every dotted key of a schema with its type, nodes before what they hold; ``X | None`` of a node is ``X``."""
+    keys = {}
+    for name, kind in get_type_hints(schema).items():
+        kind = next((inner for inner in get_args(kind) if is_dataclass(inner)), kind)
+        keys[prefix + name] = kind
+        if is_dataclass(kind):
+            keys |= _keys_of(kind, f"{prefix}{name}.")
+    return keys
+
+
+def _check_node(node: DictConfig, prefix: str, rules_of_all: Mapping[str, Any]) -> None:
+    kind = OmegaConf.get_type(node)
+    rules = {spec.name: spec.metadata for spec in fields(kind)} if is_dataclass(kind) else {}
+    for name in node:
+        key = prefix + name
+        if OmegaConf.is_missing(node, name):
+            raise UserError(f"{key} is required: give {key}=VALUE.")
+        if OmegaConf.is_dict(node[name]):
+            _check_node(node[name], f"{key}.", rules.get(name, {}))
+        else:
+            check(key, node[name], rules.get(name, rules_of_all))

@@ -1,0 +1,182 @@
+"""The wrapper around the entry points: compose the config with Hydra, check it, and meet mistakes with one message."""
+
+import os
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_origin
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.modules import nearest
+from conf.schema import TrainConfig, known_keys, owners, typed, validate
+from conf.trained import CONF, given_keys, resumed_config
+from conf.upgrade import NEW_FORMS
+from utils import sweep
+from utils.console import Lenient
+from utils.errors import UserError
+from utils.ranks import leave_to_first
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def run(config_name: str, task: Callable[[DictConfig], None], schema: type = TrainConfig) -> None:
+    """Runs a task with the config of the command line, typed, resolved and checked: ``python train.py num_parts=8``.
+
+    The process ends with status 0; 2 after a mistake of the user's, told in one message on stderr (with its traceback
+    if ``debug=true``); 1 with a traceback after a fault of the code; 130 after Ctrl-C, 143 after SIGTERM. In a sweep
+    (``--multirun``) every job is tried, and a table of all ends it.
+
+    Args:
+        config_name: a file in ``conf/``.
+        schema: of the config: ``TrainConfig`` or a dataclass made from it.
+    """
+
+    def job(config: DictConfig) -> None:
+        if directory := sweep.current():
+            sweep.run_job(directory, config, lambda given: _attempt(task, given, schema))
+        elif status := _attempt(task, config, schema)[0]:
+            sys.exit(status)
+
+    if sys.stdout:  # there is none where it was closed from the start
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in any encoding
+    # Whoever stops reading what a program prints does not mean to end it; results for which there is no space are lost,
+    # its progress is no loss.
+    sys.stdout = sys.stdout and Lenient(sys.stdout, BrokenPipeError)
+    sys.stderr = sys.stderr and Lenient(sys.stderr, OSError)
+    # Without it Hydra prints the mistakes it finds itself, and ends the process.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    status = 0
+    try:
+        for argument in sys.argv[1:]:
+            if argument.startswith("--") and (key := argument[2:].partition("=")[0]) in known_keys(schema):
+                raise UserError(f"keys are given without dashes: {key}=VALUE")
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+    except KeyboardInterrupt as interruption:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # Ctrl-C reaches every process of a run on several devices
+            print(str(interruption) or "Interrupted.", file=sys.stderr)
+        status = getattr(interruption, "status", 130)
+    except Exception as error:
+        status = _end_before_jobs(error, schema)
+    if directory := sweep.current():
+        of_jobs = sweep.report(directory)
+        status = status or of_jobs
+    if status:
+        sys.exit(status)
+
+
+def composed(config_name: str, overrides: Sequence[str], schema: type = TrainConfig) -> DictConfig:
+    """The checked config of ``python CONFIG_NAME.py OVERRIDES``, without its process; raises what is wrong with it."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return validate(typed(hydra.compose(config_name, list(overrides)), schema))
+
+
+def _attempt(task: Callable[[DictConfig], None], config: DictConfig, schema: type) -> tuple[int, str]:
+    """The exit status of a task, and the error that it was told to have ended with."""
+    try:
+        config = typed(config, schema)
+        if chosen := next((key for key in given_keys() if key.split("/")[0] == "recipe" and not config.resume), None):
+            raise UserError(f"{chosen} follows from method and dataset_name: leave it out.")
+        if config.resume is not None and schema is not TrainConfig:
+            raise UserError(f"resume is for training. To use a run: checkpoint={config.resume}")
+        if config.resume is not None:
+            config = resumed_config(config, list(HydraConfig.get().overrides.task))
+        task(validate(config))
+    except (UserError, OmegaConfBaseException) as error:
+        leave_to_first(schema is TrainConfig)
+        return 2, _tell(error, schema)
+    except SystemExit as ended:
+        return ended.code or 0, ""
+    except Exception as error:
+        traceback.print_exc()
+        return 1, f"{type(error).__name__}: {error}"
+    return 0, ""
+
+
+def _end_before_jobs(error: Exception, schema: type) -> int:
+    """Tells a mistake in the command line, the YAML files or a sweep's launcher; the task tells its own."""
+    leave_to_first(schema is TrainConfig)
+    directory = sweep.current()
+    if directory is not None and any((directory / "jobs").iterdir()):
+        print(f"error: the launcher gave up: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    _tell(error, schema)
+    if directory is not None:
+        shutil.rmtree(directory)  # it was made for jobs that cannot start
+    return 2
+
+
+def _tell(error: Exception, schema: type) -> str:
+    message = str(error) if isinstance(error, UserError) else _explain(error, schema)
+    if any(argument.lower() == "debug=true" for argument in sys.argv):
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return message
+
+
+def _explain(error: Exception, schema: type) -> str:
+    """What is wrong in the words of the command line, with the nearest valid name where a name is wrong."""
+    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        # Of a group that takes a list Hydra does not give them.
+        options = error.options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return f"{group} has no option '{option}'.{nearest(option, options)} Options: {', '.join(options)}."
+    if isinstance(error, OverrideParseException):
+        return (
+            f"cannot read the argument '{error.override}': give KEY=VALUE, and quote special characters, for example "
+            f"""'output_dir="a=b"'.{nearest(error.override.partition("=")[0].lstrip("+~"), known_keys(schema))}"""
+        )
+    causes = [cause for cause in (error.__cause__, error) if cause is not None]
+    text = "\n".join(map(str, causes))
+    unknown = re.search(r"Could not override '([^'@]+)", text)  # as the command line has it
+    key = unknown[1] if unknown else next(filter(None, (getattr(cause, "full_key", "") for cause in causes)), "")
+    place = re.search(r"In '(\w+/[^']+)'", text)
+    place = place[1] if place else _file_of(key)
+    where = f" in conf/{place}.yaml" if place else ""
+    if key:
+        return _explain_key(key, known_keys(schema), where, text)
+    reason = " ".join(line.strip() for line in text.splitlines() if "hydra.cc" not in line)
+    return f"cannot compose the config of {' '.join(sys.argv[1:])}: {reason}"
+
+
+def _file_of(key: str) -> str | None:
+    """The chosen option, as ``experiment/mine``, whose file gives the key a value; None where the command line does."""
+    if not key or not HydraConfig.initialized() or key in given_keys():
+        return None
+    runtime = HydraConfig.get().runtime
+    folders = [source.path for source in runtime.config_sources if source.schema == "file"]
+    for group, option in runtime.choices.items():
+        for path in (Path(folder, group, f"{option}.yaml") for folder in folders):
+            if not path.is_file():
+                continue
+            package = re.search(r"^# @package (\S+)", path.read_text(), re.MULTILINE)
+            prefix = f"{package[1] if package else group}.".removeprefix("_global_.")
+            parent, _, name = key.removeprefix(prefix).rpartition(".")
+            content = OmegaConf.load(path)
+            if key.startswith(prefix) and name in ((OmegaConf.select(content, parent) if parent else content) or ()):
+                return f"{group}/{option}"
+    return None
+
+
+def _explain_key(key: str, keys: dict[str, object], where: str, text: str) -> str:
+    if key in NEW_FORMS:
+        return f"{key}{where} is a key of earlier versions: {NEW_FORMS[key]}."
+    if key in keys and "not in" not in text and "Could not override" not in text:
+        kind = f"; it must be {KINDS[keys[key]]}" if keys[key] in KINDS else ""
+        return f"{key}{where}: {text.splitlines()[0].rstrip('.')}{kind}."
+    if where and f"Could not override '{key}@" in text:
+        return f"{key}{where}: only files whose first line is '# @package _global_' choose an option of another group."
+    if owned_by := owners(key):
+        that = "that" if len(owned_by) == 1 else "one of these"
+        return f"{key}{where} is a key of {' or '.join(owned_by)} only: leave it out, or choose {that}."
+    parent, _, name = key.rpartition(".")
+    if get_origin(keys.get(parent)) is dict and parent != "baselines":
+        return f"{parent} has no '{name}' to change: to add one, give +{key}=VALUE."
+    return f"unknown key '{key}'{where}.{nearest(key, keys)} All keys: --help."

@@ -1,0 +1,171 @@
+"""What a run or a checkpoint was trained with, under what the command line gives."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.schema import typed, validate
+from conf.upgrade import upgrade
+from utils.errors import UserError
+
+CONF = Path(__file__).resolve().parent
+# What a checkpoint knows better than the defaults; the command line wins over both.
+FROM_CHECKPOINT = (
+    *("method", "loss_weights", "augmentation", "segmenter", "perceptual", "num_parts", "image_size", "seed"),
+    *("evaluation.size", "evaluation.label_resize"),
+)  # fmt: skip
+# The same, unless the command line names another data set.
+DATA = ("dataset_name", "dataset_root", "dataset")
+# A change of any of these makes another run.
+FIXED = (*DATA, "num_parts", "image_size", "batch_size", "seed", "segmenter", "perceptual", "method", "optimizer.name")
+# But these: a run that a broken picture ended may go on without it, and a cache changes no crop.
+FREE = ("dataset.on_error", "dataset.cache", "dataset.cache_dir", "segmenter.weights_dir", "perceptual.weights_dir")
+# What of a data set changes masks and crops, and not which pictures it has.
+HOW_READ = (
+    *("train_mask", "eval_mask", "saliency", "box_padding", "box_jitter", "crop_area", "crop_aspect"),
+    *("flip_probability", "on_error", "cache", "cache_dir"),
+)  # fmt: skip
+# Groups without a node of their name: the run's own config holds what they gave.
+NO_NODE = ("experiment", "recipe", "baseline")
+
+
+def given_keys() -> list[str]:
+    """The keys and groups that the command line gives values for."""
+    return [_key_of(override) for override in (HydraConfig.get().overrides.task if HydraConfig.initialized() else [])]
+
+
+def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
+    """The config of the run ``given.resume`` with what the command line gives, and nothing else, changed.
+
+    Args:
+        given: the typed config composed from the command line.
+        overrides: the command line's overrides.
+
+    Raises:
+        UserError: no run is there, or its config is damaged or lacks a key that is not given; or a change of network,
+            data, or whatever makes it another run; the message names the key, the run's value and the one given.
+    """
+    run = Path(given.resume)
+    file = run / "config.yaml"
+    try:
+        config = _own(file)
+    except OSError as error:
+        raise UserError(f"No run to resume in {run}: cannot read {file} ({error.strerror or error}).") from error
+    config.resume = config.output_dir = str(run)
+
+    for override in overrides:
+        key = _key_of(override)
+        if key == "resume" or key.startswith("hydra"):
+            continue
+        if key in NO_NODE:
+            raise UserError(f"A run cannot be resumed with {key}=: leave it out, the run's own config holds it.")
+        if override.startswith("~"):
+            raise UserError(f"A run cannot be resumed without {key}: leave out {override}.")
+        is_group = key != "dataset_name" and (CONF / key).is_dir()
+        for name in [f"{key}.{inner}" for inner in given[key]] if is_group else [key]:
+            before, value = (OmegaConf.select(configs, name) for configs in (config, given))
+            same = before == value or name in ("dataset_root", "output_dir") and _same_place(before, value)
+            if not same and name == "output_dir":
+                raise UserError(f"The run goes on in {run}: leave out output_dir={value}.")
+            if not same and name not in FREE and any(f"{name}.".startswith(f"{fixed}.") for fixed in FIXED):
+                raise UserError(
+                    f"The run to resume was trained with {name}={before}: it cannot go on with {name}={value}. "
+                    "Leave it out, or start a new run."
+                )
+            OmegaConf.update(config, name, value)
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise UserError(
+            f"{file} has no {', '.join(missing)}: it is cut off, or of another version of the code. Give what is "
+            "missing, or put a whole one there."
+        )
+    return config
+
+
+def with_settings_of(trained: Mapping[str, Any] | None, file: Path, config: DictConfig) -> DictConfig:
+    """The config of a program with what the checkpoint was trained with where the command line says nothing else.
+
+    So a run is evaluated on its own data, unless the command line names another data set or root; the output then says
+    so.
+
+    Args:
+        trained: the config in the checkpoint; None or empty for a published one, which leaves ``config`` as it is.
+        file: the checkpoint, for messages.
+
+    Raises:
+        UserError: the checkpoint's config is of another version of the code, or out of range, or the command line gives
+            another method.
+        OmegaConfBaseException: it gives a key that the checkpoint's modules do not have.
+    """
+    if not trained:
+        return config
+    own, given = _own(file, trained), given_keys()
+    if "method" in given and config.method.name != own.method.name:
+        raise UserError(f"{file} was trained with method={own.method.name}: leave out method={config.method.name}.")
+    same_set = "dataset_name" not in given or config.dataset_name == own.dataset_name
+    keys = FROM_CHECKPOINT + DATA if same_set else FROM_CHECKPOINT
+    merged = config.copy()
+    OmegaConf.set_struct(merged, False)
+    for key in keys:
+        if key not in given or key == "method":
+            OmegaConf.update(merged, key, OmegaConf.select(own, key), merge=False)
+    for key in given:
+        if "." in key and key.partition(".")[0] in keys:
+            OmegaConf.update(merged, key, OmegaConf.select(config, key))
+    try:
+        merged = validate(typed(merged, OmegaConf.get_type(config)))
+    except UserError as error:
+        raise UserError(f"With what {file} was trained with: {error}") from error
+    if not is_on_own_data(own, merged):
+        keys = _other_data(own, merged) if same_set else []
+        places = [
+            " ".join(
+                [f"dataset_name={data.dataset_name} dataset_root={data.dataset_root}"]
+                + [f"dataset.{key}={data.dataset[key]}" for key in keys]
+            )
+            for data in (own, merged)
+        ]
+        print(f"Trained on {places[0]}; now on {places[1]}.")
+    return merged
+
+
+def num_parts_asked(config: DictConfig, always: bool) -> int | None:
+    """``num_parts`` if the command line gives it, or ``always``; else None: a checkpoint's network says it itself."""
+    return config.num_parts if always or "num_parts" in given_keys() else None
+
+
+def is_on_own_data(trained: Mapping[str, Any], config: DictConfig) -> bool:
+    """Whether a program works on the data that the checkpoint was trained on."""
+    same_set = trained.get("dataset_name") == config.dataset_name
+    return same_set and _same_place(trained["dataset_root"], config.dataset_root) and not _other_data(trained, config)
+
+
+def _other_data(trained: Mapping[str, Any], config: DictConfig) -> list[str]:
+    """The keys of the data set, beside how its pictures are read and cut, that have another value."""
+    own = trained["dataset"]
+    return [key for key in config.dataset if key in own and key not in HOW_READ and config.dataset[key] != own[key]]
+
+
+def _own(file: Path, config: Mapping[str, Any] | None = None) -> DictConfig:
+    """The config that a checkpoint has, or else a YAML file, typed and resolved; keys that it lacks are missing."""
+    try:
+        own = typed(upgrade(config or OmegaConf.to_container(OmegaConf.load(file))))
+        OmegaConf.resolve(own)
+    except (OmegaConfBaseException, yaml.YAMLError, UserError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file} does not fit this version of the code: {str(error).splitlines()[0].rstrip('.')}. It is damaged, "
+            "or of another version of the code: use that one."
+        ) from error
+    return own
+
+
+def _key_of(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _same_place(first: object, second: object) -> bool:
+    return Path(str(first)).resolve() == Path(str(second)).resolve()

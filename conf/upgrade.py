@@ -1,0 +1,35 @@
+"""Configs and command lines of earlier versions of this project.
+
+Format 1 (checkpoints, and ``config.yaml`` of runs) had one dataclass for all methods' keys and one for all data sets',
+with null for what was not theirs, and named the data set in ``dataset_name`` alone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+# dataset_name -> dataset.name, of format 1.
+_DATASETS = {"CUB": "cub", "DF": "deepfashion", "PP": "pascal_part", "folder": "folder", "synthetic": "synthetic"}
+
+# Keys of earlier command lines, and what to give now.
+NEW_FORMS = {
+    "evaluation.baselines": "give baseline=[untrained,kmeans_features,kmeans_colours], or some of these",
+    "evaluation.kmeans_points": "give baselines.kmeans_features.num_points or baselines.kmeans_colours.num_points",
+    "evaluation.kmeans_restarts": "give baselines.kmeans_features.restarts or baselines.kmeans_colours.restarts",
+    "task": "leave it out: a checkpoint's method says whether it finds the foreground or parts",
+}
+
+
+def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of an earlier version, as plain mappings, in the form of this one; one of this version as it is."""
+    config = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
+    if "name" in config.get("dataset", {"name": None}):
+        return config
+    for node in ("dataset", "method", "optimizer"):
+        config[node] = {key: value for key, value in config.get(node, {}).items() if value is not None}
+    config["dataset"] |= {"name": _DATASETS.get(config.get("dataset_name")), "saliency": None}
+    if config["dataset"].get("cache") == "memory":
+        config["dataset"]["cache"] = "none"
+    config.setdefault("segmenter", {}).setdefault("name", "deeplab")
+    for key in NEW_FORMS:
+        config.get("evaluation", {}).pop(key.partition(".")[2], None)
+    return config

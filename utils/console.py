@@ -6,31 +6,34 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
-WIDTH_OF_FILES = 200  # characters
-
 # One for progress and notes: bars drawn by different parts of a program then keep clear of each other.
 stderr = Console(stderr=True)
 
 
-class Heedless:
-    """A stream whose reader may be gone or whose disk may be full: what cannot be written is left out."""
+class Lenient:
+    """A stream that leaves out what it cannot write for one kind of error, and raises for others.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    Args:
+        error: ``BrokenPipeError``: of a stream whose reader may go away (``| head``); ``OSError``: of one that tells
+            nothing that would be missed.
+    """
+
+    def __init__(self, stream: TextIO, error: type[OSError]) -> None:
+        self._stream, self._error = stream, error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with suppress(OSError):
+        with suppress(self._error):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError):
+        with suppress(self._error):
             self._stream.flush()
 
 
 def stdout() -> Console:
     """Standard output as it is now; where that is no terminal, it has room for any table."""
-    return Console() if sys.stdout.isatty() else Console(width=WIDTH_OF_FILES)
+    return Console() if sys.stdout.isatty() else Console(width=200)

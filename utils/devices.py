@@ -29,14 +29,14 @@ def build_fabric(device: str, precision: str, devices: int = 1, num_nodes: int =
     Raises:
         UserError: this machine has no such device or not as many, or the device no such precision.
     """
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: PyTorch finds no CUDA device here. Check the driver, or give device=cpu.")
-    if device == "cuda" and devices > torch.cuda.device_count():
+        device = "cuda" if found else "cpu"
+    if device == "cuda" and devices > found:
         raise UserError(
-            f"devices={devices}, but PyTorch finds {torch.cuda.device_count()} on this machine: give devices= of one "
-            "machine. (Under SLURM, ask for --gpus-per-node: --gpus-per-task hides each task's from the others.)"
+            f"device=cuda devices={devices}, but PyTorch finds {found} on this machine: check the driver, give "
+            "devices= of one machine, or give device=cpu. (Under SLURM, ask for --gpus-per-node: --gpus-per-task "
+            "hides each task's from the others.)"
         )
     if device == "cpu" and precision == "16":
         raise UserError("precision=16 needs a CUDA device: give precision=bf16 or 32.")
@@ -52,41 +52,22 @@ def build_fabric(device: str, precision: str, devices: int = 1, num_nodes: int =
         raise UserError(str(error)) from error
 
 
-def memory_format(config: Any) -> torch.memory_format:
-    """The layout of the networks that ``channels_last`` asks for."""
-    return torch.channels_last if config.channels_last else torch.contiguous_format
+def memory_format(channels_last: bool) -> torch.memory_format:
+    """The layout of the networks."""
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def set_determinism(config: Any) -> None:
-    """Whether PyTorch may use algorithms that do not give the same bits twice (on CUDA; on the CPU it has none here).
-
-    Args:
-        config: ``deterministic``, ``device`` and ``method.equivariance``.
-
-    Raises:
-        UserError: the method has a gradient for which CUDA has no deterministic algorithm.
-    """
-    torch.use_deterministic_algorithms(config.deterministic)
-    torch.backends.cudnn.deterministic = config.deterministic
-    if not config.deterministic:
-        return
-    torch.backends.cudnn.benchmark = False
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA begins
-    on_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-    if on_cuda and config.method.equivariance == "paper":
-        raise UserError(
-            "deterministic=true: the gradient through the warp, of method.equivariance=paper, has no deterministic "
-            "algorithm on CUDA. Give method.equivariance=release, or device=cpu."
-        )
-
-
-def try_algorithms(config: Any) -> None:
-    """Has cuDNN take the fastest algorithm for each shape: for training, whose steps all have the same shapes.
+def set_determinism(deterministic: bool, same_shapes: bool = False) -> None:
+    """Whether PyTorch may use algorithms that do not give the same bits twice (on CUDA; for the CPU it has none).
 
     Args:
-        config: ``deterministic``, which is against it.
+        same_shapes: as in the steps of training: unless it is deterministic, cuDNN takes the fastest for each shape.
     """
-    torch.backends.cudnn.benchmark = not config.deterministic
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = same_shapes and not deterministic
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read when CUDA begins
 
 
 @contextmanager
@@ -118,8 +99,6 @@ def compile_networks(method: nn.Module) -> None:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(1))
     except Exception as error:  # of a missing compiler, a broken cache, an unsupported Python: many types
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"compile=true: PyTorch cannot compile on this machine ({reason}). Give compile=false."
-        ) from error
+        raise UserError(f"compile=true: PyTorch cannot compile here ({reason}). Give compile=false.") from error
     for network in method.children():
         network.compile()

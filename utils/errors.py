@@ -1,13 +1,10 @@
-"""The exceptions that end a program with a message instead of a traceback (``utils.app``)."""
+"""The exceptions that end a program with a message instead of a traceback (``conf.app``)."""
 
 import signal
 
 
 class UserError(Exception):
-    """A mistake the user can mend: the message says what is wrong, where, and what to do.
-
-    Entry points print the message alone, without a traceback, and exit with status 2 (``utils.app``).
-    """
+    """A mistake the user can mend: the message says what is wrong, where, and what to do. The exit status is 2."""
 
 
 class Stopped(KeyboardInterrupt):

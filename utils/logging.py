@@ -2,12 +2,11 @@
 
 import csv
 import os
-import reprlib
 import resource
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from utils.console import stderr
 from utils.errors import UserError
-from utils.files import flush_to_disk
+from utils.files import flush_to_disk, written_whole
 from utils.run_directory import RunDirectory
 
 WANDB_ID = "wandb_id.txt"  # in the run directory
@@ -38,41 +37,44 @@ class Table:
         last_step: rows of later steps are cut, and so is a row that was not written to its end.
 
     Raises:
-        UserError: on every use, where the file cannot be written; or what it holds is no such table.
+        UserError: on every use, where the file cannot be written.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
         self.path = path
         self.columns: list[str] = []
-        if path.exists():
-            with self._told():
-                self.columns, rows = self._read()
-                if self.columns:
-                    self._rewrite([row for row in rows if int(row["step"]) <= last_step])
+        if path.exists() and (rows := self.rows()):
+            self.columns = list(rows[0])
+            self._rewrite([row for row in rows if None not in row.values() and int(row["step"]) <= last_step])
+
+    def rows(self) -> list[dict[str, str]]:
+        """What is in the file, by column."""
+        with self._told(), self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Appends a row; ``values`` are numbers by column."""
         row = {"step": step, **values}
-        with self._told():
-            if new := [column for column in row if column not in self.columns]:
-                rows = self._read()[1] if self.columns else []
-                self.columns += new
-                self._rewrite(rows)
-            # "r+" and not "a": a file that has vanished is not begun anew, without its rows.
-            with self.path.open("r+", newline="") as file:
-                file.seek(0, os.SEEK_END)
-                csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
+        if new := [column for column in row if column not in self.columns]:
+            rows = self.rows() if self.columns else []
+            self.columns += new
+            self._rewrite(rows)
+        # "r+" and not "a": a file that has vanished is not begun anew, without its rows.
+        with self._told(), self.path.open("r+", newline="") as file:
+            file.seek(0, os.SEEK_END)
+            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
 
     def flush(self) -> None:
         """Returns once all rows would survive a power cut."""
-        with self._told():
-            if self.columns:
+        if self.columns:
+            with self._told():
                 flush_to_disk(self.path)
-                flush_to_disk(self.path.parent)
 
-    def steps(self) -> list[int]:
-        """The steps that have a row."""
-        return [int(row["step"]) for row in self._read()[1]] if self.columns else []
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        with self._told(), written_whole(self.path) as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -83,35 +85,6 @@ class Table:
                 f"Cannot write {self.path}: {error.strerror or error}. The run stops, since its figures would be lost; "
                 "it can go on from its last checkpoint with resume=."
             ) from error
-
-    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        number, rows = 1, []
-        try:
-            whole_lines = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            reader = csv.DictReader(whole_lines)
-            columns = list(reader.fieldnames or [])
-            if columns and "step" not in columns:
-                raise ValueError(f"no column 'step' in {reprlib.repr(whole_lines[0])}")
-            for row in reader:
-                number = reader.line_num
-                if None in row or None in row.values():
-                    continue
-                if not row["step"].isdecimal():
-                    raise ValueError(f"the step is {reprlib.repr(row['step'])}")
-                rows.append(row)
-        except (ValueError, csv.Error) as error:
-            raise UserError(
-                f"{self.path}, line {number}: {error}. Mend the line, or move the file away, and a new one is begun."
-            ) from error
-        return columns, rows
-
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        temporary = self.path.with_name(f"{self.path.name}.part")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.path)
 
 
 class WandbRun:
@@ -128,35 +101,39 @@ class WandbRun:
     def __init__(self, run: RunDirectory, config: DictConfig, say: Callable[[str], None]) -> None:
         self.say = say
         self.run: Any = None
-        mode = _wandb_mode(config.logging.wandb)
+        mode = config.logging.wandb
+        if mode == "auto" and not (mode := os.environ.get("WANDB_MODE")):
+            mode = "online" if self._attempt(lambda: wandb.login(prompt=False)) else "offline"
         if mode == "disabled":
             return
-        identity = run.path / WANDB_ID
-        self._attempt(lambda: self._start(run.path, identity, config, mode))
+        self._attempt(lambda: self._start(run.path, config, mode))
         if self.run is None and mode == "online":
             say("W&B: logging offline instead.")
-            self._attempt(lambda: self._start(run.path, identity, config, "offline"))
+            self._attempt(lambda: self._start(run.path, config, "offline"))
         if self.run is not None and self.run.settings.mode == "offline":
             say(f"W&B: offline. To upload: wandb sync {run.path}/wandb/offline-run-*")
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Numbers, or pictures (H, W, 3) uint8, by name."""
-        if self.run is not None:
-            self._attempt(lambda: self.run.log({"step": step} | {name: _media(one) for name, one in values.items()}))
+
+        def send() -> None:
+            # Pictures are written to the system's folder for temporary files, which may be full.
+            media = {name: wandb.Image(value) for name, value in values.items() if isinstance(value, np.ndarray)}
+            self.run.log({"step": step, **values, **media})
+
+        self._attempt(lambda: self.run and send())
 
     def alert(self, title: str, message: str) -> None:
         """A message that W&B sends on."""
-        if self.run is not None:
-            self._attempt(lambda: self.run.alert(title, message))
+        self._attempt(lambda: self.run and self.run.alert(title, message))
 
     def close(self, exit_code: int = 0) -> None:
         """Ends the W&B run; ``exit_code`` other than 0 marks it as failed."""
-        if self.run is not None:
-            self._attempt(lambda: self.run.finish(exit_code=exit_code))
-            self.run = None
+        self._attempt(lambda: self.run and self.run.finish(exit_code=exit_code))
+        self.run = None
 
-    def _start(self, path: Path, identity: Path, config: DictConfig, mode: str) -> None:
-        options = config.logging
+    def _start(self, path: Path, config: DictConfig, mode: str) -> None:
+        options, identity = config.logging, path / WANDB_ID
         known = identity.read_text().strip() if identity.exists() else ""
         name = known or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
         identity.write_text(name + "\n")  # first, so that there is one however soon the program is ended
@@ -178,13 +155,11 @@ class WandbRun:
         self.run.define_metric("step")
         self.run.define_metric("*", step_metric="step")
 
-    def _attempt(self, action: Callable[[], None]) -> None:
+    def _attempt(self, action: Callable[[], Any]) -> Any:
         try:
-            action()
+            return action()
         except Exception as error:
-            self.say(
-                f"W&B: {type(error).__name__}: {error}. Going on without it; the tables in the run directory stay."
-            )
+            self.say(f"W&B: {error!r}. Going on without it; the tables in the run directory stay.")
             self.run = None
             if isinstance(error, ConnectionError):
                 with suppress(Exception):
@@ -206,20 +181,14 @@ class RunLogger:
     """
 
     def __init__(self, run: RunDirectory, config: DictConfig, resumed_step: int = 0) -> None:
-        self.pictures = run.pictures
+        self.pictures = run.path / "pictures"
         self.num_steps = config.num_steps
-        self._tables = {
-            name: Table(run.path / f"{name}.csv", resumed_step) for name in ("metrics", "timing", "evaluation")
-        }
-        self._text = ""
-        self._line_due = 0.0
+        names = "metrics", "timing", "evaluation"
+        self._tables = {name: Table(run.path / f"{name}.csv", resumed_step) for name in names}
+        self._text, self._line_due, self._skipped = "", 0.0, 0
         columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self._progress = Progress(
-            *columns,
-            TextColumn("{task.description}"),
-            console=stderr,
-            disable=not stderr.is_terminal,
-        )
+        description = TextColumn("{task.description}")
+        self._progress = Progress(*columns, description, console=stderr, disable=not stderr.is_terminal)
         self._task = self._progress.add_task("", total=self.num_steps, completed=resumed_step)
         self._wandb = WandbRun(run, config, self.say)
         self._progress.start()
@@ -229,11 +198,18 @@ class RunLogger:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        self.close(0 if kind is None else 1)
+        self._progress.stop()
+        self._wandb.close(0 if kind is None else 1)
 
     def say(self, message: str) -> None:
         """Prints a line on stderr, above the progress bar."""
         stderr.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def skipped(self, messages: Sequence[str]) -> None:
+        """Says of each picture that another one stands in for what was wrong with it, and counts them."""
+        for message in messages:
+            self._skipped += 1
+            self.say(f"Skipped picture {self._skipped}: {message}")
 
     def advance(self, step: int) -> None:
         """Counts an update; called after every one."""
@@ -273,7 +249,8 @@ class RunLogger:
 
     def has_evaluation(self, step: int) -> bool:
         """Whether the run was evaluated at this step."""
-        return step in self._tables["evaluation"].steps()
+        table = self._tables["evaluation"]
+        return bool(table.columns) and str(step) in [row["step"] for row in table.rows()]
 
     def log_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Pictures (H, W, 3) uint8 RGB by name. One that cannot be written is told, and left out."""
@@ -287,11 +264,6 @@ class RunLogger:
         self._wandb.log(step, {f"pictures/{name}": picture for name, picture in pictures.items()})
         self._clock = time.perf_counter()
 
-    def close(self, exit_code: int = 0) -> None:
-        """Ends the progress bar and the W&B run; ``exit_code`` other than 0 marks that as failed."""
-        self._progress.stop()
-        self._wandb.close(exit_code)
-
     def _add(self, table: str, prefix: str, step: int, values: dict[str, float]) -> None:
         self._tables[table].add(step, values)
         self._wandb.log(step, {f"{prefix}/{name}": value for name, value in values.items()})
@@ -300,13 +272,10 @@ class RunLogger:
 class Silence(RunLogger):
     """What the other processes of a run on several devices have for a logger: it tells nothing and writes nothing."""
 
-    def __init__(self) -> None:
-        pass
-
     def _nothing(self, *_: object, **__: object) -> None:
         pass
 
-    say = warn = advance = log = log_evaluation = log_pictures = flush = close = _nothing
+    __init__ = say = warn = skipped = advance = log = log_evaluation = log_pictures = flush = __exit__ = _nothing
 
 
 def peak_memory_mb() -> float:
@@ -315,23 +284,3 @@ def peak_memory_mb() -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def _media(value: Any) -> Any:
-    # Pictures are written to the system's folder for temporary files, which may be full.
-    return wandb.Image(value) if isinstance(value, np.ndarray) and value.ndim == 3 else value
-
-
-def _wandb_mode(wanted: str) -> str:
-    """``auto`` becomes WANDB_MODE if that is set, else online for a user who is logged in, else offline."""
-    if wanted != "auto":
-        return wanted
-    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
-        return "disabled"
-    if mode := os.environ.get("WANDB_MODE"):
-        return {"dryrun": "offline", "run": "online"}.get(mode, mode)
-    try:
-        return "online" if wandb.login(prompt=False) else "offline"
-    except Exception as error:
-        print(f"W&B: cannot use the login found ({error}).", file=sys.stderr)
-        return "offline"

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, AdamW, Optimizer
 
 from utils.errors import UserError
@@ -13,31 +15,57 @@ def build_optimizer(parameter_groups: list[dict[str, Any]], config: Any, fused: 
     """SGD with momentum, or AdamW.
 
     Args:
-        parameter_groups: each with ``params``, ``lr`` and ``multiplier``, its rate relative to ``config.lr``.
-        config: ``name`` (``"sgd"`` or ``"adamw"``), ``weight_decay`` and, read by SGD alone, ``momentum``.
+        parameter_groups: what a method trains; each has ``params`` and may have ``multiplier``, its rate relative to
+            the scheduled one (1 where it is left out), or ``constant_rate``, a rate of its own that no schedule
+            changes; ``clip``, the name of the set that its gradients are clipped with, apart from the others (see
+            :func:`clip_gradients`); and options of PyTorch's optimiser, such as ``weight_decay``.
+        config: the node ``optimizer``.
         fused: update all weights in one kernel; gradient scaling with clipping cannot have it.
 
     Raises:
         ValueError: unknown name.
     """
+    groups = [{"multiplier": 1.0, "constant_rate": None, "clip": "", **group} for group in parameter_groups]
+    for group in groups:
+        group["lr"] = _rate_of(group, config.lr)
     if config.name == "sgd":
-        return SGD(parameter_groups, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused)
+        return SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused)
     if config.name == "adamw":
-        return AdamW(parameter_groups, weight_decay=config.weight_decay, fused=fused)
+        return AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
     raise ValueError(f"optimizer.name must be 'sgd' or 'adamw', not {config.name!r}")
 
 
-def learning_rate(config: Any, step: int) -> float:
-    """lr (1 - step / poly_steps)^poly_power, 0 from poly_steps on; ``step`` is the number of updates done so far."""
-    return config.lr * max(0.0, 1 - step / config.poly_steps) ** config.poly_power
-
-
 def set_learning_rate(optimizer: Optimizer, config: Any, step: int) -> float:
-    """Set every group's rate for the update after ``step`` updates; returns the base rate."""
-    rate = learning_rate(config, step)
+    """Set every group's rate for the update after ``step`` updates; returns the scheduled rate.
+
+    That is lr (1 - step / poly_steps)^poly_power, 0 from poly_steps on.
+    """
+    rate = config.lr * max(0.0, 1 - step / config.poly_steps) ** config.poly_power
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["multiplier"]
+        group["lr"] = _rate_of(group, rate)
     return rate
+
+
+def _rate_of(group: Mapping[str, Any], rate: float) -> float:
+    return rate * group["multiplier"] if group["constant_rate"] is None else group["constant_rate"]
+
+
+def clip_gradients(optimizer: Optimizer, max_norm: float) -> dict[str, Tensor]:
+    """Scale the gradients of each set of parameter groups down to a total norm.
+
+    Args:
+        optimizer: of :func:`build_optimizer`; its gradients are those of the losses, not scaled by a gradient scaler.
+
+    Returns:
+        The norms before, scalars: ``gradient_norm`` of the groups that name no set, ``gradient_norm_NAME`` of others.
+    """
+    sets: dict[str, list[Tensor]] = {}
+    for group in optimizer.param_groups:
+        sets.setdefault(group["clip"], []).extend(group["params"])
+    return {
+        f"gradient_norm_{name}" if name else "gradient_norm": clip_grad_norm_(parameters, max_norm)
+        for name, parameters in sets.items()
+    }
 
 
 def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any], source: str) -> None:

@@ -31,7 +31,7 @@ PATIENCE = timedelta(days=2)  # of the ranks that wait while the first one evalu
 
 def num_ranks() -> int:
     """How many processes share each step's batch; 1 outside of a run on several devices."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def gathered(part: Tensor) -> Tensor:
@@ -56,24 +56,21 @@ class Ranks:
 
     Attributes:
         fabric: its device.
+        is_first: whether this is the rank that prints, logs, saves and evaluates.
         notes: what the user should know about the numbers on these devices.
     """
 
     def __init__(self, fabric: Fabric) -> None:
         self.fabric = fabric
+        self.is_first = fabric.is_global_zero
         self.notes: list[str] = []
         self.told = False  # every rank has heard of a mistake, and ends with it
         # A group of the hosts: waiting for the first rank neither blocks a device nor runs into its time limit.
         self._hosts = dist.new_group(backend="gloo", timeout=PATIENCE) if num_ranks() > 1 else None
 
-    @property
-    def is_first(self) -> bool:
-        """Whether this is the rank that prints, logs, saves and evaluates."""
-        return self.fabric.is_global_zero
-
     def setup(self, method: nn.Module, optimizer: Optimizer) -> Any:
         """Fabric's ``setup``, once every rank has come so far; batch norm then works on the whole batch, if it can."""
-        self.agree()
+        self.exchange()
         if num_ranks() > 1 and self.fabric.device.type == "cuda":
             method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
         elif num_ranks() > 1:
@@ -94,53 +91,55 @@ class Ranks:
         """
         remaining = iter(batches)
         while True:
-            batch = mistake = None
             try:
                 batch = next(remaining, None)
+                said = batch.skipped or None if batch else None
             except UserError as error:
-                mistake = error
-            said = self._exchange(mistake or (batch and batch.skipped) or None)
-            _raise_first(said)
+                batch, said = None, error
+            skipped = self.exchange(said)
             if batch is None:
                 return
-            batch.skipped = [message for messages in said for message in messages]
+            batch.skipped = [message for messages in skipped for message in messages]
             yield batch
-
-    def agree(self, mistake: UserError | Stopped | None = None) -> None:
-        """Waits for all ranks.
-
-        Raises:
-            UserError: on all of them, the first rank's that has brought one.
-        """
-        _raise_first(self._exchange(mistake))
-
-    def first_of(self, said: int | None) -> int | None:
-        """What the first rank that has something to say says, on every rank; None where none has.
-
-        Raises:
-            UserError: on all ranks, where another has ended with it.
-        """
-        of_all = self._exchange(said)
-        _raise_first(of_all)
-        return of_all[0] if of_all else None
 
     def mean(self, scalars: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The means over ranks, on every rank: of losses, the losses of the whole batch."""
         values = torch.stack([value.detach() for value in scalars.values()])
         return dict(zip(scalars, self.fabric.all_reduce(values, reduce_op="mean"), strict=True))
 
-    def _exchange(self, said: Any) -> list[Any]:
-        """What the ranks say, in their order, those left out that say None; costs next to nothing while all do."""
-        if self._hosts is None:
-            return [] if said is None else [said]
-        something = torch.tensor(said is not None, dtype=torch.uint8)
-        dist.all_reduce(something, dist.ReduceOp.MAX, group=self._hosts)
-        if not something:
-            return []
-        of_all = [None] * num_ranks()
-        dist.all_gather_object(of_all, said, group=self._hosts)
-        self.told = any(isinstance(one, UserError | Stopped) for one in of_all)
-        return [one for one in of_all if one is not None]
+    def exchange(self, said: Any = None) -> list[Any]:
+        """What the ranks say, in their order, without those that say None; costs next to nothing while all do.
+
+        Raises:
+            UserError, Stopped: on all ranks, the first that one has said.
+        """
+        of_all = [said]
+        if self._hosts is not None:
+            something = torch.tensor(said is not None, dtype=torch.uint8)
+            dist.all_reduce(something, dist.ReduceOp.MAX, group=self._hosts)
+            if not something:
+                return []
+            of_all = [None] * num_ranks()
+            dist.all_gather_object(of_all, said, group=self._hosts)
+        for message in of_all:
+            if isinstance(message, UserError | Stopped):
+                self.told = True
+                raise message
+        return [message for message in of_all if message is not None]
+
+
+def leave_to_first(several: bool) -> None:
+    """Ends a process that meets what all of its run meet before they are launched, if another one is to tell it.
+
+    Args:
+        several: the program may have been started as several processes on this machine.
+    """
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    # Without either of them this process has started the others, if there are any.
+    place = "LOCAL_RANK" if by_torchrun else "SLURM_LOCALID" if "LOCAL_RANK" not in os.environ else ""
+    if several and os.environ.get(place, "0") != "0":
+        # After a failure torchrun would end the other one before it has told it.
+        sys.exit(0)
 
 
 @contextmanager
@@ -157,12 +156,17 @@ def launch(config: DictConfig) -> Iterator[Ranks]:
         UserError: as in ``build_fabric``; the batch cannot be shared evenly; the program was started as another number
             of processes.
     """
+    total = config.devices * config.num_nodes
     fabric = build_fabric(config.device, config.precision, config.devices, config.num_nodes, config.strategy)
-    _check_can_share(config)
+    if config.batch_size % total:
+        raise UserError(
+            f"batch_size={config.batch_size} cannot be shared evenly by {total} devices (devices={config.devices} on "
+            f"num_nodes={config.num_nodes}): batch_size is that of a whole step, give a multiple of {total}."
+        )
     _check_started(config.devices, config.num_nodes)
     for greeting in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(greeting).setLevel(logging.WARNING)
-    outside, mistake = dict(os.environ), None
+    outside, mistake = {name: os.environ[name] for name in GROUP_VARIABLES if name in os.environ}, None
     try:
         try:
             fabric.launch()
@@ -171,13 +175,18 @@ def launch(config: DictConfig) -> Iterator[Ranks]:
         except (UserError, Stopped) as error:
             mistake = error
         except BaseException:
-            # A fault: the others may be waiting for this one where nothing can tell them.
-            _end_processes(fabric)
+            # A fault: the others may be waiting for this one where nothing can tell them. Fabric is to forget those
+            # that it has started, or it would end this one for their sake.
+            processes = getattr(fabric.strategy.launcher, "procs", [])
+            for process in processes:
+                process.kill()
+                process.wait()
+            processes.clear()
             raise
         try:
             if mistake is not None and ranks.told:
                 raise mistake  # nobody is left to agree with
-            ranks.agree(mistake)
+            ranks.exchange(mistake)
         except (UserError, Stopped):
             if ranks.is_first:
                 raise
@@ -185,58 +194,30 @@ def launch(config: DictConfig) -> Iterator[Ranks]:
             sys.exit(0)
     finally:
         # As it was, for the next run in this process: of a sweep, for example.
-        if dist.is_available() and dist.is_initialized():
+        if dist.is_initialized():
             dist.destroy_process_group()
         for name in GROUP_VARIABLES:
             os.environ.pop(name, None)
-            if name in outside:
-                os.environ[name] = outside[name]
-
-
-def _end_processes(fabric: Fabric) -> None:
-    """Kills the processes that Fabric has started and has it forget them, or it would end this one for their sake."""
-    processes = getattr(fabric.strategy.launcher, "procs", [])
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.wait()
-    processes.clear()
-
-
-def _check_can_share(config: DictConfig) -> None:
-    """Raises UserError unless every device gets as many pictures of each step as the others."""
-    total = config.devices * config.num_nodes
-    if config.batch_size % total:
-        raise UserError(
-            f"batch_size={config.batch_size} cannot be shared evenly by {total} devices (devices={config.devices} on "
-            f"num_nodes={config.num_nodes}): batch_size is that of a whole step, give a multiple of {total}."
-        )
+        os.environ.update(outside)
 
 
 def _check_started(devices: int, num_nodes: int) -> None:
-    """Raises UserError unless there are, or can be started, as many processes as devices."""
+    """Raises UserError if other processes than Fabric's were started, and not as many as devices."""
     for environment, starter in ((TorchElasticEnvironment, "torchrun"), (SLURMEnvironment, "SLURM")):
-        if not environment.detect():
-            continue
-        if (started := environment().world_size()) != devices * num_nodes:
-            raise UserError(
-                f"{starter} runs {started} processes, but devices={devices} on num_nodes={num_nodes} are "
-                f"{devices * num_nodes}: give the same numbers to both."
-            )
-        try:
-            environment().validate_settings(devices, num_nodes)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        return
+        if environment.detect():
+            if (started := environment().world_size()) != devices * num_nodes:
+                raise UserError(
+                    f"{starter} runs {started} processes, but devices={devices} on num_nodes={num_nodes} are "
+                    f"{devices * num_nodes}: give the same numbers to both."
+                )
+            try:
+                environment().validate_settings(devices, num_nodes)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+            return  # torchrun may have been started under SLURM
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if devices * num_nodes > 1 and in_sweep and HydraConfig.get().runtime.choices["hydra/launcher"] != "basic":
         raise UserError(
             "Runs of a sweep that go on side by side cannot start the processes of several devices: leave out "
             f"hydra/launcher, or give hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node={devices}."
         )
-
-
-def _raise_first(said: list[Any]) -> None:
-    for one in said:
-        if isinstance(one, UserError | Stopped):
-            raise one

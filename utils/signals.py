@@ -3,18 +3,16 @@
 import os
 import signal
 from collections.abc import Callable
-from threading import current_thread, main_thread
 from types import FrameType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 TO_SAVE = signal.SIGUSR1
 TO_STOP = (signal.SIGTERM, signal.SIGINT)
-Result = TypeVar("Result")
 
 
 class Signals:
     """While it is entered, SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 are noted for the loop to act on; a second SIGINT ends
-    the program at once. Outside of the main thread nothing is caught.
+    the program at once.
 
     Attributes:
         stop: the number of the signal to end after, or None.
@@ -22,13 +20,11 @@ class Signals:
 
     def __init__(self) -> None:
         self.stop: int | None = None
-        self._save = False
-        self._at_once = False
+        self._save = self._at_once = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if current_thread() is main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (*TO_STOP, TO_SAVE)}
+        self._before = {number: signal.signal(number, self._note) for number in (*TO_STOP, TO_SAVE)}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -40,7 +36,7 @@ class Signals:
         save, self._save = self._save, False
         return self.stop or (TO_SAVE if save else None)
 
-    def until_stopped(self, action: Callable[[], Result]) -> Result | None:
+    def until_stopped(self, action: Callable[[], Any]) -> Any:
         """What ``action`` returns; None if a signal to end has come, which ends it wherever it is."""
         try:
             self._at_once = True

@@ -3,9 +3,9 @@
 import multiprocessing.queues
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -26,7 +26,7 @@ def loader(dataset: Dataset, collate: Callable | None = None, *, num_workers: in
     """
     return _Loader(
         _Caught(dataset),
-        collate_fn=_Collate(collate),
+        collate_fn=partial(_collated, collate),
         num_workers=num_workers,
         worker_init_fn=_start,
         pin_memory=torch.cuda.is_available(),
@@ -37,17 +37,10 @@ def loader(dataset: Dataset, collate: Callable | None = None, *, num_workers: in
 class _Loader(DataLoader):
     def __iter__(self) -> Iterator[Any]:
         handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
-        try:
-            batches = super().__iter__()
-        except OSError as error:
-            raise UserError(
-                f"Cannot start {self.num_workers} processes that read pictures: {error.strerror or error}. Give a "
-                "lower loader.num_workers, or 0 to read in the main process."
-            ) from error
-        if threading.current_thread() is threading.main_thread():
-            # PyTorch's own handler would raise wherever this process is, in the middle of an update too. Without it the
-            # loader notices within seconds, when it waits for the worker.
-            signal.signal(signal.SIGCHLD, handler)
+        batches = super().__iter__()
+        # PyTorch's own handler would raise wherever this process is, in the middle of an update too. Without it the
+        # loader notices within seconds, when it waits for the worker.
+        signal.signal(signal.SIGCHLD, handler)
         try:
             for batch in batches:
                 if isinstance(batch, UserError):
@@ -81,15 +74,11 @@ class _Caught(Dataset):
             return error
 
 
-@dataclass
-class _Collate:
-    collate: Callable | None
-
-    def __call__(self, items: Any) -> Any:
-        for item in items if isinstance(items, list) else ():
-            if isinstance(item, UserError):
-                return item
-        return items if self.collate is None or isinstance(items, UserError) else self.collate(items)
+def _collated(collate: Callable | None, items: Any) -> Any:
+    for item in items if isinstance(items, list) else [items]:
+        if isinstance(item, UserError):
+            return item
+    return items if collate is None else collate(items)
 
 
 def _start(_worker: int) -> None:

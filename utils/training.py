@@ -1,0 +1,148 @@
+"""A method in training: on its device, restored, updated, saved; the same for ``train.py`` and the benchmark."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from utils import checkpoints
+from utils.devices import compile_networks, memory_format
+from utils.errors import Stopped, UserError
+from utils.finite import FiniteUpdates, require_finite_weights
+from utils.logging import RunLogger
+from utils.optimizer import build_optimizer, clip_gradients, restore_optimizer, set_learning_rate
+from utils.ranks import Ranks
+from utils.run_directory import RunDirectory, to_resume, versions
+from utils.seeding import Randomness
+from utils.signals import TO_STOP, Signals
+
+
+class Training:
+    """Sets a method up, goes on from the run's last checkpoint if there is one to resume, and does the updates.
+
+    Args:
+        ranks: the processes of the run; every one has a ``Training`` of its own.
+        config: of the run.
+        method: on the CPU; see ``models.methods.base``. What of it is trained is what is saved, restored and watched.
+
+    Attributes:
+        step: updates done.
+        method: as given, on its device.
+        network: the method as Fabric wraps it: called, it gives the losses of the views.
+
+    Raises:
+        UserError: the checkpoint cannot be read or does not fit, or has come farther than the run is to go.
+    """
+
+    def __init__(self, ranks: Ranks, config: DictConfig, method: nn.Module) -> None:
+        self.ranks, self.config, self.method = ranks, config, method
+        method.to(memory_format=memory_format(config.channels_last))
+        optimizer = build_optimizer(
+            method.parameter_groups(config.optimizer), config.optimizer, fused=config.precision != "16"
+        )
+        checkpoint = None
+        if config.resume is not None:
+            checkpoint = checkpoints.find_to_resume(Path(config.resume), config.checkpointing.every)
+        self.step = self._saved = checkpoint.step if checkpoint else 0
+        if self.step > config.num_steps:
+            raise UserError(f"The run has done {self.step} steps already: give num_steps={self.step} or more.")
+        if checkpoint:
+            method.load(checkpoint)
+            if checkpoint.precision:
+                ranks.fabric.strategy.precision.load_state_dict(checkpoint.precision)
+        if config.compile:
+            compile_networks(method)
+        self.network, self.optimizer = ranks.setup(method, optimizer)
+        if checkpoint:
+            restore_optimizer(self.optimizer.optimizer, checkpoint.optimizer, str(checkpoint.file))
+        self.network.train()
+        self._updates = FiniteUpdates(self.optimizer.optimizer)
+        self._versions = versions()
+
+    def random(self, batch: Any) -> Randomness:
+        """The random numbers of this rank's part of a step: ``batch`` has ``step`` and ``places``."""
+        return Randomness(self.config.seed, batch.step, batch.places)
+
+    def update(self, losses: Mapping[str, Tensor]) -> dict[str, Any]:
+        """One update with the weighted sum of a step's losses.
+
+        Returns:
+            What a log should have of it: the losses, ``total``, ``gradient_norm`` (of each set of parameters that is
+            clipped apart) and ``learning_rate``.
+
+        Raises:
+            NotFinite: see ``utils.finite``; with ``precision=16`` alone.
+        """
+        fabric, config = self.ranks.fabric, self.config
+        if losses.keys() != config.loss_weights.keys():
+            raise ValueError(f"the method gives the losses {[*losses]}, its LossWeights are {[*config.loss_weights]}")
+        total = sum(config.loss_weights[name] * loss for name, loss in losses.items())
+        rate = set_learning_rate(self.optimizer, config.optimizer, self.step)
+        self.optimizer.zero_grad()
+        fabric.backward(total)
+        fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
+        norms = clip_gradients(self.optimizer, config.optimizer.clip_norm)
+        self._updates.watch(self.step, losses, total, norms)
+        self.optimizer.step()
+        self.step += 1
+        return {**losses, "total": total, "learning_rate": rate, **norms}
+
+    def due(self, every: int) -> bool:
+        """Whether something is to be done after this step: after every so many (0: never), and after the last."""
+        return self.step == self.config.num_steps or (every > 0 and self.step % every == 0)
+
+    def scalars(self, done: Mapping[str, Any]) -> dict[str, Any]:
+        """What :meth:`update` gave, losses as those of the whole batch.
+
+        Raises:
+            NotFinite: an update so far was not finite.
+        """
+        names = [*self.config.loss_weights, "total"]
+        means = self.ranks.mean({name: done[name] for name in names})
+        self._updates.require_finite()
+        return {**done, **means}
+
+    def save(self, run: RunDirectory | None, logger: RunLogger) -> None:
+        """Saves a checkpoint unless there is one of this step; rows of the log before it are on disk by then.
+
+        Args:
+            run: None on ranks that save nothing.
+
+        Raises:
+            NotFinite: an update so far was not finite.
+            UserError: weights are not finite, or the disk is full.
+        """
+        self._updates.require_finite()
+        if run is None or self._saved == self.step:
+            return
+        beside = self.method.trained_beside()
+        weights = [*self.method.predictor.parameters(), *(t for t in beside.values() if t.is_floating_point())]
+        require_finite_weights(weights, self.step)
+        logger.flush()
+        payload = {
+            "iter": self.step,
+            "model_state_dict": self.method.predictor.state_dict(),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "precision_state_dict": self.ranks.fabric.strategy.precision.state_dict(),
+            "format": checkpoints.FORMAT,
+            "config": OmegaConf.to_container(self.config),
+            "versions": self._versions,
+        } | ({"method_state_dict": beside} if beside else {})
+        options = self.config.checkpointing
+        file = run.path / f"checkpoints/model_{self.step}.pth"
+        checkpoints.save(file, payload, options.keep, options.milestone_every)
+        self._saved = self.step
+
+    def heed(self, signals: Signals, run: RunDirectory | None, logger: RunLogger) -> None:
+        """Saves, and ends the run, if a signal has asked any rank to.
+
+        Raises:
+            Stopped: one has asked to end.
+        """
+        if asked := self.ranks.exchange(signals.asked()):
+            self.save(run, logger)
+            if asked[0] in TO_STOP:
+                command = f"python train.py {to_resume(run.path if run else 'RUN')}"
+                raise Stopped(asked[0], f"saved after {self.step} steps. To go on: {command}")

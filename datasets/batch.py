@@ -31,7 +31,7 @@ class _Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, function) -> Self:
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values = {spec.name: getattr(self, spec.name) for spec in fields(self)}
         return replace(self, **{name: function(value) for name, value in values.items() if isinstance(value, Tensor)})
 
 
@@ -56,6 +56,11 @@ class TrainBatch(_Batch):
     first_place: int = 0
     skipped: list[str] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
+
+    @property
+    def places(self) -> range:
+        """Where these crops stand among all of the step."""
+        return range(self.first_place, self.first_place + len(self.image))
 
     @classmethod
     def collate(
@@ -83,9 +88,11 @@ class EvalBatch(_Batch):
 
 
 def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    """Pictures (N, 3, H, W) uint8 and foreground masks (N, 1, H, W) float32 of samples of one size."""
+    """Pictures (N, 3, H, W) uint8 and foreground (N, 1, H, W) float32 in [0, 1] of samples of one size."""
     image = np.empty((len(samples), 3, *samples[0].foreground.shape), np.uint8)
     for sample, planes in zip(samples, image, strict=True):
         cv2.split(sample.image, list(planes))  # into them; NumPy and PyTorch take five times as long
-    foreground = np.stack([sample.foreground for sample in samples])
-    return torch.from_numpy(image), torch.from_numpy(foreground)[:, None].float()
+    foreground = np.empty((len(samples), 1, *samples[0].foreground.shape), np.float32)
+    for sample, (mask,) in zip(samples, foreground, strict=True):
+        mask[:] = sample.foreground if sample.saliency is None else sample.saliency / np.float32(255)
+    return torch.from_numpy(image), torch.from_numpy(foreground)

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 
 from datasets import crops
+from datasets.base import Boxed
 from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Sample
 
@@ -18,13 +19,14 @@ class BoxCrops:
 
     mirrored_keypoints: list[int] = []
 
-    def __init__(self, *, box_padding: float, box_jitter: float, flip_probability: float) -> None:
+    def __init__(self, options: Boxed, flip_probability: float) -> None:
         """
         Args:
-            box_padding, box_jitter: of the training crop, shares of the box's size; the test crop has the padding only.
+            options: padding and jitter of the training crop, shares of the box's size; the test crop has the padding.
             flip_probability: of the training crop.
         """
-        self._box_padding, self._box_jitter, self._flip_probability = box_padding, box_jitter, flip_probability
+        self._box_padding, self._box_jitter = options.box_padding, options.box_jitter
+        self._flip_probability = flip_probability
 
     def train_crop(self, sample: Sample, size: int, rng: np.random.Generator) -> Sample:
         """A ``size`` x ``size`` crop around the jittered box, mirrored at times (release)."""

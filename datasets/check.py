@@ -16,10 +16,12 @@ from rich.progress import track
 from rich.table import Table
 from torch.utils.data import Dataset
 
-from datasets import DATASETS
+from conf import app
+from datasets import build_from_lists
+from datasets.base import Source
 from datasets.files import HELP, MissingFile, SizesDiffer, UnreadableFile, read_picture
 from datasets.sample import Sample
-from utils import app, workers
+from utils import workers
 from utils.console import stdout
 from utils.errors import UserError
 
@@ -82,17 +84,15 @@ def check(config: DictConfig) -> None:
     obstacles: list[str] = []
     for reading, (split, purpose) in READINGS.items():
         try:
-            dataset = DATASETS[config.dataset_name].from_config(
-                config.dataset, Path(config.dataset_root), split, purpose
-            )
+            dataset = build_from_lists(config, split, purpose)
         except UserError as error:
             obstacles.append(str(error))
             continue
         notes |= dict.fromkeys(dataset.notes)
         findings = list(_findings(dataset, reading, config.loader.num_workers))
-        faults |= dict.fromkeys(fault for one in findings for fault in one.faults)
+        faults |= dict.fromkeys(fault for found in findings for fault in found.faults)
         counts[reading] = _counted(findings)
-        failing = sum(one.fails for one in findings)
+        failing = sum(found.fails for found in findings)
         if failing and (purpose == "evaluation" or config.dataset.on_error == "raise"):
             obstacles.append(f"{reading}: {failing:,} of {len(findings):,} pictures cannot be read")
         if reading == "training" and len(findings) - failing < config.batch_size:
@@ -114,7 +114,7 @@ def check(config: DictConfig) -> None:
     console.print("Training can start.")
 
 
-def findings_of(dataset, index: int) -> Findings:
+def findings_of(dataset: Source, index: int) -> Findings:
     """Read one picture of a data set with all its files and look at what is in them."""
     try:
         sample = dataset[index]
@@ -127,7 +127,7 @@ def findings_of(dataset, index: int) -> Findings:
                 faults.append((_kind(other), str(other)))
         return Findings(list(dict.fromkeys(faults)))
     return Findings(
-        list(_odd(sample, dataset.keypoint_names, [path for path in dataset.files(index) if path != sample.path])),
+        list(_odd(sample, dataset, [path for path in dataset.files(index) if path != sample.path])),
         keypoints=sample.keypoints is not None and bool(sample.keypoints[:, 2].any()),
         part_map=sample.part_map is not None and bool(sample.part_map.any()),
     )
@@ -137,19 +137,19 @@ def _kind(error: UserError) -> str:
     return KIND_OF_ERROR.get(type(error), "other error")
 
 
-def _odd(sample: Sample, keypoint_names: list[str], others: list[Path]) -> Iterator[tuple[str, str]]:
+def _odd(sample: Sample, dataset: Source, others: list[Path]) -> Iterator[tuple[str, str]]:
     height, width = sample.foreground.shape
     files = f"{sample.path}, in {' or '.join(map(str, others))}" if others else str(sample.path)
     if not sample.foreground.any():
         yield "empty mask", f"of {files}"
-    elif sample.foreground.all():
+    elif sample.foreground.all() and dataset.has_masks:
         yield "mask of the whole picture", f"of {files}"
     elif sample.box is not None:
         x0, y0, x1, y1 = np.rint(sample.box).astype(int)
         if not sample.foreground[max(y0, 0) : max(y1 + 1, 0), max(x0, 0) : max(x1 + 1, 0)].any():
             yield "mask outside the object's box", f"of {files}, box ({x0}, {y0}) to ({x1}, {y1})"
     if sample.keypoints is not None:
-        for name, (x, y, visible) in zip(keypoint_names, sample.keypoints, strict=True):
+        for name, (x, y, visible) in zip(dataset.keypoint_names, sample.keypoints, strict=True):
             if visible and not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
                 place = f"({x:g}, {y:g}), counted from 0, in {width} x {height} pixels"
                 yield "keypoint outside the picture", f"{name} of {sample.path} at {place}"
@@ -159,7 +159,7 @@ def _odd(sample: Sample, keypoint_names: list[str], others: list[Path]) -> Itera
 
 @dataclass
 class _Findings(Dataset):
-    dataset: Dataset
+    dataset: Source
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -168,7 +168,7 @@ class _Findings(Dataset):
         return findings_of(self.dataset, index)
 
 
-def _findings(dataset: Dataset, reading: str, num_workers: int) -> Iterator[Findings]:
+def _findings(dataset: Source, reading: str, num_workers: int) -> Iterator[Findings]:
     loader = workers.loader(_Findings(dataset), num_workers=num_workers, batch_size=None)
     return track(loader, f"reading: {reading}", transient=True, disable=not sys.stdout.isatty())
 
@@ -177,11 +177,11 @@ def _counted(findings: list[Findings]) -> Counter[str]:
     counts = Counter(
         {
             "pictures": len(findings),
-            "with visible keypoints": sum(one.keypoints for one in findings),
-            "with a part map": sum(one.part_map for one in findings),
+            "with visible keypoints": sum(found.keypoints for found in findings),
+            "with a part map": sum(found.part_map for found in findings),
         }
     )
-    counts.update(kind for one in findings for kind, _ in one.faults)
+    counts.update(kind for found in findings for kind, _ in found.faults)
     return counts
 
 

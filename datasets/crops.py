@@ -1,9 +1,9 @@
 """Crops of samples: squares around the object, as the release cuts CUB and PASCAL-Part, and whole pictures."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -58,25 +58,30 @@ def reach(box: np.ndarray, padding: float, jitter: float) -> np.ndarray:
 def crop(sample: Sample, box: np.ndarray, size: int) -> Sample:
     """Cut a square out and resize it to ``size`` x ``size``.
 
-    Outside the picture the picture is 1 (on the scale 0..255, as in the release) and the masks are 0. The picture is
-    resized by OpenCV, bilinear, fractions cut off as in the release; masks take the nearest pixel. Keypoints and the
-    object's box follow; hidden keypoints stay at (0, 0).
+    Outside the picture the picture is 1 (on the scale 0..255, as in the release) and masks are 0. The picture is
+    resized by OpenCV, bilinear, fractions cut off as in the release; masks and label maps take the nearest pixel.
+    Keypoints and the object's box follow; hidden keypoints stay at (0, 0).
 
     Args:
         box: (x0, y0, x1, y1) int, inclusive, square.
     """
     corner, scale = box[:2], size / (box[2] - box[0] + 1)
 
-    def resized(labels: np.ndarray) -> np.ndarray:
-        return cv2.resize(_cut(labels, box, 0), (size, size), interpolation=cv2.INTER_NEAREST)
+    def resized(labels: np.ndarray, rules: Mapping[str, Any]) -> np.ndarray:
+        return cv2.resize(_cut(labels, box, rules["outside"]), (size, size), interpolation=cv2.INTER_NEAREST)
 
     return replace(
         sample,
         image=_resized_as_released(_cut(sample.image, box, 1), size),
-        foreground=resized(sample.foreground),
-        part_map=None if sample.part_map is None else resized(sample.part_map),
+        **_labels(sample, resized),
         **_moved(sample, corner, scale),
     )
+
+
+def _labels(sample: Sample, change: Callable[[np.ndarray, Mapping[str, Any]], np.ndarray]) -> dict[str, np.ndarray]:
+    """The masks and label maps that a sample has, changed; ``change`` gets the labels and their field's metadata."""
+    found = ((spec, getattr(sample, spec.name)) for spec in fields(sample) if "outside" in spec.metadata)
+    return {spec.name: change(labels, spec.metadata) for spec, labels in found if labels is not None}
 
 
 def _resized_as_released(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -86,8 +91,8 @@ def _resized_as_released(pixels: np.ndarray, size: int) -> np.ndarray:
     """
     channels = [pixels] if pixels.nbytes < LARGE else cv2.split(pixels)
     kind = np.promote_types(pixels.dtype, np.float32)
-    floats = (cv2.resize(one.astype(kind), (size, size), interpolation=cv2.INTER_LINEAR) for one in channels)
-    resized = [one.astype(np.uint8) for one in floats]
+    floats = (cv2.resize(channel.astype(kind), (size, size), interpolation=cv2.INTER_LINEAR) for channel in channels)
+    resized = [channel.astype(np.uint8) for channel in floats]
     return resized[0] if len(resized) == 1 else cv2.merge(resized)
 
 
@@ -132,10 +137,9 @@ def flip(sample: Sample, mirrored_keypoints: list[int]) -> Sample:
     return replace(
         sample,
         image=cv2.flip(sample.image, 1),
-        foreground=cv2.flip(sample.foreground, 1),
         box=box,
         keypoints=keypoints,
-        part_map=None if sample.part_map is None else cv2.flip(sample.part_map, 1),
+        **_labels(sample, lambda labels, _: cv2.flip(labels, 1)),
     )
 
 
@@ -184,8 +188,7 @@ def cut(sample: Sample, box: np.ndarray) -> Sample:
     return replace(
         sample,
         image=_cut(sample.image, box, 1),
-        foreground=_cut(sample.foreground, box, 0),
-        part_map=None if sample.part_map is None else _cut(sample.part_map, box, 0),
+        **_labels(sample, lambda labels, rules: _cut(labels, box, rules["outside"])),
         **_moved(sample, box[:2], 1.0),
     )
 
@@ -210,7 +213,7 @@ def resize(sample: Sample, width: int, height: int, labels: Literal["bilinear", 
 
     Args:
         labels: how masks and part maps are resized. "bilinear" takes them for pictures too: where two parts meet, the
-            mean of their numbers may be a third part's.
+            mean of their numbers may be a third part's. Label maps that are not ``bilinear`` take the nearest pixel.
     """
 
     def resized(pixels: np.ndarray, how: str) -> np.ndarray:
@@ -220,8 +223,7 @@ def resize(sample: Sample, width: int, height: int, labels: Literal["bilinear", 
     return replace(
         sample,
         image=resized(sample.image, "bilinear"),
-        foreground=resized(sample.foreground, labels),
-        part_map=None if sample.part_map is None else resized(sample.part_map, labels),
+        **_labels(sample, lambda found, rules: resized(found, labels if rules.get("bilinear") else "nearest")),
         **_moved(sample, np.zeros(2), scale),
     )
 
@@ -230,7 +232,7 @@ def pad_to_square(sample: Sample, size: int) -> Sample:
     """The whole picture in a square of ``size`` pixels.
 
     The longer side is resized to ``size``, the picture by OpenCV, bilinear, masks by the nearest pixel. The shorter
-    direction is centred and filled: the picture with its edge, masks with 0.
+    direction is centred and filled: the picture with its edge, masks with what is outside.
     """
     height, width = sample.foreground.shape
     inner = np.maximum(np.rint(np.array([width, height]) * size / max(height, width)), 1).astype(int)
@@ -238,14 +240,13 @@ def pad_to_square(sample: Sample, size: int) -> Sample:
     left, top = (size - inner) // 2
     right, bottom = size - inner - [left, top]
 
-    def padded(pixels: np.ndarray, interpolation: int, mode: str) -> np.ndarray:
+    def padded(pixels: np.ndarray, interpolation: int, **how) -> np.ndarray:
         resized = cv2.resize(pixels, inner.tolist(), interpolation=interpolation)
-        return np.pad(resized, ((top, bottom), (left, right), *[(0, 0)] * (pixels.ndim - 2)), mode=mode)
+        return np.pad(resized, ((top, bottom), (left, right), *[(0, 0)] * (pixels.ndim - 2)), **how)
 
     return replace(
         sample,
-        image=padded(sample.image, cv2.INTER_LINEAR, "edge"),
-        foreground=padded(sample.foreground, cv2.INTER_NEAREST, "constant"),
-        part_map=None if sample.part_map is None else padded(sample.part_map, cv2.INTER_NEAREST, "constant"),
+        image=padded(sample.image, cv2.INTER_LINEAR, mode="edge"),
+        **_labels(sample, lambda labels, rules: padded(labels, cv2.INTER_NEAREST, constant_values=rules["outside"])),
         **_moved(sample, -np.array([left, top]) / scale, scale),
     )

@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 from scipy.io import loadmat
 
+from datasets import base
+from datasets.base import Mask, Split
 from datasets.box_crops import BoxCrops
 from datasets.crops import mirrored_indices
 from datasets.files import (
@@ -24,17 +26,30 @@ from datasets.files import (
     read_names,
     read_picture,
     read_rows,
+    require_masks,
 )
 from datasets.sample import Purpose, Sample
 from utils.errors import UserError
 
 # Mask choice -> folder, and which pixel values are the object.
-MASKS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+MASKS: dict[Mask, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     "gt": ("CUB_200_2011/segmentations", lambda values: values == 255),  # lower values: annotators disagree
     "supervised": ("supervisedlabels", lambda values: values > 0),
     "unsupervised": ("pseudolabels", lambda values: values > 0),
 }
 _ONE_ANNOTATOR = 51  # of five, in a ground-truth mask
+
+
+@dataclass
+class Options(base.Options, base.Masked, base.Boxed):
+    """The keys of ``dataset``."""
+
+
+def build(options: Options, dataset_root: Path, split: Split, purpose: Purpose) -> "CUB":
+    """See ``datasets.build``."""
+    # Figures must not depend on whether an optional file is there.
+    use_cleaned_list = purpose == "training"
+    return CUB(dataset_root / options.folder, split, options.mask(purpose), options, use_cleaned_list=use_cleaned_list)
 
 
 @dataclass
@@ -62,17 +77,10 @@ class CUB(BoxCrops):
     """
 
     name = "CUB"
+    has_masks = True
 
     def __init__(
-        self,
-        root: Path | str,
-        split: Literal["train", "test"],
-        mask: Literal["gt", "supervised", "unsupervised"] | None,
-        *,
-        box_padding: float,
-        box_jitter: float,
-        flip_probability: float,
-        use_cleaned_list: bool = True,
+        self, root: Path | str, split: Split, mask: Mask | None, options: Options, *, use_cleaned_list: bool = True
     ) -> None:
         """Read the lists; pictures and masks are read one by one, when asked for.
 
@@ -81,13 +89,13 @@ class CUB(BoxCrops):
             split: of ``train_test_split.txt``.
             mask: ``segmentations/`` of CUB, ``supervisedlabels/`` or ``pseudolabels/``; None reads none and takes the
                 whole picture.
-            box_padding, box_jitter, flip_probability: of the crops, see ``BoxCrops``.
+            options: of the crops, see ``BoxCrops``.
             use_cleaned_list: where it is present.
 
         Raises:
             UserError: something is missing or malformed; the message says what and where.
         """
-        super().__init__(box_padding=box_padding, box_jitter=box_jitter, flip_probability=flip_probability)
+        super().__init__(options, options.flip_probability)
         self.split = split
         self.notes: list[str] = []
         self._root, self._base = Path(root), Path(root) / "CUB_200_2011"
@@ -109,20 +117,6 @@ class CUB(BoxCrops):
         if not self._ids:
             raise UserError(f"{self._base / 'train_test_split.txt'} has no picture of the {split} split. {HELP}")
 
-    @classmethod
-    def from_config(cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Purpose) -> Self:
-        """See ``datasets.build``."""
-        return cls(
-            dataset_root / node.folder,
-            split,
-            {"training": node.train_mask, "evaluation": node.eval_mask, "prediction": None}[purpose],
-            box_padding=node.box_padding,
-            box_jitter=node.box_jitter,
-            flip_probability=node.flip_probability,
-            # Figures must not depend on whether an optional file is there.
-            use_cleaned_list=purpose == "training",
-        )
-
     def _check_presence(self) -> None:
         if not self._base.is_dir():
             raise UserError(
@@ -133,11 +127,8 @@ class CUB(BoxCrops):
         missing += [] if (self._base / "images").is_dir() else ["images/"]
         if missing:
             raise UserError(f"{self.name}: missing {', '.join(missing)}; looked in {self._base}. {HELP}")
-        folder = None if self._mask is None else self._root / MASKS[self._mask][0]
-        if folder is not None and not folder.is_dir():
-            others = [choice for choice, (name, _) in MASKS.items() if (self._root / name).is_dir()]
-            present = f"masks on disk: {', '.join(others)}" if others else "no other masks are on disk"
-            raise UserError(f"{self.name}: no folder {folder} for {self._mask} masks; {present}. {HELP}")
+        if self._mask is not None:
+            require_masks(self.name, self._mask, {mask: self._root / folder for mask, (folder, _) in MASKS.items()})
 
     def _read_lists(self) -> None:
         paths = self._by_image("images", "image path", str)
@@ -146,12 +137,14 @@ class CUB(BoxCrops):
         boxes = self._by_image("bounding_boxes", "image x y width height", coordinate, coordinate, extent, extent)
         lists = {"train_test_split": is_train, "image_class_labels": labels, "bounding_boxes": boxes}
         for name, table in lists.items():
-            for one, other, lost in (
+            for short, other, lost in (
                 (name, "images", paths.keys() - table.keys()),
                 ("images", name, table.keys() - paths.keys()),
             ):
                 if lost:
-                    raise UserError(f"{self._base / one}.txt has no line for image {min(lost)} of {other}.txt. {HELP}")
+                    raise UserError(
+                        f"{self._base / short}.txt has no line for image {min(lost)} of {other}.txt. {HELP}"
+                    )
 
         self._ids = [image for image in paths if is_train[image] == (self.split == "train")]
         self._paths = {image: paths[image] for image in self._ids}
@@ -276,7 +269,7 @@ class CUB(BoxCrops):
         """The name of sample ``index``, without reading it."""
         return self._paths[self._ids[index]]
 
-    def mask_path(self, index: int, mask: Literal["gt", "supervised", "unsupervised"]) -> Path:
+    def mask_path(self, index: int, mask: Mask) -> Path:
         """Where the mask of sample ``index`` is read from, and a predicted one is to be written to."""
         return (self._root / MASKS[mask][0] / self.sample_name(index)).with_suffix(".png")
 

@@ -1,15 +1,17 @@
 """DeepFashion In-shop Clothes Retrieval (Liu et al., 2016), the pictures with segmentation."""
 
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal
 
 import numpy as np
 
-from datasets import crops
-from datasets.files import HELP, UnreadableFile, check_size, read_label_map, read_picture
+from conf.fields import numbers
+from datasets import base, crops
+from datasets.base import Mask, Split
+from datasets.files import HELP, UnreadableFile, check_size, read_label_map, read_picture, require_masks
 from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Purpose, Sample
 from utils.errors import UserError
@@ -21,14 +23,33 @@ MASKS = {"supervised": "supervisedlabels", "unsupervised": "pseudolabels"}
 # The colour in a _segment.png that stands for each label.
 PALETTE = np.array(
     [
-        *[(0, 0, 0), (0, 100, 0), (16, 78, 139), (50, 205, 50)],
-        *[(70, 130, 180), (127, 255, 212), (144, 238, 144), (211, 211, 211)],
-        *[(220, 220, 220), (245, 222, 179), (250, 235, 215), (255, 0, 0)],
-        *[(255, 140, 0), (255, 250, 205), (255, 250, 250), (255, 255, 0)],
+        (0, 0, 0), (0, 100, 0), (16, 78, 139), (50, 205, 50),
+        (70, 130, 180), (127, 255, 212), (144, 238, 144), (211, 211, 211),
+        (220, 220, 220), (245, 222, 179), (250, 235, 215), (255, 0, 0),
+        (255, 140, 0), (255, 250, 205), (255, 250, 250), (255, 255, 0),
     ],
     np.uint8,
-)
+)  # fmt: skip
 _UNKNOWN = 255
+
+
+@dataclass
+class Options(base.Options, base.Masked):
+    """The keys of ``dataset``.
+
+    Attributes:
+        crop_area: of the training crop, smallest and largest share of the picture's area.
+        crop_aspect: of the training crop, smallest and largest width / height.
+    """
+
+    crop_area: list[float] = numbers(2, increasing=True, above=0, high=1)
+    crop_aspect: list[float] = numbers(2, increasing=True, above=0)
+
+
+def build(options: Options, dataset_root: Path, split: Split, purpose: Purpose) -> "DeepFashion":
+    """See ``datasets.build``. Predicted masks are published for the test split alone."""
+    mask = options.mask_of_split(split, purpose) or "gt"
+    return DeepFashion(dataset_root / options.folder, split, mask, options)
 
 
 class DeepFashion:
@@ -43,28 +64,18 @@ class DeepFashion:
     """
 
     name = "DeepFashion"
+    has_masks = True
     keypoint_names: list[str] = []
     part_names = [f"label {number}" for number in range(1, len(PALETTE))]
 
-    def __init__(
-        self,
-        root: Path | str,
-        split: Literal["train", "test"],
-        mask: Literal["gt", "supervised", "unsupervised"],
-        *,
-        crop_area: Sequence[float],
-        crop_aspect: Sequence[float],
-        flip_probability: float,
-    ) -> None:
+    def __init__(self, root: Path | str, split: Split, mask: Mask, options: Options) -> None:
         """Read the lists; pictures and masks are read one by one, when asked for.
 
         Args:
             root: the folder that holds ``Anno/`` and the folders of predicted masks.
             split: ``test`` is query and gallery together.
             mask: ``gt`` for all labelled pixels, ``supervisedlabels/`` or ``pseudolabels/``.
-            crop_area: of the training crop, smallest and largest share of the picture's area.
-            crop_aspect: of the training crop, smallest and largest width / height.
-            flip_probability: of the training crop.
+            options: of the training crop.
 
         Raises:
             UserError: something is missing or malformed; the message says what and where.
@@ -72,7 +83,8 @@ class DeepFashion:
         self.split = split
         self._root, self._base = Path(root), Path(root) / "Anno/segmentation"
         self._mask = mask
-        self._crop_area, self._crop_aspect, self._flip_probability = crop_area, crop_aspect, flip_probability
+        self._crop_area, self._crop_aspect = tuple(options.crop_area), tuple(options.crop_aspect)
+        self._flip_probability = options.flip_probability
         lists = [self._base / f"DeepFashion_segmentation_{name}.json" for name in LISTS[split]]
         self._check_presence(lists)
         self._names = [name for path in lists for name in _read_list(path)]
@@ -80,35 +92,17 @@ class DeepFashion:
             raise UserError(f"{' and '.join(map(str, lists))}: no pictures. {HELP}")
         self.notes = [f"{self.name}: {len(self):,} pictures, the {split} split ({' and '.join(LISTS[split])})."]
 
-    @classmethod
-    def from_config(cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Purpose) -> Self:
-        """See ``datasets.build``.
-
-        Predicted masks are published for the test split alone, so what an evaluation fits (k-means) is fitted with the
-        masks of the training.
-        """
-        of_training = purpose == "training" or split == "train"
-        return cls(
-            dataset_root / node.folder,
-            split,
-            "gt" if purpose == "prediction" else node.train_mask if of_training else node.eval_mask,
-            crop_area=tuple(node.crop_area),
-            crop_aspect=tuple(node.crop_aspect),
-            flip_probability=node.flip_probability,
-        )
-
     def _check_presence(self, lists: list[Path]) -> None:
-        folders = [self._base / "img_highres"]
-        if self._mask in MASKS:
-            folders.append(self._root / MASKS[self._mask])
-        missing = [path for path in lists if not path.is_file()] + [path for path in folders if not path.is_dir()]
+        pictures = self._base / "img_highres"
+        missing = [path for path in lists if not path.is_file()] + [pictures] * (not pictures.is_dir())
         if missing:
-            masks = ["gt", *(choice for choice, folder in MASKS.items() if (self._root / folder).is_dir())]
-            others = f" Masks on disk: {', '.join(masks)}." if missing == folders[1:] else ""
             raise UserError(
                 f"{self.name}: missing {', '.join(str(path.relative_to(self._root)) for path in missing)}; looked in "
-                f"{self._root}. Set dataset_root= to what holds DeepFashion/.{others} {HELP}"
+                f"{self._root}. Set dataset_root= to what holds DeepFashion/. {HELP}"
             )
+        # The true masks are the labels beside the pictures.
+        folders = {mask: self._root / folder for mask, folder in MASKS.items()}
+        require_masks(self.name, self._mask, {"gt": pictures, **folders})
 
     def __len__(self) -> int:
         return len(self._names)
@@ -125,7 +119,7 @@ class DeepFashion:
         """The name of sample ``index``, without reading it."""
         return self._names[index]
 
-    def mask_path(self, index: int, mask: Literal["supervised", "unsupervised"]) -> Path:
+    def mask_path(self, index: int, mask: Mask) -> Path:
         """Where a predicted mask of sample ``index`` is read from, and is to be written to."""
         return self._root / MASKS[mask] / f"{self.sample_name(index)}.png"
 

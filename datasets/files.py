@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from utils.errors import UserError
 
-HELP = "See README, section 'Data'."
+HELP = "See docs/data/."
 # Pillow's names; of others it runs foreign programs (EPS) or reads a part.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
@@ -131,6 +131,20 @@ def require_files(dataset: Any) -> None:
             f"{dataset.name}: {len(missing)} of {len(wanted)} files are missing: {', '.join(missing[:3])}{more}. "
             f"`python -m datasets.check`, with the same arguments, names every one. {HELP}"
         )
+
+
+def require_masks(name: str, mask: str, folders: Mapping[str, Path]) -> None:
+    """Refuse a choice of masks whose folder is not there (MissingFile); the message says which choices are.
+
+    Args:
+        name: of the data set.
+        folders: of each choice.
+    """
+    if folders[mask].is_dir():
+        return
+    others = [choice for choice, folder in folders.items() if folder.is_dir()]
+    present = f"masks on disk: {', '.join(others)}" if others else "no other masks are on disk"
+    raise MissingFile(f"{name}: no folder {folders[mask]} for {mask} masks; {present}. {HELP}")
 
 
 def _decode(path: Path, convert: Callable[[Image.Image], Image.Image]) -> np.ndarray:

@@ -4,11 +4,14 @@ import csv
 import os
 import zlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
 
 import numpy as np
 
+from conf.fields import number
+from datasets import base
+from datasets.base import Mask, Split
 from datasets.box_crops import BoxCrops
 from datasets.crops import mirrored_indices
 from datasets.files import (
@@ -21,6 +24,7 @@ from datasets.files import (
     read_label_map,
     read_names,
     read_picture,
+    require_masks,
 )
 from datasets.sample import Purpose, Sample
 from utils.errors import UserError
@@ -28,6 +32,18 @@ from utils.errors import UserError
 MASKS = {"gt": "masks", "supervised": "supervisedlabels", "unsupervised": "pseudolabels"}
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 MAX_LABEL = 255  # part maps hold bytes
+
+
+@dataclass
+class Options(base.Options, base.Masked, base.Boxed):
+    """The keys of ``dataset``; ``test_share`` of the pictures are held out where no list says which."""
+
+    test_share: float = number(above=0, high=0.9)
+
+
+def build(options: Options, dataset_root: Path, split: Split, purpose: Purpose) -> "Folder":
+    """See ``datasets.build``."""
+    return Folder(dataset_root / options.folder, split, options.mask(purpose), options)
 
 
 class Folder(BoxCrops):
@@ -54,18 +70,9 @@ class Folder(BoxCrops):
     """
 
     name = "folder"
+    has_masks = True
 
-    def __init__(
-        self,
-        root: Path | str,
-        split: Literal["train", "test"],
-        mask: Literal["gt", "supervised", "unsupervised"] | None,
-        *,
-        test_share: float,
-        box_padding: float,
-        box_jitter: float,
-        flip_probability: float,
-    ) -> None:
+    def __init__(self, root: Path | str, split: Split, mask: Mask | None, options: Options) -> None:
         """List the files; they are read one by one, when asked for.
 
         Args:
@@ -73,21 +80,20 @@ class Folder(BoxCrops):
             split: see above.
             mask: ``masks/``, or predicted ones in ``supervisedlabels/`` or ``pseudolabels/``; None reads none and takes
                 the whole picture.
-            test_share: of the pictures that are held out where no list says which, in (0, 1).
-            box_padding, box_jitter, flip_probability: of the crops, see ``BoxCrops``.
+            options: of the crops, see ``BoxCrops``, and of the split.
 
         Raises:
             UserError: something is missing or malformed; the message says what and where.
         """
-        super().__init__(box_padding=box_padding, box_jitter=box_jitter, flip_probability=flip_probability)
+        super().__init__(options, options.flip_probability)
         self.split = split
         self.notes: list[str] = []
         self._root, self._mask = Path(root), mask
         self._pictures = by_stem(self._root / "images")
         if not self._pictures:
             raise UserError(f"{self._root / 'images'} holds no picture: known are {' '.join(sorted(ENDINGS))}. {HELP}")
-        self._masks = {} if mask is None else self._list_masks(self._root / MASKS[mask])
-        held_out = self._held_out(test_share)
+        self._masks = {} if mask is None else self._list_masks(mask)
+        held_out = self._held_out(options.test_share)
         self._stems = [stem for stem, is_test in held_out.items() if is_test == (split == "test")]
         if not self._stems:
             raise UserError(f"{self._root} has no picture of the {split} split. {HELP}")
@@ -105,29 +111,14 @@ class Folder(BoxCrops):
             self._read_keypoints(stem for stem, is_test in held_out.items() if is_test)
         self.mirrored_keypoints = mirrored_indices(self.keypoint_names)
 
-    @classmethod
-    def from_config(cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Purpose) -> Self:
-        """See ``datasets.build``."""
-        return cls(
-            dataset_root / node.folder,
-            split,
-            {"training": node.train_mask, "evaluation": node.eval_mask, "prediction": None}[purpose],
-            test_share=node.test_share,
-            box_padding=node.box_padding,
-            box_jitter=node.box_jitter,
-            flip_probability=node.flip_probability,
-        )
-
-    def _list_masks(self, folder: Path) -> dict[str, Path]:
-        if not folder.is_dir():
-            others = [choice for choice, name in MASKS.items() if (self._root / name).is_dir()]
-            present = f"masks on disk: {', '.join(others)}" if others else "no other masks are on disk"
-            raise MissingFile(f"{self.name}: no folder {folder} for {self._mask} masks; {present}. {HELP}")
+    def _list_masks(self, mask: Mask) -> dict[str, Path]:
+        require_masks(self.name, mask, {choice: self._root / folder for choice, folder in MASKS.items()})
+        folder = self._root / MASKS[mask]
         masks = by_stem(folder)
         if masks.keys().isdisjoint(self._pictures):
-            mask, picture = (str(next(iter(found.values()), "none")) for found in (masks, self._pictures))
+            first, picture = (str(next(iter(found.values()), "none")) for found in (masks, self._pictures))
             raise UserError(
-                f"No mask in {folder} has the name of a picture. The first mask is {mask}, the first picture is "
+                f"No mask in {folder} has the name of a picture. The first mask is {first}, the first picture is "
                 f"{picture}: give masks the names of their pictures, whatever the ending. {HELP}"
             )
         if spare := [stem for stem in masks if stem not in self._pictures]:
@@ -218,7 +209,7 @@ class Folder(BoxCrops):
         """The name of sample ``index``, without reading it."""
         return self._pictures[self._stems[index]].relative_to(self._root / "images").as_posix()
 
-    def mask_path(self, index: int, mask: Literal["supervised", "unsupervised"]) -> Path:
+    def mask_path(self, index: int, mask: Mask) -> Path:
         """Where a predicted mask of sample ``index`` is to be written to; one of any type is read."""
         return self._root / MASKS[mask] / f"{self._stems[index]}.png"
 

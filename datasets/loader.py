@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datasets.base import Source
 from datasets.batch import TrainBatch
 from datasets.sample import Sample
 from utils import workers
@@ -16,20 +17,8 @@ from utils.seeding import generator
 Item = tuple[int, int, int]  # index in the data set, step, place in the batch
 
 
-class TrainDataset(Protocol):
-    """What the loader asks of a data set."""
-
-    name: str
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-    def train_crop(self, sample: Sample, size: int, rng: np.random.Generator) -> Sample: ...
-
-
 def train_batches(
-    dataset: TrainDataset,
+    dataset: Source,
     *,
     image_size: int,
     batch_size: int,
@@ -44,7 +33,7 @@ def train_batches(
     """Batches of the steps ``first_step`` .. ``num_steps - 1``.
 
     Each epoch goes through the data set in an order of its own; its last incomplete batch is dropped. Reading and
-    cropping happen in the workers, everything else on the batch (``datasets.views``).
+    cropping happen in the workers, everything else on the batch (``datasets.transforms``).
 
     Args:
         image_size: side of the crops, pixels.
@@ -120,7 +109,7 @@ class _Crop:
 
 @dataclass
 class _Crops(Dataset):
-    dataset: TrainDataset
+    dataset: Source
     size: int
     seed: int
     on_error: Literal["raise", "skip"]

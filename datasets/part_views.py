@@ -15,7 +15,7 @@ class PartViewOptions:
         image_size: side of the test crop, pixels.
         size: of a whole picture, pixels; which side is the data set's choice.
         labels: how part maps and masks of a whole picture are resized. "bilinear", as published, mixes neighbouring
-            numbers and so invents labels at borders. Test crops take the nearest pixel in any case.
+            numbers and so invents labels at borders. Test crops and predicted maps take the nearest pixel in any case.
     """
 
     image_size: int
@@ -29,8 +29,8 @@ class PartView:
 
     Attributes:
         name: unique within the data set; label maps are saved under it.
-        prepare: sample as on disk -> sample at network size, whose part map and foreground lie on its picture.
-            The name stays. A function of its argument alone that pickles: it runs in the loader's workers.
+        prepare: sample as on disk -> sample at network size, whose label maps and foreground lie on its picture. The
+            name stays. A function of its argument alone that pickles: it runs in the loader's workers.
         on_parts: the pixels of annotated parts are compared here: FG-NMI and FG-ARI are of this view.
         everywhere: all pixels, background included, are compared here: NMI and ARI are of this view.
         align_corners: how part logits are brought to the size of this view.

@@ -4,11 +4,13 @@ import zlib
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, Self
 
 import numpy as np
 from scipy.io import loadmat
 
+from conf.fields import choice, number
+from datasets import base
+from datasets.base import Mask, Split
 from datasets.box_crops import BoxCrops
 from datasets.files import HELP, MissingFile, UnreadableFile, check_size, read_label_map, read_picture, read_rows
 from datasets.part_views import PartView, PartViewOptions
@@ -24,8 +26,40 @@ MASK_FOLDERS = {"supervised": "supervisedlabels", "unsupervised": "pseudolabels"
 MAX_FILES = 4096  # annotations kept in memory, some kilobytes each; a category has 1,200 at most
 
 
+@dataclass
+class Options(base.Options, base.Masked, base.Boxed):
+    """The keys of ``dataset``.
+
+    Attributes:
+        category: one of ``CATEGORIES``, or the paper's ``plane``, ``mbike``, ``bike``.
+        min_train_area, min_test_area: an object's box must cover more than this share of its picture.
+    """
+
+    category: str | None = choice(*CATEGORIES, *PAPER_NAMES)
+    min_train_area: float = number(low=0, high=1)
+    min_test_area: float = number(low=0, high=1)
+
+
 class NoObjects(UserError):
     """The category is not there: a list of its pictures is missing, or none of its objects is large enough."""
+
+
+def build(options: Options, dataset_root: Path, split: Split, purpose: Purpose) -> "PascalPart":
+    """See ``datasets.build``. Predicted masks are needed for the test split alone.
+
+    It is not refused to an evaluation without training objects.
+
+    Raises:
+        UserError: no category is given.
+        NoObjects: the category is not there, or no object is large enough.
+    """
+    if options.category is None:
+        raise UserError(f"dataset.category is needed: give dataset.category={'|'.join(CATEGORIES)}.")
+    mask = options.mask_of_split(split, purpose) or "gt"
+    source = PascalPart(dataset_root / options.folder, split, mask, options)
+    if not len(source) and (purpose == "training" or split == "test"):
+        raise NoObjects(f"{source.list_of(split)} gives no object to use. {source.notes[0]} {HELP}")
+    return source
 
 
 @dataclass(frozen=True)
@@ -89,19 +123,9 @@ class PascalPart(BoxCrops):
     """
 
     keypoint_names: list[str] = []
+    has_masks = True
 
-    def __init__(
-        self,
-        root: Path | str,
-        split: Literal["train", "test"],
-        mask: Literal["gt", "supervised", "unsupervised"],
-        *,
-        category: str,
-        min_area: float,
-        box_padding: float,
-        box_jitter: float,
-        flip_probability: float,
-    ) -> None:
+    def __init__(self, root: Path | str, split: Split, mask: Mask, options: Options) -> None:
         """Read the lists and the annotations; pictures and predicted masks are read one by one, when asked for.
 
         Args:
@@ -110,64 +134,32 @@ class PascalPart(BoxCrops):
             split: training is ``CATEGORY_train.txt``, test ``CATEGORY_val.txt``; their lines with -1 are pictures
                 without the category.
             mask: the labelled parts, or predicted masks.
-            category: one of ``CATEGORIES``, or the paper's ``plane``, ``mbike``, ``bike``.
-            min_area: an object's box must cover more than this share of its picture; 0.1 for training and 0.2 for the
-                test in the paper.
-            box_padding, box_jitter, flip_probability: of the crops, see ``BoxCrops``.
+            options: the category, how large its objects must be, and the crops, see ``BoxCrops``.
 
         Raises:
             NoObjects: a list of the category is missing.
             UserError: something is missing or malformed; the message names every such annotation.
         """
-        super().__init__(box_padding=box_padding, box_jitter=box_jitter, flip_probability=flip_probability)
-        self.category = PAPER_NAMES.get(category, category)
-        if self.category not in CATEGORIES:
-            raise UserError(f"dataset.category must be one of {', '.join(CATEGORIES)}, not {category!r}.")
+        super().__init__(options, options.flip_probability)
+        self.category = PAPER_NAMES.get(options.category, options.category)
         self.name = f"PASCAL-Part {self.category}"
         self.split = split
         self._root, self._mask = Path(root), mask
         self._check_presence()
 
         listed = self._read_lists()
-        names = {name for found in listed.values() for _, one in found for name in one.part_names}
+        names = {name for found in listed.values() for _, annotated in found for name in annotated.part_names}
         self.part_names = sorted(names)
         self._labels = {name: label for label, name in enumerate(self.part_names, start=1)}
 
-        large = [(picture, one) for picture, one in listed[split] if one.area > min_area]
+        min_area = options.min_train_area if split == "train" else options.min_test_area
+        large = [(picture, annotated) for picture, annotated in listed[split] if annotated.area > min_area]
         self._objects = [pair for pair in large if pair[1].part_names] if split == "train" else large
         left_out = len(large) - len(self)
         self.notes = [
             f"{self.name}: {len(self):,} of {len(listed[split]):,} objects of the {split} split, those that cover more "
             f"than {min_area:.0%} of their picture" + (f"; {left_out:,} without parts left out." if left_out else ".")
         ]
-
-    @classmethod
-    def from_config(cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Purpose) -> Self:
-        """See ``datasets.build``.
-
-        What an evaluation fits (k-means) is fitted with the masks of the training, so that predicted masks are needed
-        for the test split alone. It is not refused without training objects.
-
-        Raises:
-            UserError: no category is given.
-            NoObjects: the category is not there, or no object is large enough.
-        """
-        if node.category is None:
-            raise UserError(f"dataset_name=PP needs a category: give dataset.category={'|'.join(CATEGORIES)}.")
-        of_training = purpose == "training" or split == "train"
-        dataset = cls(
-            dataset_root / node.folder,
-            split,
-            "gt" if purpose == "prediction" else node.train_mask if of_training else node.eval_mask,
-            category=node.category,
-            min_area=node.min_train_area if split == "train" else node.min_test_area,
-            box_padding=node.box_padding,
-            box_jitter=node.box_jitter,
-            flip_probability=node.flip_probability,
-        )
-        if not len(dataset) and (purpose == "training" or split == "test"):
-            raise NoObjects(f"{dataset._list(split)} gives no object to use. {dataset.notes[0]} {HELP}")
-        return dataset
 
     def _check_presence(self) -> None:
         if not self._root.is_dir():
@@ -178,7 +170,7 @@ class PascalPart(BoxCrops):
         missing = [f"{name}/" for name in folders if not (self._root / name).is_dir()]
         if missing:
             raise UserError(f"{self.name}: missing {', '.join(missing)}; looked in {self._root}. {HELP}")
-        lost = next((self._list(split) for split in LISTS if not self._list(split).is_file()), None)
+        lost = next((self.list_of(split) for split in LISTS if not self.list_of(split).is_file()), None)
         if lost is not None:
             raise NoObjects(f"{self.name}: missing {lost}. {HELP}")
         if self._mask in MASK_FOLDERS:
@@ -190,7 +182,8 @@ class PascalPart(BoxCrops):
                     f"which leaves out the figures with predicted masks. {HELP}"
                 )
 
-    def _list(self, split: str) -> Path:
+    def list_of(self, split: Split) -> Path:
+        """The list of the category's pictures."""
         return self._root / "VOC2010/ImageSets/Main" / f"{self.category}_{LISTS[split]}.txt"
 
     def _annotation(self, picture: str) -> Path:
@@ -201,13 +194,13 @@ class PascalPart(BoxCrops):
         found: dict[str, list[tuple[str, _Object]]] = {split: [] for split in LISTS}
         faults = []
         for split, objects in found.items():
-            for picture, present in read_rows(self._list(split), "picture 1|0|-1", str, _presence):
+            for picture, present in read_rows(self.list_of(split), "picture 1|0|-1", str, _presence):
                 if not present:
                     continue
                 path = self._annotation(picture)
                 try:
                     changed = path.stat().st_mtime_ns if path.is_file() else 0
-                    objects += [(picture, one) for one in _read_objects(path, self.category, changed)]
+                    objects += [(picture, found) for found in _read_objects(path, self.category, changed)]
                 except (MissingFile, UnreadableFile) as error:
                     faults.append(error)
         if faults:
@@ -230,7 +223,7 @@ class PascalPart(BoxCrops):
             files.append(self.mask_path(index, self._mask))
         return files
 
-    def mask_path(self, index: int, mask: Literal["supervised", "unsupervised"]) -> Path:
+    def mask_path(self, index: int, mask: Mask) -> Path:
         """Where a predicted mask of sample ``index`` is read from, and is to be written to."""
         return self._root / MASK_FOLDERS[mask] / f"{self.sample_name(index)}.png"
 
@@ -274,9 +267,9 @@ def _read_objects(path: Path, category: str, _changed: int) -> tuple[_Object, ..
     try:
         annotation = loadmat(path)["anno"][0, 0]
         return tuple(
-            _read_object(index, one)
-            for index, one in enumerate(annotation["objects"].ravel())
-            if one["class"].item() == category
+            _read_object(index, annotated)
+            for index, annotated in enumerate(annotation["objects"].ravel())
+            if annotated["class"].item() == category
         )
     except FileNotFoundError:
         raise MissingFile(f"Missing {path}. {HELP}") from None
@@ -288,7 +281,7 @@ def _read_object(index: int, annotated: np.void) -> _Object:
     mask = annotated["mask"] > 0
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     box = tuple(map(int, (columns[0], rows[0], columns[-1], rows[-1]))) if len(rows) else None
-    parts = [(one["part_name"].item().partition("_")[0], one["mask"] > 0) for one in annotated["parts"].ravel()]
+    parts = [(part["part_name"].item().partition("_")[0], part["mask"] > 0) for part in annotated["parts"].ravel()]
     names = sorted({name for name, _ in parts})
     part_map = np.zeros(mask.shape, np.uint8)
     for name, part in reversed(parts):

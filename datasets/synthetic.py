@@ -11,11 +11,14 @@ import tempfile
 from colorsys import hsv_to_rgb
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
 
 import numpy as np
+from omegaconf import MISSING
 from PIL import Image
 
+from conf.fields import number
+from datasets import base
+from datasets.base import Split
 from datasets.cub import CUB
 from datasets.sample import Purpose
 from utils.errors import UserError
@@ -54,7 +57,7 @@ _VERSION = 1  # of the drawing: raised whenever the same numbers would give othe
 _SUPERSAMPLING = 3
 
 
-@dataclass(frozen=True)
+@dataclass
 class Drawing:
     """What the drawn set depends on.
 
@@ -64,24 +67,30 @@ class Drawing:
         seed: of the drawing; training seeds do not touch it.
     """
 
-    num_train: int
-    num_test: int
-    size: int
-    seed: int
+    num_train: int = number(low=1)
+    num_test: int = number(low=1)
+    size: int = number(low=32)
+    seed: int = number(low=0)
+
+
+@dataclass
+class Options(base.Options, base.Masked, base.Boxed):
+    """The keys of ``dataset``."""
+
+    drawing: Drawing = MISSING
+
+
+def build(options: Options, dataset_root: Path, split: Split, purpose: Purpose) -> "Synthetic":
+    """See ``datasets.build``."""
+    root = dataset_root / options.folder
+    ensure(root, options.drawing)
+    return Synthetic(root, split, options.mask(purpose), options)
 
 
 class Synthetic(CUB):
     """The drawn set; it draws itself where it is first asked for."""
 
     name = "synthetic"
-
-    @classmethod
-    def from_config(cls, node: Any, dataset_root: Path, split: Literal["train", "test"], purpose: Purpose) -> Self:
-        """See ``datasets.build``."""
-        if node.drawing is None:
-            raise UserError("dataset.drawing says what to draw: it cannot be null for dataset_name=synthetic.")
-        ensure(dataset_root / node.folder, Drawing(**node.drawing))
-        return super().from_config(node, dataset_root, split, purpose)
 
 
 def ensure(root: Path, drawing: Drawing) -> None:
@@ -128,10 +137,10 @@ def _draw_tree(root: Path, drawing: Drawing) -> None:
         name: [] for name in ("images", "train_test_split", "image_class_labels", "bounding_boxes", "parts/part_locs")
     }
     species_names = [f"{index + 1:03d}.Species_{index + 1}" for index in range(len(HUES_OF_SPECIES))]
-    for number in range(1, drawing.num_train + drawing.num_test + 1):
-        species = number % len(HUES_OF_SPECIES)
-        name = f"{species_names[species]}/Creature_{number:04d}"
-        image, part_map, keypoints = draw_creature(species, drawing.size, generator(drawing.seed, "drawing", number))
+    for image_id in range(1, drawing.num_train + drawing.num_test + 1):
+        species = image_id % len(HUES_OF_SPECIES)
+        name = f"{species_names[species]}/Creature_{image_id:04d}"
+        image, part_map, keypoints = draw_creature(species, drawing.size, generator(drawing.seed, "drawing", image_id))
         for folder, pixels, ending in (
             (cub / "images", image, "png"),
             (cub / "segmentations", (part_map > 0).astype(np.uint8) * 255, "png"),
@@ -143,14 +152,14 @@ def _draw_tree(root: Path, drawing: Drawing) -> None:
         rows, columns = np.nonzero(part_map)
         x, y = columns.min(), rows.min()
         width, height = columns.max() - x + 1, rows.max() - y + 1
-        lines["images"].append(f"{number} {name}.png")
-        lines["train_test_split"].append(f"{number} {int(number <= drawing.num_train)}")
-        lines["image_class_labels"].append(f"{number} {species + 1}")
+        lines["images"].append(f"{image_id} {name}.png")
+        lines["train_test_split"].append(f"{image_id} {int(image_id <= drawing.num_train)}")
+        lines["image_class_labels"].append(f"{image_id} {species + 1}")
         # CUB counts pixels from one.
-        lines["bounding_boxes"].append(f"{number} {x + 1:.1f} {y + 1:.1f} {width:.1f} {height:.1f}")
+        lines["bounding_boxes"].append(f"{image_id} {x + 1:.1f} {y + 1:.1f} {width:.1f} {height:.1f}")
         for index, (px, py, visible) in enumerate(keypoints, start=1):
             shown = f"{px + 1:.2f} {py + 1:.2f} 1" if visible else "0.0 0.0 0"
-            lines["parts/part_locs"].append(f"{number} {index} {shown}")
+            lines["parts/part_locs"].append(f"{image_id} {index} {shown}")
     (cub / "parts").mkdir()
     for name, content in lines.items():
         (cub / f"{name}.txt").write_text("\n".join(content) + "\n")

@@ -1,0 +1,113 @@
+"""What every data set brings: its options, and one split that is read sample by sample."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from omegaconf import MISSING
+
+from conf.fields import choice, number, probability
+from datasets.part_views import PartView, PartViewOptions
+from datasets.sample import Purpose, Sample
+
+Split = Literal["train", "test"]
+Mask = Literal["gt", "supervised", "unsupervised"]
+
+
+@dataclass
+class Options:
+    """The keys of ``dataset`` that every data set has; those of one are in its module."""
+
+    name: str = MISSING
+    folder: str = MISSING
+    flip_probability: float = probability()
+    saliency: str | None = MISSING
+    on_error: str = choice("raise", "skip")
+    cache: str = MISSING  # checked in datasets/cache.py
+    cache_dir: str = MISSING
+
+
+@dataclass
+class Masked:
+    """Of data sets with a choice of masks."""
+
+    train_mask: str = choice("gt", "supervised", "unsupervised")
+    eval_mask: str = choice("gt", "supervised", "unsupervised")
+
+    def mask(self, purpose: Purpose) -> Mask | None:
+        """Which masks are read; a prediction of masks needs none."""
+        return {"training": self.train_mask, "evaluation": self.eval_mask, "prediction": None}[purpose]
+
+    def mask_of_split(self, split: Split, purpose: Purpose) -> Mask | None:
+        """The same for data whose predicted masks are needed of the test split alone.
+
+        What an evaluation fits (k-means) is then fitted with the masks of the training.
+        """
+        return self.mask("training" if (split, purpose) == ("train", "evaluation") else purpose)
+
+
+@dataclass
+class Boxed:
+    """Of data sets cut around boxes; see ``datasets.box_crops``."""
+
+    box_padding: float = number(low=0, high=4)
+    box_jitter: float = number(low=0, high=0.5)
+
+
+class Source(Protocol):
+    """One split of a data set. It pickles: workers read it.
+
+    Attributes:
+        name: of the data set.
+        split: as asked for.
+        notes: what a log should say about this data.
+        keypoint_names: of its keypoints; empty where it has none.
+        part_names: of labels 1.. of its part maps, or None where it has none.
+        has_masks: its samples' foreground is an object's; else it is the whole picture, and nothing asks for masks.
+    """
+
+    name: str
+    split: Split
+    notes: list[str]
+    keypoint_names: list[str]
+    part_names: list[str] | None
+    has_masks: bool
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample.
+
+        Raises:
+            UserError: a file is missing or broken, or does not fit the others; the message names it.
+        """
+        ...
+
+    def sample_name(self, index: int) -> str:
+        """The name of sample ``index``, without reading it."""
+        ...
+
+    def files(self, index: int) -> list[Path]:
+        """What sample ``index`` is read from, the picture first."""
+        ...
+
+    def mask_path(self, index: int, mask: Mask) -> Path:
+        """Where a predicted mask of sample ``index`` is read from, and is to be written to; with ``has_masks``."""
+        ...
+
+    def train_crop(self, sample: Sample, size: int, rng: np.random.Generator) -> Sample:
+        """A ``size`` x ``size`` crop that depends on the sample and the generator alone."""
+        ...
+
+    def train_region(self, sample: Sample) -> np.ndarray:
+        """(x0, y0, x1, y1) int, inclusive: what ``train_crop`` can see of a sample; it may reach past the picture."""
+        ...
+
+    def test_crop(self, sample: Sample, size: int) -> Sample:
+        """The ``size`` x ``size`` crop that is evaluated."""
+        ...
+
+    def part_views(self, options: PartViewOptions) -> list[PartView]:
+        """The pictures on which parts are compared with part maps; asked for where there are ``part_names``."""
+        ...

@@ -13,6 +13,17 @@ Negatives = Literal["all_images", "other_images"]
 PositiveRule = Literal["uniform", "release"]
 
 
+def least_batch(rule: PositiveRule) -> int:
+    """The fewest images from which :func:`draw_positives` can draw.
+
+    Raises:
+        ValueError: an unknown rule.
+    """
+    if rule not in ("uniform", "release"):
+        raise ValueError(f"positives must be drawn by the rule 'uniform' or 'release', not {rule!r}")
+    return 3 if rule == "release" else 2
+
+
 def draw_positives(num_images: int, num_parts: int, rng: np.random.Generator, rule: PositiveRule = "uniform") -> Tensor:
     """Draw for each anchor (image, part) the image that its positive, the same part, is taken from.
 
@@ -29,14 +40,12 @@ def draw_positives(num_images: int, num_parts: int, rng: np.random.Generator, ru
     Raises:
         ValueError: too few images, or an unknown rule.
     """
-    if rule not in ("uniform", "release"):
-        raise ValueError(f"positives must be drawn by the rule 'uniform' or 'release', not {rule!r}")
-    first = 1 if rule == "release" else 0
-    if num_images < 2 + first:
+    if num_images < least_batch(rule):
         raise ValueError(
             f"the contrastive loss takes its positives from other images of the batch: the rule {rule!r} needs a batch "
-            f"of {2 + first} or more, not {num_images}"
+            f"of {least_batch(rule)} or more, not {num_images}"
         )
+    first = 1 if rule == "release" else 0
     other = rng.integers(first, num_images - 1, size=(num_images, num_parts))
     own = np.arange(num_images)[:, None]
     return torch.from_numpy(other + (other >= own))
@@ -45,8 +54,8 @@ def draw_positives(num_images: int, num_parts: int, rng: np.random.Generator, ru
 @full_precision
 def contrastive_loss(
     descriptors: Tensor,
-    temperature: float = 0.19,
-    positives: Tensor | None = None,
+    temperature: float,
+    positives: Tensor,
     negatives: Negatives = "all_images",
 ) -> Tensor:
     """L_c = mean_nk -log [ e^(z_k^n . p / tau) / (e^(z_k^n . p / tau) + sum_ij e^(z_k^n . z_j^i / tau)) ].
@@ -59,7 +68,7 @@ def contrastive_loss(
     Args:
         descriptors: (N, K, C), normalised here.
         temperature: tau.
-        positives: (N, K), the image each anchor's positive comes from; drawn uniformly from the other images when None.
+        positives: (N, K), the image each anchor's positive comes from; see :func:`draw_positives`.
         negatives: ``"all_images"`` (release) or ``"other_images"`` (paper).
 
     Returns:
@@ -73,9 +82,6 @@ def contrastive_loss(
         raise ValueError("the contrastive loss compares images with each other: it needs a batch of 2 or more")
     if negatives not in ("all_images", "other_images"):
         raise ValueError(f"negatives must be 'all_images' or 'other_images', not {negatives!r}")
-    if positives is None:
-        seed = int(torch.randint(2**62, ()))
-        positives = draw_positives(num_images, num_parts, np.random.default_rng(seed))
 
     image = torch.arange(num_images, device=descriptors.device).repeat_interleave(num_parts)
     part = torch.arange(num_parts, device=descriptors.device).repeat(num_images)

@@ -1,56 +1,40 @@
-"""Methods. A method knows networks and losses: its forward takes views and returns named scalar losses.
+"""Methods, a module each: ``method.name=scops`` is ``models/methods/scops.py``; see ``models.methods.base``."""
 
-It is a module with the class attributes ``task`` (what its ``segmenter`` finds: ``"parts"`` or ``"foreground"``) and
-``loss_names``, a class method ``from_config`` and ``parameter_groups(lr, head_multiplier)``.
-"""
+import torch
+from omegaconf import DictConfig
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
-from models.methods.contrastive_reconstruction import ContrastiveReconstruction
-from models.methods.foreground import Foreground
+from conf.modules import module
+from models.methods.base import Method
 from utils.errors import UserError
 
-METHODS = {"contrastive_reconstruction": ContrastiveReconstruction, "foreground": Foreground}
+
+def method_class(config: DictConfig) -> type[Method]:
+    """The class of the method that a config names."""
+    return module("method", config.method.name).Method
 
 
-def build_method(cfg: Any) -> ContrastiveReconstruction | Foreground:
-    """The method ``cfg.method.name`` with its networks, on the CPU, in train mode.
+def build(config: DictConfig, has_masks: bool, device: torch.device) -> Method:
+    """The method of a config with its networks, on the CPU, in train mode.
 
-    Raises:
-        UserError: unknown method, a batch too small for it, or weights that cannot be had.
-    """
-    _require_known(cfg.method.name)
-    return METHODS[cfg.method.name].from_config(cfg)
-
-
-def task_of(name: str) -> str:
-    """What the method ``name`` trains a segmenter to find: ``"parts"`` or ``"foreground"``.
+    Args:
+        has_masks: whether the data set to train on has foreground masks.
+        device: that it is to be trained on.
 
     Raises:
-        UserError: unknown method.
+        UserError: it needs masks or a larger batch, it cannot be deterministic on the device as ``deterministic`` asks,
+            or weights cannot be had.
     """
-    _require_known(name)
-    return METHODS[name].task
-
-
-def own_loss_weights(given: Mapping[str, float], loss_names: Iterable[str]) -> dict[str, float]:
-    """The weights of a method's own losses. Others may be given: data set files bring those of the paper's method.
-
-    Raises:
-        UserError: a loss of the method has no weight, or a weight is of no method's loss.
-    """
-    known = {name for method in METHODS.values() for name in method.loss_names}
-    if foreign := [name for name in given if name not in known]:
-        raise UserError(f"loss_weights.{foreign[0]}: no method has such a loss; there are {', '.join(sorted(known))}.")
-    if missing := [name for name in loss_names if name not in given]:
-        raise UserError(f"loss_weights.{missing[0]} is required by the method: give +loss_weights.{missing[0]}=VALUE.")
-    own = {name: given[name] for name in loss_names}
-    if not any(own.values()):
-        raise UserError(f"loss_weights.{', loss_weights.'.join(own)} are all 0: nothing would be learnt.")
-    return own
-
-
-def _require_known(name: str) -> None:
-    if name not in METHODS:
-        raise UserError(f"method.name={name}: known are {', '.join(METHODS)}.")
+    method, name = method_class(config), config.method.name
+    if method.needs_masks and not has_masks:
+        raise UserError(
+            f"method={name} trains on foreground masks, and dataset_name={config.dataset_name} has none: give another "
+            "data set, or a method that needs no masks."
+        )
+    least, because = method.min_batch_size(config.method)
+    if config.batch_size < least:
+        raise UserError(
+            f"batch_size={config.batch_size}: {because} compares images with each other and needs {least} or more."
+        )
+    if config.deterministic and device.type == "cuda" and (gradient := method.not_deterministic(config.method)):
+        raise UserError(f"deterministic=true: CUDA has no deterministic algorithm for {gradient}, or device=cpu.")
+    return method.from_config(config)

@@ -1,90 +1,133 @@
 """The paper's method: one segmenter, frozen perceptual features, four losses."""
 
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+import torch
+from omegaconf import MISSING, DictConfig
+from torch import Tensor
 
-from losses import (
-    contrastive_loss,
-    draw_positives,
-    equivariance_loss,
-    feature_loss,
-    part_descriptors,
-    visual_consistency_loss,
-)
+from conf.fields import choice, number
+from datasets.batch import TrainBatch
+from datasets.transforms.lab import rgb_to_lab
+from datasets.transforms.pair import JitterAndWarp, Pair, jittered_pair
+from datasets.transforms.warp import warp
+from losses.contrastive import contrastive_loss, draw_positives, least_batch
+from losses.descriptors import part_descriptors
+from losses.equivariance import equivariance_loss
+from losses.feature import feature_loss
+from losses.visual import visual_consistency_loss
+from models import segmenters
 from models.initialisation import seeded_initialisation
+from models.methods import base
 from models.perceptual import PerceptualNetwork
-from models.segmenter import Segmenter, build_segmenter
-from utils.errors import UserError
 from utils.ranks import gathered, num_ranks
-from utils.seeding import generator
+from utils.seeding import Randomness
 
 
-class ContrastiveReconstruction(nn.Module):
+@dataclass
+class Options:
+    """Keys of the node ``method``. Where paper and release differ, conf/ has the release's, which made the numbers.
+
+    Attributes:
+        temperature: tau of the contrastive loss.
+        negatives: ``all_images`` or ``other_images`` (paper).
+        positives: ``uniform`` or ``release`` (leaves one image out, fails for a batch of 2).
+        equivariance: ``release`` (one way, no gradient through the warped parts) or ``paper`` (both ways).
+    """
+
+    name: str = MISSING
+    temperature: float = number(above=0)
+    negatives: str = choice("all_images", "other_images")
+    positives: str = choice("uniform", "release")
+    equivariance: str = choice("release", "paper")
+
+
+@dataclass
+class LossWeights:
+    """lambda_f, lambda_c, lambda_v, lambda_e of the paper's total, for the release's normalisations."""
+
+    feature: float = number(low=0)
+    contrastive: float = number(low=0)
+    visual: float = number(low=0)
+    equivariance: float = number(low=0)
+
+
+Augmentation = JitterAndWarp
+
+
+@dataclass
+class Views:
+    """What the losses see of one batch. N images of H x W pixels.
+
+    Attributes:
+        pair: two jitters of the crops, one of them to be warped.
+        lab: (N, 3, H, W) float, the clean image in CIE Lab (D65), L in 0..100.
+        positives: (images of the whole batch, K) int64, the image that each anchor's positive comes from.
+    """
+
+    pair: Pair
+    lab: Tensor
+    positives: Tensor
+
+
+class Method(base.Method):
     """Unsupervised part discovery from contrastive reconstruction (Choudhury et al., NeurIPS 2021).
 
     Args:
-        segmenter: the network that is trained.
+        predictor: the segmenter that is trained.
         perceptual: the frozen network that gives the features.
-        config: the node ``method``: ``temperature``, ``negatives`` (``all_images`` or ``other_images``), ``positives``
-            (``uniform`` or ``release``), ``equivariance`` (``release`` or ``paper``); see ``losses``.
-        seed: the run's seed; positives are a function of it and of the step.
+        options: the node ``method``.
+        augmentation: the node ``augmentation``.
     """
 
-    task = "parts"
-    loss_names = ("feature", "contrastive", "visual", "equivariance")
-
-    def __init__(self, segmenter: Segmenter, perceptual: PerceptualNetwork, config: Any, seed: int) -> None:
+    def __init__(
+        self, predictor: torch.nn.Module, perceptual: PerceptualNetwork, options: DictConfig, augmentation: DictConfig
+    ) -> None:
         super().__init__()
-        self.segmenter = segmenter
-        self.perceptual = perceptual
-        self.config = config
-        self.seed = seed
+        self.predictor, self.perceptual = predictor, perceptual
+        self.options, self.augmentation = options, augmentation
 
     @classmethod
-    def from_config(cls, cfg: Any) -> Self:
-        """From the whole config.
+    def min_batch_size(cls, options: DictConfig) -> tuple[int, str]:
+        return least_batch(options.positives), f"method.positives={options.positives}"
 
-        Raises:
-            UserError: the batch is too small for the draw of positives, or weights cannot be had.
-        """
-        try:
-            # No rule asks for more than 3 images, and a batch that no memory holds is for the data set to refuse.
-            draw_positives(min(cfg.batch_size, 3), 1, generator(cfg.seed, "check"), cfg.method.positives)
-        except ValueError as error:
-            values = f"batch_size={cfg.batch_size}, method.positives={cfg.method.positives}"
-            raise UserError(f"{values}: {error}.") from error
-        with seeded_initialisation(cfg.seed, "segmenter"):
-            segmenter = build_segmenter(cfg.segmenter, cfg.num_parts)
-        with seeded_initialisation(cfg.seed, "perceptual network"):
-            perceptual = PerceptualNetwork(cfg.perceptual)
-        return cls(segmenter, perceptual, cfg.method, cfg.seed)
+    @classmethod
+    def not_deterministic(cls, options: DictConfig) -> str | None:
+        if options.equivariance == "paper":
+            return "the gradient through the warp, of method.equivariance=paper: give method.equivariance=release"
+        return None
 
-    def forward(self, views: Any) -> dict[str, Tensor]:
-        """The four losses, unweighted, of a batch of views.
+    @classmethod
+    def from_config(cls, config: DictConfig) -> Self:
+        with seeded_initialisation(config.seed, "segmenter"):
+            predictor = segmenters.build(config.segmenter, config.num_parts)
+        with seeded_initialisation(config.seed, "perceptual network"):
+            perceptual = PerceptualNetwork(config.perceptual)
+        return cls(predictor, perceptual, config.method, config.augmentation)
 
-        Where several devices share a batch, their mean over the devices is the loss of the whole batch, and so are
-        their gradients.
+    @torch.no_grad()
+    def views(self, batch: TrainBatch, random: Randomness) -> Views:
+        pair = jittered_pair(batch, self.augmentation, random)
+        rng = random.of_step("positives")
+        num_images = num_ranks() * len(pair.image)
+        return Views(
+            pair,
+            rgb_to_lab(pair.image),
+            draw_positives(num_images, self.predictor.num_parts, rng, self.options.positives),
+        )
 
-        Args:
-            views: has ``image``, ``jittered``, ``jittered_to_warp`` (N, 3, H, W) RGB in [0, 1], the last unwarped;
-                ``lab`` (N, 3, H, W) of the clean image; ``foreground`` (N, 1, H, W); ``grid`` (N, H, W, 2); ``step``.
-
-        Returns:
-            Scalars ``feature``, ``contrastive``, ``visual``, ``equivariance``.
-        """
-        rng = generator(self.seed, "positives", views.step)
+    def forward(self, views: Views) -> dict[str, Tensor]:
+        """Scalars ``feature``, ``contrastive``, ``visual``, ``equivariance``."""
+        pair = views.pair
         return self.losses(
-            view=self.segmenter.preprocess(views.jittered),
-            view_to_warp=self.segmenter.preprocess(views.jittered_to_warp),
-            features=self.perceptual(views.image),
+            view=self.predictor.preprocess(pair.jittered),
+            view_to_warp=self.predictor.preprocess(pair.jittered_to_warp),
+            features=self.perceptual(pair.image),
             lab=views.lab,
-            foreground=views.foreground,
-            grid=views.grid,
-            positives=draw_positives(
-                num_ranks() * len(views.image), self.segmenter.num_parts, rng, self.config.positives
-            ),
+            foreground=pair.foreground,
+            grid=pair.grid,
+            positives=views.positives,
         )
 
     def losses(
@@ -99,30 +142,19 @@ class ContrastiveReconstruction(nn.Module):
     ) -> dict[str, Tensor]:
         """As :meth:`forward`, with the views preprocessed and features and positives (of the whole batch) given."""
         # Zeros outside the image are the mean colour only after preprocessing.
-        warped_view = F.grid_sample(view_to_warp, grid, align_corners=True)
+        warped_view = warp(view_to_warp, grid)
         # Two passes, not one of twice the batch: batch norm sees one view at a time.
-        logits = self._full_size_logits(view)
-        logits_of_warped_view = self._full_size_logits(warped_view)
+        logits = self.full_size_logits(view)
+        logits_of_warped_view = self.full_size_logits(warped_view)
 
         part_masks = logits.softmax(1)
         # Every image of the whole batch is compared with every other, whichever device it is on.
         descriptors = gathered(part_descriptors(part_masks, features, foreground))
+        options = self.options
         return {
             # A sum over images, of which the mean over devices would leave a share.
             "feature": num_ranks() * feature_loss(part_masks, features, foreground),
-            "contrastive": contrastive_loss(
-                descriptors, self.config.temperature, positives, negatives=self.config.negatives
-            ),
+            "contrastive": contrastive_loss(descriptors, options.temperature, positives, options.negatives),
             "visual": visual_consistency_loss(part_masks, lab, foreground),
-            "equivariance": equivariance_loss(
-                logits, logits_of_warped_view, grid, foreground, formula=self.config.equivariance
-            ),
+            "equivariance": equivariance_loss(logits, logits_of_warped_view, grid, foreground, options.equivariance),
         }
-
-    def parameter_groups(self, lr: float, head_multiplier: float) -> list[dict[str, Any]]:
-        """What the optimiser trains: the segmenter's groups."""
-        return self.segmenter.parameter_groups(lr, head_multiplier)
-
-    def _full_size_logits(self, inputs: Tensor) -> Tensor:
-        logits = self.segmenter(inputs).float()
-        return F.interpolate(logits, size=inputs.shape[-2:], mode="bilinear", align_corners=True)

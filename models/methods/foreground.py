@@ -1,62 +1,78 @@
 """A supervised foreground network: the segmenter with a single logit, trained on the training masks."""
 
-from typing import Any, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
 
-import torch.nn.functional as F
+from omegaconf import MISSING, DictConfig
 from torch import Tensor, nn
 
-from losses import foreground_loss
+from conf.fields import number
+from datasets.batch import TrainBatch
+from datasets.transforms.pair import JitterAndWarp, Pair, jittered_pair
+from datasets.transforms.warp import warp
+from losses.foreground import foreground_loss
+from models import segmenters
 from models.initialisation import seeded_initialisation
-from models.segmenter import Segmenter, build_segmenter
+from models.methods import base
+from utils.errors import UserError
+from utils.seeding import Randomness
 
 
-class Foreground(nn.Module):
+@dataclass
+class Options:
+    """Keys of the node ``method``: nothing is left open."""
+
+    name: str = MISSING
+
+
+@dataclass
+class LossWeights:
+    foreground: float = number(low=0)
+
+
+Augmentation = JitterAndWarp
+
+
+class Method(base.Method):
     """Predicts the foreground mask of a picture, for data without masks at evaluation.
 
     The paper evaluates with masks predicted by a supervised network, which was not released.
 
     Args:
-        segmenter: the network that is trained; its single logit is above 0 on the object.
+        predictor: the segmenter that is trained; its single logit is above 0 on the object.
+        augmentation: the node ``augmentation``.
     """
 
-    task = "foreground"
-    loss_names = ("foreground",)
+    labeller = "foreground"
+    protocols = ("foreground",)
+    # The masks of the evaluation may be what it is to give.
+    test_masks = "training"
 
-    def __init__(self, segmenter: Segmenter) -> None:
+    def __init__(self, predictor: nn.Module, augmentation: DictConfig) -> None:
         super().__init__()
-        self.segmenter = segmenter
+        self.predictor, self.augmentation = predictor, augmentation
 
     @classmethod
-    def from_config(cls, cfg: Any) -> Self:
-        """From the whole config, of which ``num_parts`` and ``perceptual`` play no role.
+    def from_config(cls, config: DictConfig) -> Self:
+        """From the whole config, of which ``num_parts`` and ``perceptual`` play no role."""
+        with seeded_initialisation(config.seed, "segmenter"):
+            return cls(segmenters.build(config.segmenter, num_parts=1), config.augmentation)
 
-        Raises:
-            UserError: weights cannot be had.
-        """
-        with seeded_initialisation(cfg.seed, "segmenter"):
-            return cls(build_segmenter(cfg.segmenter, num_parts=1))
+    @classmethod
+    def predictor_of(cls, config: DictConfig, state: Mapping[str, Tensor]) -> nn.Module:
+        predictor = super().predictor_of(config, state)
+        if predictor.num_parts != 1:
+            raise UserError(f"it has {predictor.num_parts} channels: it finds parts, not the foreground alone.")
+        return predictor
 
-    def forward(self, views: Any) -> dict[str, Tensor]:
-        """The unweighted loss of a batch of views.
+    def views(self, batch: TrainBatch, random: Randomness) -> Pair:
+        return jittered_pair(batch, self.augmentation, random)
 
-        Args:
-            views: has ``jittered``, ``jittered_to_warp`` (N, 3, H, W) RGB in [0, 1], the last unwarped; ``foreground``
-                (N, 1, H, W); ``grid`` (N, H, W, 2).
-
-        Returns:
-            Scalar ``foreground``: the mean over both views. The warped one teaches other sizes and angles.
-        """
-        warped_view = F.grid_sample(self.segmenter.preprocess(views.jittered_to_warp), views.grid, align_corners=True)
-        warped_foreground = F.grid_sample(views.foreground, views.grid, align_corners=True)
-        loss = self._loss(self.segmenter.preprocess(views.jittered), views.foreground)
-        return {"foreground": (loss + self._loss(warped_view, warped_foreground)) / 2}
-
-    def _loss(self, inputs: Tensor, foreground: Tensor) -> Tensor:
-        logits = self.segmenter(inputs).float()
-        return foreground_loss(
-            F.interpolate(logits, size=inputs.shape[-2:], mode="bilinear", align_corners=True), foreground
-        )
-
-    def parameter_groups(self, lr: float, head_multiplier: float) -> list[dict[str, Any]]:
-        """What the optimiser trains: the segmenter's groups."""
-        return self.segmenter.parameter_groups(lr, head_multiplier)
+    def forward(self, views: Pair) -> dict[str, Tensor]:
+        """Scalar ``foreground``: the mean over both views. The warped one teaches other sizes and angles."""
+        warped_view = warp(self.predictor.preprocess(views.jittered_to_warp), views.grid)
+        warped_foreground = warp(views.foreground, views.grid)
+        logits = self.full_size_logits(self.predictor.preprocess(views.jittered))
+        loss = foreground_loss(logits, views.foreground)
+        return {"foreground": (loss + foreground_loss(self.full_size_logits(warped_view), warped_foreground)) / 2}

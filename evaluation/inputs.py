@@ -1,40 +1,14 @@
 """What a protocol hands to the runner: pictures at network size with their annotation, batched by shape."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from datasets.batch import EvalBatch
-from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Sample
-
-
-class EvalDataset(Protocol):
-    """What evaluation asks of one split of a data set.
-
-    Attributes:
-        name: of the data set.
-        keypoint_names: of its keypoints; empty where it has none.
-        part_names: of labels 1.. of its part maps, or None where it has none.
-    """
-
-    name: str
-    keypoint_names: list[str]
-    part_names: list[str] | None
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-    def sample_name(self, index: int) -> str: ...
-
-    def test_crop(self, sample: Sample, size: int) -> Sample: ...
-
-    def part_views(self, options: PartViewOptions) -> list[PartView]: ...
 
 
 @dataclass
@@ -46,10 +20,12 @@ class EvalInput:
         label: the sample's class, or None.
         image: (h, w, 3) uint8, RGB.
         foreground: (h, w) uint8, 1 on the object and 0 elsewhere.
-        fitted: the sample is of the training split: what is fitted sees it, the tables do not.
+        fitted: the sample is of the training split: what is fitted sees it, the tables do not. Set by
+            the runner.
         view: which of the protocol's views of the sample this is; views are batched apart.
         keypoints: (P, 3) float, columns x, y, visible, in pixels; a point at x lies in the pixel round(x - 0.5).
-        box: (x, y, width, height) float, the object's box in pixels, or None.
+        box: (x, y, width, height) float, the object's box in pixels, no larger than the picture and not left of it or
+            above it; or None.
         part_map: (h, w) uint8, 0 is background, 1.. are the annotated parts, or None.
         predicted: (h, w) uint8, what a label map made elsewhere says of these pixels, or None.
         place: the sample's index in its split, set by the runner.
@@ -68,10 +44,24 @@ class EvalInput:
     place: int = 0
 
 
+def prepared(
+    sample: Sample, view: str, prepare: Callable[[Sample], Sample], predicted: np.ndarray | None = None
+) -> EvalInput:
+    """A sample as a network input of the view ``view``.
+
+    Args:
+        prepare: sample as on disk -> sample at network size.
+        predicted: (H, W) uint8, a label map of the whole picture made elsewhere, which moves with it.
+    """
+    ready = prepare(replace(sample, predicted=predicted))
+    maps = {"part_map": ready.part_map, "predicted": ready.predicted}
+    return EvalInput(ready.name, ready.label, ready.image, ready.foreground, view=view, **maps)
+
+
 def batch(inputs: list[EvalInput]) -> EvalBatch:
     """Stack inputs of one size; the pictures stay as they lie in files, channels last, which networks take faster."""
-    images = torch.from_numpy(np.stack([one.image for one in inputs])).permute(0, 3, 1, 2)
-    foreground = torch.from_numpy(np.stack([one.foreground for one in inputs]))[:, None].float()
+    images = torch.from_numpy(np.stack([shown.image for shown in inputs])).permute(0, 3, 1, 2)
+    foreground = torch.from_numpy(np.stack([shown.foreground for shown in inputs]))[:, None].float()
     return EvalBatch(images, foreground, inputs)
 
 
@@ -84,13 +74,13 @@ def batches_of_equal_shape(
     inputs of each size wait. The last batches may hold one input.
 
     Args:
-        inputs: pairs of the protocol's key and one input.
+        inputs: pairs of the protocol's name and one input.
         batch_size: the most inputs in one batch, >= 1.
     """
     waiting: dict[Hashable, list[EvalInput]] = defaultdict(list)
-    for key, one in inputs:
-        bucket = (key, one.view, one.image.shape)
-        waiting[bucket].append(one)
+    for key, shown in inputs:
+        bucket = (key, shown.view, shown.image.shape)
+        waiting[bucket].append(shown)
         if len(waiting[bucket]) == batch_size:
             yield key, batch(waiting.pop(bucket))
     for (key, _, _), rest in waiting.items():

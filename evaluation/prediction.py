@@ -1,4 +1,4 @@
-"""From a labeller's scores to part probabilities and label maps."""
+"""From a labeller's scores to part probabilities, label maps and centres."""
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,11 @@ from torch import Tensor
 def upsample(scores: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
     """Bring scores (N, C, h', w') to ``size`` (h, w) bilinearly; most published figures are of align_corners=False."""
     return F.interpolate(scores.float(), size=size, mode="bilinear", align_corners=align_corners)
+
+
+def part_scores(scores: Tensor, has_background: bool) -> Tensor:
+    """Those of the parts (N, K, h, w) among scores (N, K [+ 1], h, w)."""
+    return scores[:, 1:] if has_background else scores
 
 
 def part_probabilities(scores: Tensor, foreground: Tensor, has_background: bool = False) -> Tensor:
@@ -24,13 +29,10 @@ def part_probabilities(scores: Tensor, foreground: Tensor, has_background: bool 
     return torch.cat([1 - foreground, foreground * scores.softmax(1)], dim=1)
 
 
-def predicted_labels(scores: Tensor, foreground: Tensor, has_background: bool = False) -> Tensor:
-    """Label maps (N, h, w) uint8 at the mask's size: 0 is background, 1..K are the parts.
-
-    Args:
-        scores: as for :func:`part_probabilities`, at any size.
-        foreground: (N, 1, h, w) mask.
-        has_background: the scores hold a background channel.
-    """
-    scores = upsample(scores, foreground.shape[-2:])
-    return part_probabilities(scores, foreground, has_background).argmax(1).to(torch.uint8)
+def centres_of_mass(part_masks: Tensor) -> Tensor:
+    """Centres (N, K, 2) of soft part masks (N, K, h, w): x and y, one-based pixels; NaN where a mask is empty."""
+    height, width = part_masks.shape[-2:]
+    rows = torch.arange(1, height + 1, device=part_masks.device, dtype=part_masks.dtype)
+    columns = torch.arange(1, width + 1, device=part_masks.device, dtype=part_masks.dtype)
+    moments = torch.stack([part_masks.sum(2) @ columns, part_masks.sum(3) @ rows], dim=-1)
+    return moments / part_masks.sum((2, 3))[..., None]

@@ -1,8 +1,9 @@
-"""Keypoints regressed from the parts' centres of mass: the keypoint error of the paper's tables."""
+"""Keypoints regressed from the parts' centres: the keypoint error of the paper's tables."""
 
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -15,7 +16,7 @@ class Located:
     Attributes:
         name: the sample's name.
         label: the sample's class, or None.
-        centres: (K, 2) float, x and y of the parts' centres of mass.
+        centres: (K, 2) float, x and y of the parts' centres.
         keypoints: (P, 2) float, x and y.
         visible: (P,) bool.
     """
@@ -37,26 +38,24 @@ def keypoint_error(fitted: list[Located], held_out: list[Located]) -> float | No
     Returns:
         The error, or None where no keypoint can be scored.
     """
-    # Sorted: sums of floats would otherwise depend on the order in which batches were filled.
-    fitted, held_out = (sorted(located, key=lambda one: one.name) for located in (fitted, held_out))
     if not fitted or not held_out:
         return None
+    (centres, keypoints, visible), tested = _arrays(fitted), _arrays(held_out)
     distances = []
-    for point in range(len(fitted[0].visible)):
-        shown, tested = ([one for one in located if one.visible[point]] for located in (fitted, held_out))
-        if not shown or not tested:
-            continue
-        scaler = StandardScaler()
-        regression = make_pipeline(StandardScaler(), LinearRegression(fit_intercept=False))
-        regression.fit(_centres(shown), scaler.fit_transform(_positions(shown, point)))
-        predicted = scaler.inverse_transform(regression.predict(_centres(tested)))
-        distances.append(np.linalg.norm(predicted - _positions(tested, point), axis=1))
+    for point in range(visible.shape[1]):
+        shown, asked = visible[:, point], tested[2][:, point]
+        if shown.any() and asked.any():
+            regression = TransformedTargetRegressor(
+                make_pipeline(StandardScaler(), LinearRegression(fit_intercept=False)), transformer=StandardScaler()
+            )
+            predicted = regression.fit(centres[shown], keypoints[shown, point]).predict(tested[0][asked])
+            distances.append(np.linalg.norm(predicted - tested[1][asked, point], axis=1))
     return 100 * float(np.concatenate(distances).mean()) if distances else None
 
 
-def _centres(located: list[Located]) -> np.ndarray:
-    return np.stack([one.centres.ravel() for one in located])
-
-
-def _positions(located: list[Located], point: int) -> np.ndarray:
-    return np.stack([one.keypoints[point] for one in located])
+def _arrays(located: list[Located]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centres (N, 2 K), keypoints (N, P, 2) and which are visible (N, P)."""
+    # Sorted: sums of floats would otherwise depend on the order in which batches were filled.
+    located = sorted(located, key=lambda picture: picture.name)
+    pairs = ((picture.centres.ravel(), picture.keypoints, picture.visible) for picture in located)
+    return tuple(np.stack(arrays) for arrays in zip(*pairs, strict=True))

@@ -3,29 +3,26 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 from scipy.optimize import linear_sum_assignment
 
+from evaluation.examples import Example, Known
 from evaluation.palette import colours
-from evaluation.run import Example
 from utils.console import stdout
 
 _CELL, _GAP, _CAPTION = 160, 6, 26  # pixels
-_FOUND = {"parts": "discovered parts", "foreground": "predicted mask"}  # caption by task
 
 
-def print_table(results: Mapping[str, Mapping[str, float]], console: Console | None = None) -> None:
+def print_table(results: Mapping[str, Mapping[str, float]]) -> None:
     """Print a row for each metric and a column for each labeller: so any number of metrics fits a terminal.
 
     Args:
         results: labeller -> metric -> percent; a metric that a labeller lacks is shown as a dash.
-        console: standard output when None.
     """
     table = Table(box=SIMPLE)
     table.add_column("percent", no_wrap=True)
@@ -33,7 +30,7 @@ def print_table(results: Mapping[str, Mapping[str, float]], console: Console | N
         table.add_column(label, justify="right")
     for name in dict.fromkeys(name for metrics in results.values() for name in metrics):
         table.add_row(name, *(f"{metrics[name]:.1f}" if name in metrics else "-" for metrics in results.values()))
-    (console or stdout()).print(table)
+    stdout().print(table)
 
 
 def write_metrics(path: Path, metrics: Mapping[str, float], provenance: Mapping[str, Any]) -> None:
@@ -42,38 +39,31 @@ def write_metrics(path: Path, metrics: Mapping[str, float], provenance: Mapping[
     path.write_text(json.dumps({**metrics, "produced_by": provenance}, indent=1, allow_nan=False) + "\n")
 
 
-def part_picture(examples: Sequence[Example], task: Literal["parts", "foreground"] = "parts") -> np.ndarray:
-    """A figure of pictures above their discovered parts and what is known: true parts, keypoints or the foreground.
+def part_picture(examples: Sequence[Example], caption: str) -> np.ndarray:
+    """A figure of pictures above what was found in them and what is known of them: parts, keypoints or the foreground.
 
-    With part maps each discovered part takes the colour of the true part that it matches best over these examples
+    Where true parts are known each discovered part takes the colour of the one that it matches best over these examples
     (one to one); elsewhere colours follow the parts' numbers. Keypoints are dots, a colour for each.
 
     Args:
-        examples: at least one.
-        task: what was found; of a foreground network the parts are its mask.
+        examples: at least one; the same is known of all.
+        caption: of what was found.
 
     Returns:
         (H, W, 3) uint8, RGB; a column for each example.
     """
     recolouring = _matching_colours(examples)
     rows = {
-        "image": [one.shown.image for one in examples],
-        _FOUND[task]: [painted(one.shown.image, one.predicted, recolouring) for one in examples],
+        "image": [_fitted(example.shown.image) for example in examples],
+        caption: [_fitted(painted(example.shown.image, example.predicted, recolouring)) for example in examples],
+        examples[0].known.caption: [_drawn(example.known) for example in examples],
     }
-    if all(one.shown.part_map is not None for one in examples):
-        rows["true parts"] = [painted(one.shown.image, one.shown.part_map) for one in examples]
-    elif all(one.shown.keypoints is not None for one in examples):
-        rows["true keypoints"] = [_faded(one.shown.image) for one in examples]
-    else:
-        rows["foreground"] = [one.shown.image * one.shown.foreground[..., None] for one in examples]
-
     step = _CELL + _GAP
     figure = Image.new("RGB", (_CAPTION + step * len(examples), _GAP + step * len(rows)), "white")
-    for row, (caption, pictures) in enumerate(rows.items()):
+    for row, (title, cells) in enumerate(rows.items()):
         top = _GAP + row * step
-        figure.paste(_upright(caption), (0, top))
-        for column, (one, picture) in enumerate(zip(examples, pictures, strict=True)):
-            cell = _fitted(picture, one.shown.keypoints if caption == "true keypoints" else None)
+        figure.paste(_upright(title), (0, top))
+        for column, cell in enumerate(cells):
             corner = (_CAPTION + column * step + (_CELL - cell.width) // 2, top + (_CELL - cell.height) // 2)
             figure.paste(cell, corner)
     return np.array(figure)
@@ -81,17 +71,31 @@ def part_picture(examples: Sequence[Example], task: Literal["parts", "foreground
 
 def _matching_colours(examples: Sequence[Example]) -> np.ndarray:
     """For each predicted label the label whose colour it takes."""
-    num_predicted = max(int(one.predicted.max()) for one in examples)
+    num_predicted = max(int(example.predicted.max()) for example in examples)
     same = np.arange(num_predicted + 1)
-    if any(one.shown.part_map is None for one in examples):
+    if any(example.known.labels is None for example in examples):
         return same
-    num_true = max(int(one.shown.part_map.max()) for one in examples)
+    num_true = max(int(example.known.labels.max()) for example in examples)
     overlap = np.zeros((num_predicted + 1, max(num_true, num_predicted) + 1), dtype=np.int64)
-    for one in examples:
-        np.add.at(overlap, (one.predicted.astype(int), one.shown.part_map.astype(int)), 1)
+    for example in examples:
+        np.add.at(overlap, (example.predicted.astype(int), example.known.labels.astype(int)), 1)
     predicted, true = linear_sum_assignment(overlap[1:, 1:], maximize=True)
     same[predicted + 1] = true + 1
     return same
+
+
+def _drawn(known: Known) -> Image.Image:
+    if known.labels is not None:
+        return _fitted(painted(known.image, known.labels))
+    if known.points is None:
+        return _fitted(known.image)
+    cell = _fitted(_faded(known.image))
+    draw, scale = ImageDraw.Draw(cell), _scale(known.image)
+    for index, (x, y, visible) in enumerate(known.points):
+        if visible:
+            colour = tuple(colours(np.array(index + 1)).tolist())
+            draw.circle((x * scale, y * scale), _CELL / 40, fill=colour, outline="black")
+    return cell
 
 
 def _faded(image: np.ndarray) -> np.ndarray:
@@ -106,19 +110,16 @@ def painted(image: np.ndarray, labels: np.ndarray, recolouring: np.ndarray | Non
     return np.where(labels[..., None] > 0, 0.7 * paint + 0.3 * shades, _faded(image)).astype(np.uint8)
 
 
-def _fitted(picture: np.ndarray, keypoints: np.ndarray | None) -> Image.Image:
+def _fitted(picture: np.ndarray) -> Image.Image:
     """The picture at the size of a cell, its aspect kept."""
     height, width = picture.shape[:2]
-    scale = _CELL / max(height, width)
+    scale = _scale(picture)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR if scale < 1 else Image.Resampling.NEAREST)
-    if keypoints is not None:
-        draw = ImageDraw.Draw(small)
-        for index, (x, y, visible) in enumerate(keypoints):
-            if visible:
-                colour = tuple(colours(np.array(index + 1)).tolist())
-                draw.circle((x * scale, y * scale), _CELL / 40, fill=colour, outline="black")
-    return small
+    return Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR if scale < 1 else Image.Resampling.NEAREST)
+
+
+def _scale(picture: np.ndarray) -> float:
+    return _CELL / max(picture.shape[:2])
 
 
 def _upright(caption: str) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,24 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from datasets.base import Source
 from datasets.batch import EvalBatch, stack
 from datasets.sample import Sample
-from evaluation.labellers import Labeller
+from evaluation.labellers.base import Labeller
 from evaluation.prediction import upsample
 from utils import workers
 
 # Of large pictures: the probabilities of all parts at all pixels would take gigabytes.
 PIXELS_AT_ONCE = 1 << 22
-
-
-class Croppable(Protocol):
-    """What is asked of a data set."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-    def test_crop(self, sample: Sample, size: int) -> Sample: ...
 
 
 @dataclass
@@ -44,7 +34,7 @@ class _Cropped:
 @torch.inference_mode()
 def label_maps(
     labeller: Labeller,
-    dataset: Croppable,
+    dataset: Source,
     *,
     image_size: int,
     batch_size: int,
@@ -71,20 +61,20 @@ def label_maps(
     if indices is not None:
         crops = Subset(crops, indices)
     for items in workers.loader(crops, num_workers=num_workers, batch_size=batch_size):
-        batch = EvalBatch(*stack([one.crop for one in items]), items).to(device)
+        batch = EvalBatch(*stack([cropped.crop for cropped in items]), items).to(device)
         scores = labeller.scores(batch.images, batch.foreground)
         # As the networks are trained: the centres of the outermost cells lie on those of the outermost pixels.
         probabilities = upsample(scores, (image_size, image_size), align_corners=True).softmax(1)
-        for one, probability in zip(items, probabilities, strict=True):
-            labels = _placed(probability, one)
+        for cropped, probability in zip(items, probabilities, strict=True):
+            labels = _placed(probability, cropped)
             if not labeller.has_background:
-                labels = (labels + 1) * one.sample.foreground
-            yield one.index, one.sample, labels
+                labels = (labels + 1) * cropped.sample.foreground
+            yield cropped.index, cropped.sample, labels
 
 
 @dataclass
 class _Crops(Dataset):
-    dataset: Croppable
+    dataset: Source
     size: int
 
     def __len__(self) -> int:
@@ -100,13 +90,13 @@ class _Crops(Dataset):
         return _Cropped(index, sample, crop, (end - start) / extent, start)
 
 
-def _placed(probability: Tensor, one: _Cropped) -> np.ndarray:
+def _placed(probability: Tensor, cropped: _Cropped) -> np.ndarray:
     """The most probable channel (H, W) uint8 at each pixel of the picture of a crop's (C, S, S); 0 outside the crop."""
     # Resizing moves pixels by their centres, keypoints are multiplied alone: half a pixel's difference in scale.
-    offset = one.offset + (one.scale - 1) / 2
+    offset = cropped.offset + (cropped.scale - 1) / 2
     axes = [
         torch.from_numpy((2 * (np.arange(extent) * scale + start) + 1) / probability.shape[-1] - 1).float()
-        for extent, scale, start in zip(one.sample.foreground.shape[::-1], one.scale, offset, strict=True)
+        for extent, scale, start in zip(cropped.sample.foreground.shape[::-1], cropped.scale, offset, strict=True)
     ]
     labels = []
     for rows in axes[1].split(max(PIXELS_AT_ONCE // len(axes[0]), 1)):

@@ -1,47 +1,31 @@
 """The protocol for foreground networks: every pixel of the test crops is compared with the mask."""
 
-import torch
 from torch import Tensor
 
+from datasets.base import Source
 from datasets.batch import EvalBatch
-from datasets.sample import Sample
 from evaluation.contingency import ContingencyTable
-from evaluation.inputs import EvalDataset, EvalInput
-from evaluation.part_maps import sample_input
+from evaluation.labellers.base import Labeller
+from evaluation.options import EvaluationOptions
 from evaluation.prediction import upsample
+from evaluation.protocols import base
 from utils.errors import UserError
 
 
-class ForegroundProtocol:
-    """Scores predicted masks on the test crops.
+class Protocol(base.Protocol):
+    """Scores predicted masks on the test crops; the data set's masks are taken for the truth."""
 
-    Args:
-        dataset: gives ``test_crop(sample, size)``; its masks are taken for the truth.
-        image_size: side of the crops, pixels.
-    """
+    name = "foreground"
+    metric_names = ("foreground IoU", "pixel accuracy")
 
-    def __init__(self, dataset: EvalDataset, image_size: int) -> None:
-        self.dataset = dataset
-        self.image_size = image_size
+    def __init__(self, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> None:
+        super().__init__(dataset, labeller, options)
         self.table = ContingencyTable(2, 2)
-        self.images = 0
-        self.notes: list[str] = []
-
-    def inputs(self, sample: Sample, fitted: bool) -> list[EvalInput]:
-        """The test crop, without its annotation of parts."""
-        crop = sample_input(self.dataset.test_crop(sample, self.image_size), "crop")
-        crop.part_map = None
-        return [crop]
 
     def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
-        """Count a batch; ``scores`` (N, 2, h', w'), background and object, are those of its images.
-
-        Returns:
-            The probabilities (N, 2, h, w).
-        """
+        """Count a batch; ``scores`` (N, 2, h', w') are those of background and object."""
         probabilities = upsample(scores, batch.images.shape[-2:], align_corners=True).softmax(1)
-        self.table.update(batch.foreground[:, 0].to(torch.long), probabilities.argmax(1))
-        self.images += len(batch.inputs)
+        self.table.update(batch.foreground[:, 0], probabilities.argmax(1))
         return probabilities
 
     def metrics(self) -> dict[str, float]:
@@ -63,4 +47,4 @@ class ForegroundProtocol:
 
     def counts(self) -> dict[str, int]:
         """How many held-out images the metrics are of."""
-        return {"images": self.images}
+        return {"images": len(self.dataset)}

@@ -1,0 +1,1 @@
+"""What evaluation scores, a module each; ``base`` has what they share."""

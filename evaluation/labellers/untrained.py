@@ -1,0 +1,29 @@
+"""The segmenter as training with the seed starts from it."""
+
+from dataclasses import dataclass
+
+import torch
+from omegaconf import DictConfig
+
+from evaluation.labellers.segmenter import SegmenterLabeller
+from models import segmenters
+from models.initialisation import seeded_initialisation
+from utils.devices import memory_format
+
+
+@dataclass
+class Options:
+    """It has none of its own: the network is ``config.segmenter``."""
+
+
+class Untrained(SegmenterLabeller):
+    """Scores with a network that has seen nothing."""
+
+    title = "untrained"
+
+
+def build(options: Options, config: DictConfig, num_parts: int, device: torch.device) -> Untrained:
+    """The network of ``config``; UserError where its pretrained weights cannot be had."""
+    with seeded_initialisation(config.seed, "segmenter"):
+        segmenter = segmenters.build(config.segmenter, num_parts)
+    return Untrained(segmenter.to(device, memory_format=memory_format(config.channels_last)).eval())

@@ -1,0 +1,68 @@
+"""What an evaluation reads, and how."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from omegaconf import DictConfig
+
+import datasets
+from datasets.base import Source
+from datasets.part_views import PartViewOptions
+from datasets.sample import Purpose
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Both splits as an evaluation reads them.
+
+    Attributes:
+        test: the held-out split, which the figures are of.
+        fit: the training split, with the masks of the evaluation: what is fitted is fitted on it. None leaves that out.
+    """
+
+    test: Source
+    fit: Source | None
+
+    @classmethod
+    def of(cls, config: DictConfig, test_masks: Purpose) -> Self:
+        """Read the lists of both splits.
+
+        Args:
+            config: the whole config.
+            test_masks: whose masks are read: of a method that gives masks those of "training", since those of
+                "evaluation" may be what it is to give.
+
+        Raises:
+            UserError: the data set, or its masks, are not there.
+        """
+        return cls(*(datasets.build(config, split, test_masks) for split in ("test", "train")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(PartViewOptions):
+    """How pictures are prepared and read; labellers and protocols take what concerns them.
+
+    Attributes:
+        batch_size: the most inputs that go through the labeller at once.
+        num_workers: processes that read and resize; 0 reads in this one.
+        num_pictures: how many examples a result has, spread evenly over the test set.
+        label_maps: folder for the label maps that the figures over part maps are of, as PNG; None: they are not kept.
+    """
+
+    batch_size: int
+    num_workers: int
+    num_pictures: int
+    label_maps: Path | None = None
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Self:
+        """Those of a whole config."""
+        return cls(
+            image_size=config.image_size,
+            size=config.evaluation.size,
+            labels=config.evaluation.label_resize,
+            batch_size=config.evaluation.batch_size,
+            num_workers=config.loader.num_workers,
+            num_pictures=config.evaluation.pictures,
+        )

@@ -1,0 +1,102 @@
+"""What training tells of itself while it runs: figures on the held-out pictures, and pictures of what is found."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from datasets.batch import TrainBatch
+from evaluation.examples import Example, Known
+from evaluation.inputs import EvalInput
+from evaluation.labellers.base import Labeller
+from evaluation.options import EvaluationOptions, Sets
+from evaluation.prediction import part_probabilities, upsample
+from evaluation.report import part_picture, print_table
+from evaluation.run import evaluate
+from utils.devices import of_any_shape
+from utils.logging import RunLogger
+from utils.signals import Signals
+
+
+class Progress:
+    """None of what it tells chooses anything.
+
+    Args:
+        config: the whole config.
+        labeller: of what is trained.
+        protocols: that the method is evaluated by.
+    """
+
+    def __init__(
+        self, config: DictConfig, labeller: Labeller, sets: Sets, protocols: Sequence[str], device: torch.device
+    ) -> None:
+        self.labeller, self.sets, self.protocols, self.device = labeller, sets, protocols, device
+        self.options = EvaluationOptions.of(config)
+        self.found = "foreground" if labeller.gives_masks else "parts"
+        self.collapse = CollapseWatch(config.logging.collapse_share, config.logging.collapse_checks)
+
+    def evaluate(self, step: int, logger: RunLogger, signals: Signals) -> None:
+        """Figures and pictures of the held-out split; nothing where a signal to end comes before they are there."""
+        with of_any_shape():
+            result = signals.until_stopped(
+                lambda: evaluate(self.labeller, self.sets, self.protocols, self.options, self.device)
+            )
+        if result is None:
+            return  # the resumed run makes up for it
+        logger.log_evaluation(step, result.metrics)
+        if result.pictures:
+            picture = part_picture(result.pictures, self.labeller.caption)
+            logger.log_pictures(step, {f"held_out_{self.found}": picture})
+        for note in result.notes:
+            logger.say(note)
+        if result.metrics:
+            print_table({f"after {step} steps": result.metrics})
+
+    def show(self, batch: TrainBatch, step: int, logger: RunLogger) -> None:
+        """What is found in training crops; a warning where that is one part alone, several times in a row."""
+        with of_any_shape():
+            found = examples(self.labeller, batch)
+        logger.log_pictures(step, {f"training_{self.found}": part_picture(found, self.labeller.caption)})
+        if self.labeller.num_parts > 1 and (warning := self.collapse.check(found)):
+            logger.warn("collapsed solution", warning)
+
+
+@torch.inference_mode()
+def examples(labeller: Labeller, batch: TrainBatch) -> list[Example]:
+    """Training crops with what the labeller finds in them."""
+    scores = upsample(labeller.scores(batch.image, batch.foreground), batch.image.shape[-2:])
+    foreground = batch.foreground.to(scores.device)
+    predicted = part_probabilities(scores, foreground, labeller.has_background).argmax(1).byte().cpu().numpy()
+    images, masks = batch.image.permute(0, 2, 3, 1).cpu().numpy(), batch.foreground[:, 0].byte().cpu().numpy()
+    return [
+        Example(EvalInput(name, None, image, mask), labels, Known("foreground", image * mask[..., None]))
+        for name, image, mask, labels in zip(batch.names, images, masks, predicted, strict=True)
+    ]
+
+
+class CollapseWatch:
+    """Warns once, when one part has held nearly all of the foreground in several checks in a row.
+
+    Args:
+        share: of the foreground, above which a part is alone on it.
+        checks: how many in a row.
+    """
+
+    def __init__(self, share: float, checks: int) -> None:
+        self.share, self.checks = share, checks
+        self._in_a_row, self._told = 0, False
+
+    def check(self, examples: Sequence[Example]) -> str | None:
+        """What to tell after a look at training crops with their predicted parts; None if there is nothing to tell."""
+        counts = np.bincount(np.concatenate([example.predicted.ravel() for example in examples]), minlength=2)[1:]
+        held = counts.max() / max(counts.sum(), 1)
+        self._in_a_row = self._in_a_row + 1 if held > self.share else 0
+        if self._told or self._in_a_row < self.checks:
+            return None
+        self._told = True
+        return (
+            f"part {counts.argmax() + 1} holds {100 * held:.1f} % of the foreground, in the last {self.checks} "
+            "pictures of the training too. Try another seed, a higher loss_weights.contrastive, or a lower "
+            "optimizer.lr."
+        )

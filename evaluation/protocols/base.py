@@ -1,0 +1,90 @@
+"""How predictions are compared with one kind of annotation.
+
+A module beside this one is found by its name, and its class is called ``Protocol``.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar, Self
+
+import numpy as np
+from torch import Tensor
+
+from datasets.base import Source
+from datasets.batch import EvalBatch
+from datasets.sample import Sample
+from evaluation.examples import Known
+from evaluation.inputs import EvalInput, prepared
+from evaluation.labellers.base import Labeller
+from evaluation.options import EvaluationOptions
+
+
+class Protocol:
+    """One protocol of one evaluation: makes inputs of samples, counts what is found in them, and gives figures.
+
+    Attributes:
+        name: of its module.
+        metric_names: all figures that ``metrics`` can give, known before anything is counted.
+        fits: it wants the training split as well.
+        only_shown: nothing is counted, so that only the pictures that are shown are read.
+        gives_way_to: protocols that keep the name of a figure which both have.
+        shown_view: the view of its inputs that a figure of examples shows.
+        notes: which figures are left out and why, once ``metrics`` was called.
+    """
+
+    name: ClassVar[str]
+    metric_names: Sequence[str]
+    fits: ClassVar[bool] = False
+    only_shown: ClassVar[bool] = False
+    gives_way_to: ClassVar[tuple[str, ...]] = ()
+    shown_view: str = "crop"
+    notes: Sequence[str] = ()
+
+    def __init__(self, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> None:
+        self.dataset, self.labeller, self.options = dataset, labeller, options
+
+    @classmethod
+    def of(cls, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> Self | None:
+        """The protocol of a labeller on a split; None where the data set is not annotated so."""
+        return cls(dataset, labeller, options)
+
+    def inputs(self, sample: Sample, fitted: bool = False, predicted: np.ndarray | None = None) -> list[EvalInput]:
+        """What the labeller is shown of a sample, in the process that reads it; here the test crop.
+
+        Args:
+            fitted: the sample is of the training split; asked of protocols that fit alone.
+            predicted: (H, W) uint8, a label map of the whole picture made elsewhere; each input gets its own piece.
+
+        Raises:
+            UserError: the sample's annotation does not fit the protocol.
+        """
+        test_crop = partial(self.dataset.test_crop, size=self.options.image_size)
+        return [prepared(sample, "crop", test_crop, predicted)]
+
+    def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
+        """Count a batch of one view; ``scores`` (N, K [+ 1], h', w') are those of its images.
+
+        Returns:
+            The probabilities (N, 1 + K, h, w), background first.
+        """
+        raise NotImplementedError
+
+    def metrics(self) -> dict[str, float]:
+        """Figures by name, in percent.
+
+        Raises:
+            UserError: there is nothing to compare with.
+        """
+        raise NotImplementedError
+
+    def counts(self) -> dict[str, int]:
+        """What the figures are of."""
+        raise NotImplementedError
+
+    def renamed(self, metric: str) -> str:
+        """The name of a figure that gives way to another protocol's."""
+        return f"{self.name}/{metric}"
+
+    def known(self, shown: EvalInput) -> Known:
+        """What a figure of examples compares the prediction with; here the mask."""
+        return Known("foreground", shown.image * shown.foreground[..., None])

@@ -1,0 +1,150 @@
+"""The protocol for data sets with part maps: every pixel of the views that the data set declares is compared."""
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.base import Source
+from datasets.batch import EvalBatch, to_device
+from datasets.part_views import PartView
+from datasets.sample import Sample
+from evaluation.contingency import ContingencyTable, ari, nmi
+from evaluation.examples import Known
+from evaluation.inputs import EvalInput, prepared
+from evaluation.labellers.base import Labeller
+from evaluation.options import EvaluationOptions
+from evaluation.palette import save_label_map
+from evaluation.prediction import part_probabilities, part_scores, upsample
+from evaluation.protocols import base
+from utils.errors import UserError
+
+INDICES = {"NMI": nmi, "ARI": ari}
+# What is compared: how its figures are called, and the true and predicted labels for readers of the saved label maps.
+ON_PARTS, EVERYWHERE, TRUE_MASKS = "FG-{}", "{}", "{} (ground-truth mask)"
+_IN_PYTHON = {
+    ON_PARTS: "true[on_parts], parts[on_parts]",
+    EVERYWHERE: "true, predicted",
+    TRUE_MASKS: "true, parts * on_parts",
+}
+_README = """\
+The label maps that the figures in metrics.json are of: PNG, one file per held-out picture, pixel values are labels.
+
+true/       0 background, 1.. the annotated parts
+parts/      1..K the discovered part at every pixel, whether on the object or not
+predicted/  the same on the object, 0 background elsewhere
+
+    import numpy as np
+    from pathlib import Path
+    from PIL import Image
+    from sklearn.metrics import adjusted_rand_score as ari, normalized_mutual_info_score as nmi
+
+    def labels(kind):
+        return np.concatenate([np.array(Image.open(path)).ravel() for path in sorted(Path(kind).rglob("*.png"))])
+
+    true, parts, predicted = labels("true"), labels("parts"), labels("predicted")
+    on_parts = true != 0
+"""
+
+
+class Protocol(base.Protocol):
+    """Scores predicted labels at every pixel.
+
+    FG-NMI and FG-ARI are over the pixels of annotated parts, by the largest of the part scores alone, so the mask
+    plays no role. NMI and ARI are over all pixels, with a background channel from the mask; some data sets ask for
+    them a second time with the union of the annotated parts for a mask. On which picture of a sample each is
+    computed is the data set's choice (``part_views``). Where label maps are kept, several views have a folder each.
+    """
+
+    name = "part_maps"
+
+    def __init__(self, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> None:
+        super().__init__(dataset, labeller, options)
+        self.views = {view.name: view for view in dataset.part_views(options)}
+        self.shown_view = next(iter(self.views))
+        self.num_true = len(dataset.part_names) + 1
+        asked_for = {compared for view in self.views.values() for compared in _compared(view)}
+        self.tables = {
+            compared: ContingencyTable(self.num_true, labeller.num_parts + (compared != ON_PARTS))
+            for compared in _IN_PYTHON
+            if compared in asked_for
+        }
+        self.metric_names = [compared.format(index) for compared in self.tables for index in INDICES]
+        if options.label_maps:
+            for view in self.views.values():
+                self._folder(view).mkdir(parents=True, exist_ok=True)
+                commands = [
+                    f'    print("{compared.format(index)}", 100 * {index.lower()}({_IN_PYTHON[compared]}))\n'
+                    for compared in _compared(view)
+                    for index in INDICES
+                ]
+                (self._folder(view) / "README.txt").write_text(_README + "".join(commands))
+
+    @classmethod
+    def of(cls, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> Self | None:
+        return None if dataset.part_names is None else cls(dataset, labeller, options)
+
+    def inputs(self, sample: Sample, fitted: bool = False, predicted: np.ndarray | None = None) -> list[EvalInput]:
+        """The views of a sample.
+
+        Raises:
+            UserError: the sample has no part map, or one with labels that the data set does not name.
+        """
+        if sample.part_map is None or sample.part_map.max() >= self.num_true:
+            raise UserError(f"{sample.name} has no part map, or one with labels above {self.num_true - 1}.")
+        return [prepared(sample, name, view.prepare, predicted) for name, view in self.views.items()]
+
+    def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
+        view, has_background = self.views[batch.inputs[0].view], self.labeller.has_background
+        scores = upsample(scores, batch.images.shape[-2:], view.align_corners)
+        probabilities = part_probabilities(scores, batch.foreground, has_background)
+        parts, predicted = part_scores(scores, has_background).argmax(1), probabilities.argmax(1)
+        true = to_device(np.stack([shown.part_map for shown in batch.inputs]), scores.device)
+        on_parts = true != 0
+        pairs = {
+            ON_PARTS: (true, parts, on_parts),
+            EVERYWHERE: (true, predicted),
+            TRUE_MASKS: (true, (parts + 1) * on_parts),
+        }
+        for compared in _compared(view):
+            self.tables[compared].update(*pairs[compared])
+        if self.options.label_maps:
+            for kind, labels in (("true", true), ("parts", parts + 1), ("predicted", predicted)):
+                for shown, label_map in zip(batch.inputs, labels.to(torch.uint8).cpu().numpy(), strict=True):
+                    save_label_map(self._folder(view) / kind / shown.name, label_map)
+        return probabilities
+
+    def metrics(self) -> dict[str, float]:
+        """FG-NMI, FG-ARI, NMI and ARI in percent; where the data set asks for it also those with true masks.
+
+        Raises:
+            UserError: no pixel of the held-out pictures belongs to an annotated part.
+        """
+        if self.tables[ON_PARTS].total == 0:
+            raise UserError(
+                f"No held-out picture shows an annotated part; the first is {self.dataset.sample_name(0)}: check the "
+                "data set's split and part maps."
+            )
+        return {
+            compared.format(index): function(table.counts)
+            for compared, table in self.tables.items()
+            for index, function in INDICES.items()
+        }
+
+    def counts(self) -> dict[str, int]:
+        """How many held-out images and pixels of annotated parts the metrics are of."""
+        return {"images": len(self.dataset), "part_pixels": self.tables[ON_PARTS].total}
+
+    def known(self, shown: EvalInput) -> Known:
+        """The true parts."""
+        return Known("true parts", shown.image, labels=shown.part_map)
+
+    def _folder(self, view: PartView) -> Path:
+        return self.options.label_maps / view.name if len(self.views) > 1 else self.options.label_maps
+
+
+def _compared(view: PartView) -> list[str]:
+    asked = {ON_PARTS: view.on_parts, EVERYWHERE: view.everywhere, TRUE_MASKS: view.true_masks}
+    return [compared for compared, wanted in asked.items() if wanted]

@@ -17,7 +17,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python train.py dataset_name=synthetic seed=$(SEED) output_dir=$(RUN) logging.wandb=disabled
 	$(BIN)/python evaluate.py dataset_name=synthetic seed=$(SEED) checkpoint=$(RUN) output_dir=$(RUN)/evaluation \
-	  evaluation.baselines=[untrained,kmeans_features,kmeans_colours] logging.wandb=disabled
+	  baseline=[untrained,kmeans_features,kmeans_colours] logging.wandb=disabled
 
 test: .venv/installed
 	$(BIN)/python -m pytest -m "not slow"

@@ -1,7 +1,9 @@
-"""Evaluate a checkpoint, ``python evaluate.py checkpoint=PATH dataset_name=CUB``, or anyone's label maps,
-``predictions=DIR``; keys are in conf/evaluate.yaml.
+"""Evaluate a checkpoint, ``python evaluate.py checkpoint=PATH``, or anyone's label maps, ``predictions=DIR``.
+
+A run is evaluated on the data that it was trained on, unless another data set is named. Keys are in conf/evaluate.yaml.
 """
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -9,14 +11,18 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from evaluation.baselines import build_baseline
-from evaluation.held_out import HeldOut
-from evaluation.label_maps import given_label_maps
-from evaluation.labellers import CheckpointLabeller
+from conf import app
+from conf.modules import module
+from conf.schema import EvaluateConfig
+from conf.trained import given_keys, is_on_own_data
+from evaluation import run
+from evaluation.labellers import label_maps
+from evaluation.labellers.trained import of_checkpoint
+from evaluation.options import EvaluationOptions, Sets
 from evaluation.report import part_picture, print_table, write_metrics
-from models import load_segmenter
-from utils import app, checkpoints
-from utils.devices import build_fabric, memory_format, set_determinism
+from models.methods import method_class
+from utils.checkpoints import Checkpoint
+from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
 from utils.logging import WANDB_ID, WandbRun
 from utils.run_directory import RunDirectory, versions
@@ -24,53 +30,62 @@ from utils.run_directory import RunDirectory, versions
 
 def evaluate(config: DictConfig) -> None:
     """One pass over the held-out pictures for what is evaluated, one for each baseline; a table, figures, a picture."""
-    set_determinism(config)
+    set_determinism(config.deterministic)
     fabric = build_fabric(config.device, config.precision)
-    device = fabric.device
-    checkpoint = {}
-    if config.predictions is None:
-        file, checkpoint = checkpoints.find(config.checkpoint)
-        config = app.with_settings_of(checkpoint.get("config", {}), config)
-        segmenter = fabric.setup_module(load_segmenter(file, memory_format=memory_format(config)))
-        labeller = CheckpointLabeller(segmenter)
-        num_parts, name, knows_training_pictures = labeller.num_parts, "this model", True
-        evaluated = {"checkpoint": str(file), "updates": checkpoint.get("iter")}
-    held_out = HeldOut.of(config)
-    if config.predictions is not None:
-        labeller, knows_training_pictures = given_label_maps(config, held_out)
-        num_parts, name = labeller.largest_label, "label maps"
-        evaluated = {"predictions": config.predictions, "predictions_background": config.predictions_background}
+
+    # What is evaluated, by what, on which pictures.
+    checkpoint = None
+    if config.checkpoint is not None:
+        labeller, checkpoint, config = of_checkpoint(config, fabric)
+        num_parts = labeller.num_parts
+    method = method_class(config)
+    sets = Sets.of(config, method.test_masks)
+    if checkpoint is None:
+        labeller = label_maps.given(config, sets)
+        num_parts = labeller.largest_label
     output = output_directory(config)
 
-    result = held_out.evaluate(labeller, device, output / "label_maps", knows_training_pictures)
-    rows = {name: result.metrics}
-    for baseline in config.evaluation.baselines:
-        rival = build_baseline(baseline, config, num_parts=num_parts, device=device)
-        rows[baseline.replace("kmeans_", "k-means ")] = held_out.evaluate(rival, device).metrics
+    # It, and what it is compared with.
+    options = EvaluationOptions.of(config)
+    with_label_maps = replace(options, label_maps=output / "label_maps")
+    result = run.evaluate(labeller, sets, method.protocols, with_label_maps, fabric.device)
+    rows = {labeller.title: result.metrics}
+    for name, own in config.baselines.items():
+        baseline = module("baseline", name).build(own, config, num_parts, fabric.device)
+        rows[baseline.title] = run.evaluate(baseline, sets, method.protocols, options, fabric.device).metrics
 
     print_table(rows)
     for note in result.notes:
         print(note)
-    if held_out.test_set.keypoint_names and not knows_training_pictures:
-        print(f"{config.predictions} has no maps of the training pictures, which the keypoint error is fitted on.")
-    produced_by = {
-        **evaluated,
-        "num_parts": num_parts,
-        "dataset_name": config.dataset_name,
-        "dataset_root": config.dataset_root,
-        "eval_mask": config.dataset.eval_mask,
-        "counts": result.counts,
-        "versions": versions(),
-        "config": OmegaConf.to_container(config),
-    }
-    write_metrics(output / "metrics.json", result.metrics, produced_by | {"baselines": dict(list(rows.items())[1:])})
+    write_metrics(
+        output / "metrics.json",
+        result.metrics,
+        {
+            **made_from(checkpoint, config),
+            "num_parts": num_parts,
+            "dataset_name": config.dataset_name,
+            "dataset_root": config.dataset_root,
+            "eval_mask": config.dataset.get("eval_mask"),
+            "counts": result.counts,
+            "versions": versions(),
+            "config": OmegaConf.to_container(config),
+            "baselines": dict(list(rows.items())[1:]),
+        },
+    )
     print(f"Figures: {output / 'metrics.json'}")
     if result.pictures:
-        picture = part_picture(result.pictures)
+        picture = part_picture(result.pictures, labeller.caption)
         Image.fromarray(picture).save(output / "parts.png")
-        print(f"Held-out pictures, their discovered and their true parts: {output / 'parts.png'}")
-        if config.checkpoint is not None:
+        print(f"Held-out pictures, what was found in them, and what is known: {output / 'parts.png'}")
+        if checkpoint and is_on_own_data(checkpoint.config, config):
             log_to_run(Path(config.checkpoint), config, checkpoint, result.metrics, picture)
+
+
+def made_from(checkpoint: Checkpoint | None, config: DictConfig) -> dict[str, object]:
+    """What was evaluated, for ``metrics.json``."""
+    if checkpoint:
+        return {"checkpoint": str(checkpoint.file), "updates": checkpoint.step}
+    return {"predictions": config.predictions, "predictions_background": config.predictions_background}
 
 
 def output_directory(config: DictConfig) -> Path:
@@ -90,19 +105,19 @@ def output_directory(config: DictConfig) -> Path:
     return path
 
 
-def log_to_run(path: Path, config: DictConfig, checkpoint: dict, metrics: dict, picture: np.ndarray) -> None:
+def log_to_run(path: Path, config: DictConfig, checkpoint: Checkpoint, metrics: dict, picture: np.ndarray) -> None:
     """Add the figures to the W&B run of ``path``, if that is the directory of a run that has one."""
     if not (path / WANDB_ID).is_file():
         return
     trained = OmegaConf.load(path / "config.yaml")
-    for key in app.given_keys():
+    for key in given_keys():
         if key.startswith("logging."):
             OmegaConf.update(trained, key, OmegaConf.select(config, key))
     wandb = WandbRun(RunDirectory(path), trained, say=print)
-    wandb.log(checkpoint["iter"], {f"evaluation/{name}": value for name, value in metrics.items()})
-    wandb.log(checkpoint["iter"], {"pictures/evaluation_parts": picture})
+    wandb.log(checkpoint.step, {f"evaluation/{name}": value for name, value in metrics.items()})
+    wandb.log(checkpoint.step, {"pictures/evaluation_parts": picture})
     wandb.close()
 
 
 if __name__ == "__main__":
-    app.run("evaluate", evaluate)
+    app.run("evaluate", evaluate, EvaluateConfig)

@@ -1,7 +1,7 @@
 """Predict masks or parts; every key is in conf/predict.yaml.
 
-``python predict.py task=foreground checkpoint=RUN dataset_name=CUB`` writes the masks that
-``dataset.eval_mask=supervised`` reads, ``python predict.py task=parts checkpoint=RUN images=DIR output_dir=OUT`` the
+``python predict.py checkpoint=RUN`` of a run with ``method=foreground`` writes the masks of its data set that
+``dataset.eval_mask=supervised`` reads, ``python predict.py checkpoint=RUN images=DIR output_dir=OUT`` the masks or
 parts of anyone's pictures.
 """
 
@@ -14,15 +14,17 @@ from PIL import Image
 from rich.progress import track
 
 import datasets
+from conf import app
+from conf.schema import PredictConfig
+from datasets.base import Source
 from datasets.pictures import Pictures
-from evaluation.labellers import LABELLERS
-from evaluation.part_maps import save_label_map
+from evaluation.labellers.base import Labeller
+from evaluation.labellers.trained import of_checkpoint
+from evaluation.palette import save_label_map
 from evaluation.report import painted
-from evaluation.whole_pictures import Croppable, label_maps
-from models import load_segmenter
-from utils import app, checkpoints
+from evaluation.whole_pictures import label_maps
 from utils.console import stderr
-from utils.devices import build_fabric, memory_format, set_determinism
+from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
 
 # For each picture the files to write, by what they hold: mask, label_map, overlay.
@@ -31,16 +33,12 @@ Files = list[dict[str, Path]]
 
 def predict(config: DictConfig) -> None:
     """One pass over the pictures, batch by batch; each one's files are written as soon as they are known."""
-    set_determinism(config)
+    set_determinism(config.deterministic)
     fabric = build_fabric(config.device, config.precision)
-    file, checkpoint = checkpoints.find(config.checkpoint)
-    segmenter = load_segmenter(file, task=config.task, memory_format=memory_format(config))
-    labeller = LABELLERS[config.task](fabric.setup_module(segmenter))
-    trained = checkpoint.get("config", {})
-    config = app.with_settings_of(trained, config)
+    labeller, _, config = of_checkpoint(config, fabric)
 
     # Whatever is in the way is found before the first picture.
-    work = masks_of_a_data_set(config) if config.images is None else files_of_a_folder(config, trained)
+    work = masks_of_a_data_set(config, labeller) if config.images is None else files_of_a_folder(config, labeller)
     chosen = [
         [place for place, of_picture in enumerate(files) if not (config.only_missing and there(of_picture))]
         for _, files in work
@@ -55,6 +53,7 @@ def predict(config: DictConfig) -> None:
         refuse_to_overwrite(written)
 
     empty = []
+    what = "masks" if labeller.gives_masks else "parts"
     for (pictures, files), places in zip(work, chosen, strict=True):
         found = label_maps(
             labeller,
@@ -66,58 +65,58 @@ def predict(config: DictConfig) -> None:
             indices=places,
         )
         bar = {"console": stderr, "transient": True, "disable": not stderr.is_terminal}
-        for index, sample, labels in track(found, f"predicting {config.task}", total=len(places), **bar):
+        for index, sample, labels in track(found, f"predicting {what}", total=len(places), **bar):
             write(files[index], sample.image, labels)
             if not labels.any():
                 empty.append(sample.name)
 
     count = sum(map(len, chosen))
-    folder = os.path.commonpath([path.parent for _, files in work for one in files for path in one.values()])
-    print(f"{count} pictures, {len(written)} files in {folder}")
+    paths = (path for _, files in work for of_picture in files for path in of_picture.values())
+    print(f"{count} pictures, {len(written)} files in {os.path.commonpath([path.parent for path in paths])}")
     if empty:
-        print(f"No {config.task} found in {len(empty)} of them: {', '.join(empty[:3])}{' ...' if empty[3:] else ''}")
+        print(f"No {what} found in {len(empty)} of them: {', '.join(empty[:3])}{' ...' if empty[3:] else ''}")
     if config.images is None:
-        print(f"To use them: dataset_name={config.dataset_name} dataset.eval_mask=supervised")
+        data = f"dataset_name={config.dataset_name} dataset_root={config.dataset_root}"
+        print(f"To use them: {data} dataset.eval_mask=supervised")
 
 
-def masks_of_a_data_set(config: DictConfig) -> list[tuple[Croppable, Files]]:
+def masks_of_a_data_set(config: DictConfig, labeller: Labeller) -> list[tuple[Source, Files]]:
     """Both splits, as an evaluation reads them, and where it looks for predicted masks.
 
     Raises:
-        UserError: parts are asked for, or the data set is not there.
+        UserError: the checkpoint finds parts, or the data set is not there.
     """
-    if config.task != "foreground":
-        raise UserError("task=parts is for a folder of pictures: give images=DIR output_dir=OUT.")
+    if not labeller.gives_masks:
+        raise UserError(
+            f"{config.checkpoint} was trained with method={config.method.name} and finds parts: they are predicted for "
+            "a folder of pictures, give images=DIR output_dir=OUT. Masks of a data set are of method=foreground."
+        )
     work = []
     for split in ("train", "test"):
-        pictures = datasets.build(config.dataset_name, config.dataset, config.dataset_root, split, "prediction")
+        pictures = datasets.build(config, split, "prediction")
         work.append((pictures, [{"mask": pictures.mask_path(index, "supervised")} for index in range(len(pictures))]))
     return work
 
 
-def files_of_a_folder(config: DictConfig, trained: dict) -> list[tuple[Croppable, Files]]:
+def files_of_a_folder(config: DictConfig, labeller: Labeller) -> list[tuple[Pictures, Files]]:
     """The pictures in ``config.images`` and their files in ``config.output_dir``.
 
     Label maps of parts are named as ``evaluate.py predictions=DIR`` looks for them, masks as a folder of one's own
     pictures has them.
-
-    Args:
-        trained: the config in the checkpoint; empty for a published one.
 
     Raises:
         UserError: there is no ``output_dir``, or no pictures.
     """
     if config.output_dir is None:
         raise UserError("images=DIR needs a place for what is found in them: give output_dir=OUT.")
-    padding = trained.get("dataset", config.dataset).get("box_padding")
-    pictures = Pictures(config.images, config.masks, box_padding=padding)
+    pictures = Pictures(config.images, config.masks, box_padding=config.dataset.get("box_padding"))
     output = Path(config.output_dir)
     files = []
     for index in range(len(pictures)):
         name = pictures.sample_name(index)
         masks, parts = output / f"masks/{pictures.stem(index)}.png", output / f"label_maps/{name}.png"
         overlay = output / f"overlays/{name}.png"
-        files.append({"label_map": masks if config.task == "foreground" else parts, "overlay": overlay})
+        files.append({"label_map": masks if labeller.gives_masks else parts, "overlay": overlay})
     return [(pictures, files)]
 
 
@@ -164,4 +163,4 @@ def write(files: dict[str, Path], image: np.ndarray, labels: np.ndarray) -> None
 
 
 if __name__ == "__main__":
-    app.run("predict", predict)
+    app.run("predict", predict, PredictConfig)

@@ -16,22 +16,34 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks import notebook
-from datasets.part_views import PartViewOptions
-from evaluation.baselines import build_baseline
-from evaluation.held_out import HeldOut
-from evaluation.labellers import CheckpointLabeller
-from models import load_segmenter
-from utils import app, checkpoints
+from conf import app
+from conf.fields import number
+from conf.modules import module
+from conf.schema import TrainConfig
+from conf.trained import with_settings_of
+from evaluation.labellers import untrained
+from evaluation.options import EvaluationOptions, Sets
+from evaluation.run import evaluate
+from models.methods import method_class
+from models.predictor import load_predictor
+from utils import checkpoints
 from utils.console import stdout
 from utils.devices import build_fabric, memory_format
 from utils.errors import UserError
 
 OURS = "this code"
+
+
+@dataclass
+class BenchmarkEvaluateConfig(TrainConfig):
+    checkpoint: str | None = MISSING
+    repetitions: int = number(low=1)
+    largest_difference: float = number(low=0)
 
 
 @dataclass
@@ -48,27 +60,29 @@ def benchmark(config: DictConfig) -> None:
         raise UserError(f"dataset_name={config.dataset_name} has no published evaluation: give CUB, DF or PP.")
     device = build_fabric(config.device, config.precision).device
     if config.checkpoint is None:
-        labeller = build_baseline("untrained", config, config.num_parts, device)
+        labeller = untrained.build(untrained.Options(), config, config.num_parts, device)
     else:
-        file, checkpoint = checkpoints.find(config.checkpoint)
-        labeller = CheckpointLabeller(load_segmenter(file, device, memory_format=memory_format(config)))
-        config = app.with_settings_of(checkpoint.get("config", {}), config)
-    held_out = HeldOut.of(config)
-    sizes = PartViewOptions(config.image_size, config.evaluation.size, config.evaluation.label_resize)
-    segmenter = labeller.segmenter
-    published = copy.deepcopy(segmenter).to(memory_format=torch.contiguous_format)
-    passes = notebook.passes(published, held_out.test_set, held_out.fit_set, sizes)
+        checkpoint = checkpoints.find(config.checkpoint)
+        config = with_settings_of(checkpoint.config, checkpoint.file, config)
+        predictor = load_predictor(checkpoint, config, memory_format=memory_format(config.channels_last)).to(device)
+        labeller = module("labeller", method_class(config).labeller).of_predictor(predictor)
+    method = method_class(config)
+    sets, options = Sets.of(config, method.test_masks), EvaluationOptions.of(config)
+    published = copy.deepcopy(labeller.predictor).to(memory_format=torch.contiguous_format)
+    passes = notebook.passes(published, sets.test, sets.fit, options)
     times = {name: Timed() for name in (*passes, OURS)}
 
     # The first kernels on a GPU are slow.
     for repetition in range(-1 if device.type == "cuda" else 0, config.repetitions):
         timed = times if repetition >= 0 else {name: Timed() for name in times}
         reference = {}
-        for name, one in passes.items():
-            reference |= run(one, timed[name], published)
-        ours = run(lambda: held_out.evaluate(labeller, device).metrics, timed[OURS], segmenter)
+        for name, work in passes.items():
+            reference |= run(work, timed[name], published)
+        ours = run(
+            lambda: evaluate(labeller, sets, method.protocols, options, device).metrics, timed[OURS], labeller.predictor
+        )
 
-    pictures = len(held_out.test_set) + (len(held_out.fit_set) if held_out.test_set.keypoint_names else 0)
+    pictures = len(sets.test) + (len(sets.fit) if sets.test.keypoint_names else 0)
     console = stdout()
     print(f"{config.dataset_name}: {pictures} pictures, {describe(device)}, batches of {config.evaluation.batch_size}")
     console.print(table_of_times(times, pictures))
@@ -138,4 +152,4 @@ def table_of_figures(reference: notebook.Figures, ours: notebook.Figures) -> Tab
 
 
 if __name__ == "__main__":
-    app.run("benchmark_evaluate", benchmark)
+    app.run("benchmark_evaluate", benchmark, BenchmarkEvaluateConfig)

@@ -2,7 +2,7 @@
 
 Takes every key of train.py. Beside our loader, with each kind of cache, stands one that works as the published code
 does: for every picture it makes two colour jitters with PIL, Lab with scikit-image, and float tensors. Ours leaves
-these to the device (datasets/views.py); what they cost there has rows of its own.
+these to the device (datasets/transforms); what they cost there has rows of its own.
 
 All work in this process, on one thread, on one epoch at a time; an epoch of each makes a round, so that whatever else
 the machine does meets them all. Time is this process's own on the CPU.
@@ -31,14 +31,16 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ColorJitter, Compose, RandomApply, RandomGrayscale
 
 import datasets
+from conf import app
+from datasets.base import Source
 from datasets.cache import cached
-from datasets.loader import Item, StepSampler, TrainDataset, train_batches
+from datasets.loader import Item, StepSampler, train_batches
 from datasets.sample import Sample
-from datasets.views import make_views
-from utils import app
+from datasets.transforms.lab import rgb_to_lab
+from datasets.transforms.pair import jittered_pair
 from utils.console import stdout
 from utils.devices import build_fabric
-from utils.seeding import generator
+from utils.seeding import Randomness, generator
 
 ROUNDS = 9
 MEANS = np.array([104.00698793, 116.66876762, 122.67891434], np.float32)  # which the published loader takes off
@@ -54,11 +56,11 @@ def measure(config: DictConfig, rounds: int) -> dict[str, list[float]]:
     """Milliseconds a picture in each round, after one to warm up: of the reference, of our loaders, of the views."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    dataset = datasets.build(config.dataset_name, config.dataset, config.dataset_root, "train", "training")
+    dataset = datasets.build(config, "train", "training")
     steps = len(dataset) // config.batch_size
     device = build_fabric(config.device, config.precision).device
 
-    def ours(source: TrainDataset) -> Callable[[int, int], Iterable]:
+    def ours(source: Source) -> Callable[[int, int], Iterable]:
         return lambda first, last: train_batches(
             source,
             image_size=config.image_size,
@@ -77,13 +79,15 @@ def measure(config: DictConfig, rounds: int) -> dict[str, list[float]]:
 
     def views(_first: int, _last: int) -> Iterable:
         for batch in some:
-            yield make_views(batch.to(device), config.augmentation, config.seed)
+            batch = batch.to(device)
+            pair = jittered_pair(batch, config.augmentation, Randomness(config.seed, batch.step, batch.places))
+            yield pair, rgb_to_lab(pair.image)
         if device.type == "cuda":
             torch.cuda.synchronize()
 
     with TemporaryDirectory() as folder:
         loaders = {REFERENCE: reference}
-        for cache in ("none", "memory", "disk"):
+        for cache in ("none", "disk"):
             loaders[f"cache={cache}"] = ours(cached(dataset, cache, folder))
         loaders[VIEWS.format(device.type)] = views
         times = {name: [] for name in loaders}
@@ -104,7 +108,7 @@ class Reference(Dataset):
     does.
     """
 
-    def __init__(self, dataset: TrainDataset, config: DictConfig) -> None:
+    def __init__(self, dataset: Source, config: DictConfig) -> None:
         """
         Args:
             dataset: has ``train_crop``.

@@ -16,10 +16,10 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from datasets.base import Source
 from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Sample
-from evaluation.inputs import EvalDataset
-from models import Segmenter
+from models.segmenters.deeplab import Segmenter
 
 # What a pass over pictures gives: figures in percent.
 Figures = dict[str, float]
@@ -27,7 +27,7 @@ MULTIPLE = 16
 
 
 def passes(
-    segmenter: Segmenter, test_set: EvalDataset, fit_set: EvalDataset | None, options: PartViewOptions
+    segmenter: Segmenter, test_set: Source, fit_set: Source | None, options: PartViewOptions
 ) -> dict[str, Callable[[], Figures]]:
     """What the notebook does, by name, in order.
 
@@ -66,7 +66,7 @@ def passes(
     return todo
 
 
-def of_class(dataset: EvalDataset, label: int) -> list[int]:
+def of_class(dataset: Source, label: int) -> list[int]:
     """Indices of the samples of a class; folders of CUB are named 001.Black_footed_Albatross and so on."""
     return [index for index in range(len(dataset)) if dataset.sample_name(index).startswith(f"{label:03}.")]
 
@@ -106,7 +106,7 @@ def agreement(true: list[np.ndarray], predicted: list[np.ndarray]) -> tuple[floa
 
 
 @torch.inference_mode()
-def keypoints_in_boxes(segmenter: Segmenter, test_set: EvalDataset, size: int) -> Figures:
+def keypoints_in_boxes(segmenter: Segmenter, test_set: Source, size: int) -> Figures:
     """FG-NMI and FG-ARI: pictures cut to their box."""
     true, predicted = [], []
     for index in range(len(test_set)):
@@ -134,7 +134,7 @@ def probabilities(segmenter: Segmenter, sample: Sample, size: int) -> tuple[Tens
 
 
 @torch.inference_mode()
-def keypoints_in_pictures(segmenter: Segmenter, test_set: EvalDataset, size: int) -> Figures:
+def keypoints_in_pictures(segmenter: Segmenter, test_set: Source, size: int) -> Figures:
     """NMI and ARI: whole pictures, with background."""
     true, predicted = [], []
     for index in range(len(test_set)):
@@ -150,9 +150,9 @@ def keypoints_in_pictures(segmenter: Segmenter, test_set: EvalDataset, size: int
 @torch.inference_mode()
 def keypoint_error(
     segmenter: Segmenter,
-    fit_set: EvalDataset,
+    fit_set: Source,
     fitted: Iterable[int],
-    test_set: EvalDataset,
+    test_set: Source,
     tested: Iterable[int],
     size: int,
 ) -> float:
@@ -173,7 +173,7 @@ def keypoint_error(
 
 
 def locate(
-    segmenter: Segmenter, dataset: EvalDataset, indices: Iterable[int], size: int
+    segmenter: Segmenter, dataset: Source, indices: Iterable[int], size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centres of mass (n, 2 K), keypoints (n, P, 2), both as fractions of the box, and which are visible (n, P)."""
     centres, places, visible = [], [], []
@@ -209,7 +209,7 @@ def pairs_of(view: PartView) -> dict[str, str]:
 
 
 @torch.inference_mode()
-def part_maps(segmenter: Segmenter, test_set: EvalDataset, view: PartView, pair: str) -> Figures:
+def part_maps(segmenter: Segmenter, test_set: Source, view: PartView, pair: str) -> Figures:
     """One pair of figures over the pixels of one view."""
     true, predicted = [], []
     for index in range(len(test_set)):

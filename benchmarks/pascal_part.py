@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -21,9 +22,12 @@ from rich.console import Console
 from rich.table import Table
 
 import datasets
+from conf import app
+from conf.fields import choice, number
+from conf.schema import TrainConfig
 from datasets.files import HELP
 from datasets.pascal_part import CATEGORIES, PAPER_NAMES, NoObjects
-from utils import app, checkpoints
+from utils import checkpoints
 from utils.console import stdout
 from utils.errors import UserError
 from utils.run_directory import ROOT
@@ -50,6 +54,12 @@ NO_DATA, FAILED = "no data", "failed"
 OWN = ("categories", "foreground_steps", "dataset_name", "dataset.category", "output_dir")
 # Keys that are not for the foreground network.
 OF_PARTS = ("num_steps=", "num_parts=", "loss_weights", "method", "optimizer", "perceptual")
+
+
+@dataclass
+class PascalPartConfig(TrainConfig):
+    categories: list[str] = choice(*CATEGORIES, *PAPER_NAMES)
+    foreground_steps: int = number(low=1)
 
 
 def pascal_part(config: DictConfig) -> None:
@@ -128,9 +138,10 @@ def result_of(category: str, config: DictConfig, given: list[str], run: Path) ->
 
 def build_splits(category: str, config: DictConfig, purpose: Literal["training", "evaluation"]) -> None:
     """Both splits of a category, to see whether they are there (UserError)."""
-    node = DictConfig({**config.dataset, "category": category})
+    config = config.copy()
+    config.dataset.category = category
     for split in ("train", "test"):
-        datasets.build("PP", node, config.dataset_root, split, purpose)
+        datasets.build(config, split, purpose)
 
 
 def has_masks(category: str, config: DictConfig) -> bool:
@@ -146,7 +157,7 @@ def predict_masks(keys: list[str], num_steps: int, run: Path) -> bool:
     """Train a foreground network and write its masks into ``supervisedlabels/``; whether that ended well."""
     keys = [one for one in keys if not one.startswith(OF_PARTS)]
     return train([*keys, "method=foreground", f"num_steps={num_steps}"], run) and program(
-        "predict.py", *keys, "task=foreground", f"checkpoint={run}", "only_missing=true"
+        "predict.py", *keys, f"checkpoint={run}", "only_missing=true"
     )
 
 
@@ -199,4 +210,4 @@ def _measured(result: Mapping[str, float] | str, index: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run("pascal_part", pascal_part)
+    app.run("pascal_part", pascal_part, PascalPartConfig)

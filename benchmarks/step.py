@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
 
@@ -33,19 +34,21 @@ from rich.box import SIMPLE
 from rich.table import Table
 from torch import Tensor
 
-import losses
 from benchmarks import formulas
+from conf import app
 from datasets.batch import TrainBatch
-from datasets.views import Views, make_views
-from models import build_method
-from models.methods.contrastive_reconstruction import ContrastiveReconstruction
-from utils import app
+from losses.contrastive import contrastive_loss
+from losses.descriptors import part_descriptors
+from losses.equivariance import equivariance_loss
+from losses.feature import feature_loss
+from losses.visual import visual_consistency_loss
+from models import methods
+from models.methods import contrastive_reconstruction
 from utils.console import stdout
-from utils.devices import build_fabric, compile_networks, memory_format, try_algorithms
+from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
-from utils.finite import FiniteUpdates
-from utils.optimizer import build_optimizer, set_learning_rate
-from utils.seeding import generator
+from utils.ranks import Ranks
+from utils.training import Training
 
 ROUNDS, STEPS_OF_A_ROUND = {"cpu": 2, "cuda": 10}, {"cpu": 1, "cuda": 20}
 MANY_PARTS = 16
@@ -54,94 +57,73 @@ NETWORKS, DATA, STEP = "networks alone", "data (copy, colour jitter, Lab, warps)
 REFERENCE = "reference step, float32"
 
 
-class Reference(ContrastiveReconstruction):
-    """The method with its losses as the formulas stand."""
+class Reference(contrastive_reconstruction.Method):
+    """The paper's method with its losses as the formulas stand."""
 
     def losses(self, view, view_to_warp, features, lab, foreground, grid, positives) -> dict[str, Tensor]:
         warped_view = torch.nn.functional.grid_sample(view_to_warp, grid, align_corners=True)
-        logits, of_warped = self._full_size_logits(view), self._full_size_logits(warped_view)
+        logits, of_warped = self.full_size_logits(view), self.full_size_logits(warped_view)
         masks = logits.softmax(1)
-        phi = torch.cat([formulas.upsample(one.float(), masks.shape[-2:]) for one in features], dim=1)
+        phi = torch.cat([formulas.upsample(small.float(), masks.shape[-2:]) for small in features], dim=1)
         descriptors = formulas.descriptors(masks, phi, foreground)
+        options = self.options
         return {
             "feature": formulas.spread(masks, phi, foreground).sum(),
             # Anchor by anchor it would be thousands of tiny kernels, which nobody would write.
-            "contrastive": losses.contrastive_loss(
-                descriptors, self.config.temperature, positives, negatives=self.config.negatives
-            ),
+            "contrastive": contrastive_loss(descriptors, options.temperature, positives, options.negatives),
             "visual": formulas.spread(masks, lab, foreground).mean(),
-            "equivariance": formulas.equivariance(logits, of_warped, grid, foreground, self.config.equivariance),
+            "equivariance": formulas.equivariance(logits, of_warped, grid, foreground, options.equivariance),
         }
 
 
 class Trainer:
-    """One method on the device with its optimiser and a batch of noise; what train.py does, part by part."""
+    """One method on the device with a batch of noise: the work of ``train.py``'s loop."""
 
     def __init__(self, config: DictConfig, reference: bool = False) -> None:
         config = changed(config, **UNTRAINED, **({"precision": "32"} if reference else {}))
         self.config, self.fabric = config, build_fabric(config.device, config.precision)
-        method = build_method(config)
+        set_determinism(config.deterministic, same_shapes=True)
+        self.method = methods.build(config, True, self.fabric.device)
         if reference:
-            method.__class__ = Reference
-        method.to(memory_format=memory_format(config))
-        groups = method.parameter_groups(config.optimizer.lr, config.optimizer.head_multiplier)
-        optimizer = build_optimizer(groups, config.optimizer, fused=config.precision != "16")
-        if config.compile:
-            compile_networks(method)
-        try_algorithms(config)
-        self.raw = method
-        self.method, self.optimizer = self.fabric.setup(method, optimizer)
-        self.updates = FiniteUpdates(self.optimizer.optimizer, method.segmenter)
-        self.method.train()
+            self.method.__class__ = Reference
+        self.training = Training(Ranks(self.fabric), config, self.method)
         batch = noise(config.batch_size, config.image_size)
         self.batch = batch.pin_memory() if self.fabric.device.type == "cuda" else batch
         self.views = self.make_views()
 
-    def make_views(self) -> Views:
-        return make_views(self.batch.to(self.fabric.device), self.config.augmentation, self.config.seed)
+    def make_views(self) -> Any:
+        return self.method.views(self.batch.to(self.fabric.device), self.training.random(self.batch))
 
     def networks(self) -> None:
+        pair, predictor = self.views.pair, self.method.predictor
         with self.fabric.autocast():
-            self.raw.perceptual(self.views.image)
-            logits = [
-                self.raw.segmenter(self.raw.segmenter.preprocess(view))
-                for view in (self.views.jittered, self.views.jittered_to_warp)
-            ]
-        self.fabric.backward(sum(one.float().square().mean() for one in logits))
-        self.optimizer.zero_grad()
+            self.method.perceptual(pair.image)
+            logits = [predictor(predictor.preprocess(view)) for view in (pair.jittered, pair.jittered_to_warp)]
+        self.fabric.backward(sum(scores.float().square().mean() for scores in logits))
+        self.training.optimizer.zero_grad()
 
     def step(self) -> None:
-        named = self.method(self.make_views())
-        total = sum(self.config.loss_weights[name] * loss for name, loss in named.items())
-        set_learning_rate(self.optimizer, self.config.optimizer, 0)
-        self.optimizer.zero_grad()
-        self.fabric.backward(total)
-        norm = self.fabric.clip_gradients(
-            self.method, self.optimizer, max_norm=self.config.optimizer.clip_norm, error_if_nonfinite=False
-        )
-        self.updates.watch(0, named, total, norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.training.update(self.training.network(self.make_views()))
+        self.training.optimizer.zero_grad()
+        self.training.step = 0  # a step costs the same at any rate, but for the last, at which it is 0
 
     def losses(self) -> dict[str, Callable[[], None]]:
         """Each loss, and all, forward and back to full-size logits."""
         views, config = self.views, self.config
         shape = (config.batch_size, config.num_parts, config.image_size, config.image_size)
-        logits, of_warped = (torch.randn(shape, device=views.image.device, requires_grad=True) for _ in range(2))
-        features = self.raw.perceptual(views.image)
-        rng = generator(config.seed, "positives", 0)
-        positives = losses.draw_positives(config.batch_size, config.num_parts, rng, config.method.positives)
+        logits, of_warped = (torch.randn(shape, device=views.lab.device, requires_grad=True) for _ in range(2))
+        features, foreground = self.method.perceptual(views.pair.image), views.pair.foreground
         forward = {
-            "feature": lambda masks: losses.feature_loss(masks, features, views.foreground),
-            "contrastive": lambda masks: losses.contrastive_loss(
-                losses.part_descriptors(masks, features, views.foreground),
+            "feature": lambda masks: feature_loss(masks, features, foreground),
+            "contrastive": lambda masks: contrastive_loss(
+                part_descriptors(masks, features, foreground),
                 config.method.temperature,
-                positives,
-                negatives=config.method.negatives,
+                views.positives,
+                config.method.negatives,
             ),
-            "visual": lambda masks: losses.visual_consistency_loss(masks, views.lab, views.foreground),
-            "equivariance": lambda _: losses.equivariance_loss(
-                logits, of_warped, views.grid, views.foreground, formula=config.method.equivariance
+            "visual": lambda masks: visual_consistency_loss(masks, views.lab, foreground),
+            "equivariance": lambda _: equivariance_loss(
+                logits, of_warped, views.pair.grid, foreground, config.method.equivariance
             ),
         }
 

@@ -1,13 +1,42 @@
 """Configs composed as an entry point composes them, without its process."""
 
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from conf.schema import validate
-from utils.app import CONF
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from benchmarks.evaluate import BenchmarkEvaluateConfig
+from benchmarks.pascal_part import PascalPartConfig
+from conf import app
+from conf.schema import EvaluateConfig, PredictConfig, TrainConfig, typed, validate
+
+SCHEMAS = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "pascal_part": PascalPartConfig,
+    "benchmark_evaluate": BenchmarkEvaluateConfig,
+}
 
 
 def composed(*overrides: str, name: str = "train") -> DictConfig:
     """The checked config of ``python NAME.py OVERRIDES``."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return validate(compose(name, list(overrides)))
+    return app.composed(name, overrides, SCHEMAS[name])
+
+
+@contextmanager
+def given(*overrides: str, name: str = "train") -> Iterator[DictConfig]:
+    """The same, while Hydra knows what the command line gives, which programs that read a checkpoint ask it."""
+    with initialize_config_dir(str(app.CONF), version_base="1.3"):
+        config = compose(name, list(overrides), return_hydra_config=True)
+    hydra = HydraConfig.instance()
+    before = hydra.cfg
+    hydra.set_config(config.copy())
+    try:
+        OmegaConf.set_struct(config, False)
+        del config["hydra"]
+        yield validate(typed(config, SCHEMAS[name]))
+    finally:
+        hydra.cfg = before

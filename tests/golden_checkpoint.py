@@ -8,7 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evaluation.labellers.segmenter import SegmenterLabeller, of_predictor
+from models.predictor import load_predictor
+from tests.composition import composed
 from tests.shared import GOLDEN
+from utils import checkpoints
 
 
 def _tensor_for(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -35,3 +39,9 @@ def write_golden_checkpoint(path: Path, head: bool = True) -> Path:
     """Write it in the published layout and return the path."""
     torch.save({"iter": 60000, "model_state_dict": golden_state(head), "optimizer_state_dict": {}}, path)
     return path
+
+
+def golden_labeller(folder: Path) -> SegmenterLabeller:
+    """What scores with the golden network, read from a file in ``folder``."""
+    checkpoint = checkpoints.find(write_golden_checkpoint(folder / "golden.pth"))
+    return of_predictor(load_predictor(checkpoint, composed()))

@@ -10,6 +10,9 @@ from torch import Tensor
 from datasets.crops import crop, square_box
 from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Sample
+from evaluation.labellers.base import Labeller
+from evaluation.options import EvaluationOptions, Sets
+from evaluation.run import Result, evaluate
 
 COLOURS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250], [250, 250, 20]], dtype=np.uint8)
 
@@ -90,11 +93,11 @@ def draw_split(name: str, count: int, **options) -> Quadrants:
     return Quadrants(samples, **options)
 
 
-class ColourLabeller:
+class ColourLabeller(Labeller):
     """Finds the four parts by their colours: a perfect labeller, which counts the pictures that it sees."""
 
+    title = "colours"
     num_parts = 4
-    has_background = False
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, ...]] = []
@@ -104,3 +107,19 @@ class ColourLabeller:
         colours = torch.from_numpy(COLOURS).float().to(images.device)
         difference = images.float()[:, None] - colours[None, :, :, None, None]
         return -difference.square().mean(2) / 500
+
+
+PARTS = ("part_maps", "keypoints")
+SIZES = {"image_size": 32, "size": 48, "labels": "bilinear", "batch_size": 4, "num_workers": 0, "num_pictures": 8}
+
+
+def evaluation_options(**changes) -> EvaluationOptions:
+    """``SIZES`` and what of them is another, or other options."""
+    return EvaluationOptions(**SIZES | changes)
+
+
+def evaluated(
+    labeller: Labeller, test: Quadrants, fit: Quadrants | None = None, protocols: tuple[str, ...] = PARTS, **changes
+) -> Result:
+    """What an evaluation on the CPU says."""
+    return evaluate(labeller, Sets(test, fit), protocols, evaluation_options(**changes), "cpu")

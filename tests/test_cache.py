@@ -1,15 +1,13 @@
-"""Decoded pictures kept in memory or on disk; that no data set's crops change is in test_datasets.py."""
+"""Decoded pictures kept on disk; that no data set's crops change is in test_datasets.py."""
 
 import multiprocessing
 import os
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from datasets import cache
 from datasets.cache import cached
 from datasets.cub import CUB
 from datasets.loader import train_batches
@@ -59,22 +57,14 @@ def rewrite(path: Path, same: str) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-@pytest.mark.parametrize("kind", ["memory", "disk"])
-def test_workers_share_what_is_kept(root, tmp_path, kind, num_workers, decoded):
+def test_workers_share_what_is_kept(root, tmp_path, num_workers, decoded):
     dataset = cub(root, "train", "gt")
-    kept = cached(dataset, kind, tmp_path / "cache")
+    kept = cached(dataset, "disk", tmp_path / "cache")
     assert_same(load(kept, num_workers=num_workers, num_steps=20), load(dataset, num_steps=20))
     decoded.clear()
     for index in range(len(kept)):
         kept[index]
     assert decoded == []
-
-
-def test_memory_can_be_sent_to_a_spawned_worker():
-    memory = cache._Memory()
-    sent = ForkingPickler.loads(ForkingPickler.dumps(memory))
-    sent.write(7, b"record")
-    assert memory.read(7) == b"record" and memory.read(6) is None and memory.read(8) is None
 
 
 def test_a_later_run_reads_no_picture(root, tmp_path, decoded):
@@ -148,19 +138,18 @@ def test_two_runs_at_once_fill_one_cache(root, tmp_path):
     assert [path.name for path in records(tmp_path / "cache")] == ["0", "1", "2", "3", "4"]
 
 
-@pytest.mark.parametrize("kind", ["memory", "disk"])
-def test_what_cannot_be_read_is_skipped_and_told_as_without_a_cache(root, tmp_path, kind):
+def test_what_cannot_be_read_is_skipped_and_told_as_without_a_cache(root, tmp_path):
     pictures = root / "CUB_200_2011/images"
     broken, lost = (next(pictures.glob(f"*/Bird_000{number}.jpg")) for number in (2, 4))
     broken.write_bytes(broken.read_bytes()[:600])
     lost.unlink()
     dataset = cub(root, "train", "gt")
     expected = load(dataset, on_error="skip")
-    batches = load(cached(dataset, kind, tmp_path / "cache"), on_error="skip")
+    batches = load(cached(dataset, "disk", tmp_path / "cache"), on_error="skip")
     assert_same(batches, expected)
     assert [batch.skipped for batch in batches] == [batch.skipped for batch in expected]
     with pytest.raises(UserError, match=f"Cannot read {broken}|Missing {lost}"):
-        load(cached(dataset, kind, tmp_path / "cache"), on_error="raise")
+        load(cached(dataset, "disk", tmp_path / "cache"), on_error="raise")
 
 
 def test_a_full_disk_is_told_once_and_reading_goes_on(root, tmp_path, monkeypatch, capfd):
@@ -181,17 +170,6 @@ def test_a_full_disk_is_told_once_and_reading_goes_on(root, tmp_path, monkeypatc
     assert records(tmp_path / "cache") == []
 
 
-def test_full_memory_is_told_as_such(root, monkeypatch, capfd):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    dataset = cub(root, "train", "gt")
-    expected = load(dataset)
-    monkeypatch.setattr(cache.os, "pwrite", full)
-    assert_same(load(cached(dataset, "memory", "")), expected)
-    assert "dataset.cache: cannot write to memory: No space left on device. " in capfd.readouterr().err
-
-
 def test_workers_tell_of_a_folder_that_cannot_be_written_once_together(root, tmp_path, capfd):
     (tmp_path / "cache").write_text("a file")
     dataset = cub(root, "train", "gt")
@@ -200,9 +178,8 @@ def test_workers_tell_of_a_folder_that_cannot_be_written_once_together(root, tmp
     assert capfd.readouterr().err.count(f"warning: dataset.cache: cannot write to {tmp_path}/cache/") == 1
 
 
-def test_memory_that_the_system_does_not_have_is_refused(root, monkeypatch):
-    monkeypatch.delattr(cache.os, "memfd_create", raising=False)
-    with pytest.raises(UserError, match="dataset.cache=memory needs Linux"):
+def test_memory_is_a_folder_of_its_own(root):
+    with pytest.raises(UserError, match="not 'memory'.*dataset.cache=disk dataset.cache_dir=/dev/shm/NAME"):
         cached(cub(root, "train", "gt"), "memory", "")
 
 

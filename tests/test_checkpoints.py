@@ -14,14 +14,30 @@ def payload(iteration: int = 0) -> dict:
 
 def save(folder, *iterations: int, keep: int | None = None) -> None:
     for iteration in iterations:
-        checkpoints.save(folder / checkpoints.file_name(iteration), payload(iteration), keep=keep)
+        checkpoints.save(folder / f"model_{iteration}.pth", payload(iteration), keep=keep)
 
 
 def test_what_is_saved_is_read_back(tmp_path):
-    written = payload(3) | {"format": checkpoints.FORMAT, "config": {"a": [1, None]}, "versions": {"torch": "2"}}
-    read = checkpoints.read(checkpoints.save(tmp_path / "new" / "model_3.pth", written))
-    torch.testing.assert_close(read.pop("model_state_dict"), written.pop("model_state_dict"))
-    assert read == written
+    whole = {"iter": 3, "model_state_dict": {"weight": torch.arange(1000.0)}, "optimizer_state_dict": {"state": {}}}
+    whole |= {"method_state_dict": {"basis": torch.ones(2, 3)}, "precision_state_dict": {"scale": 2.0}}
+    whole |= {"format": checkpoints.FORMAT, "config": {"a": [1, None]}, "versions": {"torch": "2"}}
+    read = checkpoints.find(checkpoints.save(tmp_path / "new" / "model_3.pth", whole))
+    assert (read.file, read.step, read.is_bare) == (tmp_path / "new" / "model_3.pth", 3, False)
+    assert read.model.keys() == {"weight"} and torch.equal(read.model["weight"], torch.arange(1000.0))
+    assert read.beside.keys() == {"basis"} and torch.equal(read.beside["basis"], torch.ones(2, 3))
+    assert (read.optimizer, read.precision, read.config) == ({"state": {}}, {"scale": 2.0}, {"a": [1, None]})
+    assert torch.load(read.file, weights_only=True)["versions"] == {"torch": "2"}
+
+
+def test_what_a_published_checkpoint_leaves_out_is_empty(tmp_path):
+    read = checkpoints.find(checkpoints.save(tmp_path / "model_3.pth", payload(3)))
+    assert (read.step, read.beside, read.precision, read.config, read.is_bare) == (3, {}, {}, {}, False)
+
+
+def test_a_bare_state_dict_is_read_and_known_as_one(tmp_path):
+    torch.save({"weight": torch.arange(3.0)}, tmp_path / "weights.pth")
+    read = checkpoints.find(tmp_path / "weights.pth")
+    assert read.is_bare and read.step is None and read.model["weight"].tolist() == [0, 1, 2]
 
 
 def test_latest_is_the_one_with_the_most_updates(tmp_path):
@@ -36,8 +52,8 @@ def test_a_run_directory_a_folder_of_checkpoints_and_a_file_are_all_understood(t
     save(tmp_path / "checkpoints", 5)
     file = tmp_path / "checkpoints" / "model_5.pth"
     for path in (tmp_path, file.parent, file):
-        found, content = checkpoints.find(path)
-        assert (found, content["iter"]) == (file, 5)
+        found = checkpoints.find(path)
+        assert (found.file, found.step) == (file, 5)
 
 
 def test_only_the_newest_are_kept_when_asked(tmp_path):
@@ -57,7 +73,7 @@ def test_an_interrupted_write_leaves_the_older_file_whole(tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["model_1.pth"]
-    assert checkpoints.read(tmp_path)["iter"] == 1
+    assert checkpoints.find(tmp_path).step == 1
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
@@ -73,7 +89,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path, kept):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(UserError, match="model_1.pth.*truncated"):
-        checkpoints.read(path)
+        checkpoints.find(path)
 
 
 def test_foreign_files_are_refused_by_name(tmp_path):
@@ -81,11 +97,11 @@ def test_foreign_files_are_refused_by_name(tmp_path):
     for content in (b"plain text", b"\x89PNG\r\n\x1a\n0000", pickle.dumps({"model_state_dict": 1}, protocol=2)):
         path.write_bytes(content)
         with pytest.raises(UserError, match="foreign.pth"):
-            checkpoints.read(path)
+            checkpoints.find(path)
     for content in ({"state_dict": {}}, [1, 2], torch.zeros(3)):
         torch.save(content, path)
         with pytest.raises(UserError, match="foreign.pth.*model_state_dict"):
-            checkpoints.read(path)
+            checkpoints.find(path)
 
 
 class Malicious:
@@ -100,15 +116,15 @@ def test_reading_runs_no_code_of_the_file(tmp_path):
     path = tmp_path / "model_1.pth"
     torch.save({"model_state_dict": Malicious(tmp_path / "written")}, path)
     with pytest.raises(UserError):
-        checkpoints.read(path)
+        checkpoints.find(path)
     assert not (tmp_path / "written").exists()
 
 
 def test_nothing_there_is_told_with_where_it_was_looked_for(tmp_path):
     with pytest.raises(UserError, match="No checkpoint at .*nowhere"):
-        checkpoints.read(tmp_path / "nowhere")
+        checkpoints.find(tmp_path / "nowhere")
     with pytest.raises(UserError, match="No checkpoint in .*checkpoints"):
-        checkpoints.read(tmp_path)
+        checkpoints.find(tmp_path)
 
 
 def flip_a_bit(path):
@@ -137,8 +153,8 @@ def test_instead_of_a_damaged_newest_checkpoint_the_one_before_it_is_used_and_a_
     DAMAGES[damage](newest)
     with pytest.raises(UserError, match=str(newest)):  # asked for by name, nothing else will do
         checkpoints.find(newest)
-    file, content = checkpoints.find(tmp_path)
-    assert (file, content["iter"]) == (before, 2)
+    found = checkpoints.find(tmp_path)
+    assert (found.file, found.step) == (before, 2)
     told = capsys.readouterr().err
     assert told.startswith(f"warning: {newest}") and told.endswith(f"Going on with {before}.\n")
 
@@ -148,9 +164,13 @@ def test_where_every_checkpoint_is_damaged_training_does_not_start_over(tmp_path
     for step in (1, 2):
         DAMAGES["empty"](tmp_path / f"checkpoints/model_{step}.pth")
     with pytest.raises(UserError, match="model_2.pth cannot be read.*No earlier checkpoint"):
-        checkpoints.read_to_resume(tmp_path)
-    (tmp_path / "new").mkdir()
-    assert checkpoints.read_to_resume(tmp_path / "new") is None
+        checkpoints.find(tmp_path)
+
+
+@pytest.mark.parametrize("written", range(1, checkpoints.FORMAT + 1))
+def test_this_format_and_those_before_it_are_read(tmp_path, written):
+    checkpoints.save(tmp_path / "model_1.pth", payload(1) | {"format": written})
+    assert checkpoints.find(tmp_path).step == 1
 
 
 @pytest.mark.parametrize("written", [checkpoints.FORMAT + 1, 0, "one", None])
@@ -158,14 +178,14 @@ def test_another_format_is_refused_by_name_and_no_older_checkpoint_stands_in_for
     save(tmp_path / "checkpoints", 1)
     path = checkpoints.save(tmp_path / "checkpoints/model_2.pth", payload(2) | {"format": written})
     with pytest.raises(UserError, match=f"model_2.pth has the format {written!r}.*reads up to {checkpoints.FORMAT}"):
-        checkpoints.read(tmp_path)
+        checkpoints.find(tmp_path)
     checkpoints.save(path, payload(2))  # as published: without a format
-    assert checkpoints.read(tmp_path)["iter"] == 2
+    assert checkpoints.find(tmp_path).step == 2
 
 
 def test_milestones_stay_when_older_checkpoints_are_deleted(tmp_path):
     for step in range(5, 45, 5):
-        checkpoints.save(tmp_path / checkpoints.file_name(step), payload(step), keep=2, milestone_every=20)
+        checkpoints.save(tmp_path / f"model_{step}.pth", payload(step), keep=2, milestone_every=20)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"model_{step}.pth" for step in (20, 35, 40)]
 
 
@@ -174,7 +194,7 @@ def test_damaged_checkpoints_of_later_steps_do_not_push_out_whole_ones(tmp_path)
     DAMAGES["truncated"](tmp_path / "model_4.pth")
     save(tmp_path, 3, keep=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model_3.pth", "model_4.pth"]
-    assert checkpoints.read(tmp_path)["iter"] == 3
+    assert checkpoints.find(tmp_path).step == 3
 
 
 def test_what_an_interrupted_write_left_is_deleted_by_the_next(tmp_path):
@@ -183,31 +203,13 @@ def test_what_an_interrupted_write_left_is_deleted_by_the_next(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model_9.pth"]
 
 
-def test_a_write_that_the_disk_garbled_is_noticed_and_the_older_file_stays(tmp_path, monkeypatch):
-    save(tmp_path, 1)
-    whole = (tmp_path / "model_1.pth").read_bytes()
-
-    def garbled(content, file, save=torch.save):
-        save(content, file)
-        place = file.tell() // 2
-        file.seek(place)
-        byte = whole[place]
-        file.write(bytes([byte ^ 1]))
-
-    monkeypatch.setattr(torch, "save", garbled)
-    with pytest.raises(UserError, match="Cannot write the checkpoint .*model_1.pth: .*damaged"):
-        save(tmp_path, 1)
-    assert [path.name for path in tmp_path.iterdir()] == ["model_1.pth"]
-    assert (tmp_path / "model_1.pth").read_bytes() == whole
-
-
 def test_on_a_full_disk_the_message_says_so_and_earlier_checkpoints_stay(small_disk):
     save(small_disk, 1)
     large = payload(2) | {"more": torch.zeros(3 * 2**18)}
     with pytest.raises(UserError, match="Cannot write the checkpoint .*model_2.pth: No space left on device"):
         checkpoints.save(small_disk / "model_2.pth", large)
     assert [path.name for path in small_disk.iterdir()] == ["model_1.pth"]
-    assert checkpoints.read(small_disk)["iter"] == 1
+    assert checkpoints.find(small_disk).step == 1
 
 
 def test_a_folder_that_vanished_with_all_around_it_is_not_made_anew(tmp_path):
@@ -216,19 +218,26 @@ def test_a_folder_that_vanished_with_all_around_it_is_not_made_anew(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("table", ["metrics.csv", "evaluation.csv"])
-def test_where_the_checkpoints_of_a_run_are_gone_training_does_not_start_over(tmp_path, table):
-    (tmp_path / "config.yaml").write_text("checkpointing: {every: 10}\n")
-    (tmp_path / "metrics.csv").write_text("step,total\n9,1.0\n10,1.0\n")  # killed while the first was written
-    assert checkpoints.read_to_resume(tmp_path) is None
-    (tmp_path / table).write_text("step,total\n10,1.0\n11,1.0\n")
-    with pytest.raises(UserError, match=f"has no checkpoint, but its {table} has come to step 11.*Put them back"):
-        checkpoints.read_to_resume(tmp_path)
-
-
 def test_a_checkpoint_is_on_the_disk_itself_before_it_gets_its_name(tmp_path, monkeypatch):
     done, sync, rename = [], os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: done.append(os.readlink(f"/proc/self/fd/{file}")) or sync(file))
     monkeypatch.setattr(os, "replace", lambda *names: done.append("renamed") or rename(*names))
     save(tmp_path, 1)
     assert done == [str(tmp_path / ".model_1.pth.part"), "renamed", str(tmp_path)]
+
+
+def test_a_run_that_has_saved_none_yet_begins_and_a_file_without_what_training_needs_is_refused(tmp_path):
+    torch.save({"model_state_dict": {"weight": torch.zeros(1)}}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match="cannot go on from .*weights.pth: it has no iter or no optimizer_state_dict"):
+        checkpoints.find_to_resume(tmp_path / "weights.pth", every=1)
+    (tmp_path / "new").mkdir()
+    assert checkpoints.find_to_resume(tmp_path / "new", every=1) is None
+
+
+@pytest.mark.parametrize("table", ["metrics.csv", "evaluation.csv"])
+def test_where_the_checkpoints_of_a_run_are_gone_training_does_not_start_over(tmp_path, table):
+    (tmp_path / "metrics.csv").write_text("step,total\n9,1.0\n10,1.0\n")  # killed while the first was written
+    assert checkpoints.find_to_resume(tmp_path, every=10) is None
+    (tmp_path / table).write_text("step,total\n10,1.0\n11,1.0\n")
+    with pytest.raises(UserError, match=f"has no checkpoint, but its {table} has come to step 11.*Put them back"):
+        checkpoints.find_to_resume(tmp_path, every=10)

@@ -1,9 +1,15 @@
+from collections.abc import Iterator
+from dataclasses import Field, fields, is_dataclass
+from typing import get_type_hints
+
 import pytest
 from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from conf.schema import TrainConfig, UnknownKey, walk
+from conf.app import CONF
+from conf.modules import module, names
+from conf.schema import NODES, OPTIMIZERS, EvaluateConfig, TrainConfig, known_keys, owners
 from tests.composition import composed
-from utils.app import CONF
 from utils.errors import UserError
 
 OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
@@ -62,11 +68,22 @@ def test_evaluation_takes_every_key_of_training_and_needs_a_checkpoint():
 
 
 def test_no_value_is_given_in_the_schema():
-    """Except None, for what only some options of a group have."""
+    """Nor in what modules bring: the YAML files have them all."""
     values = OmegaConf.to_container(OmegaConf.structured(TrainConfig))
-    assert set(values.values()) == {"???"}
-    for key, spec in walk(TrainConfig):
-        assert spec.default in ("???", None), key
+    assert values.pop("baselines") == {} and set(values.values()) == {"???"}
+    brought = [getattr(module(kind, name), options) for kind, options in NODES.values() for name in names(kind)]
+    baselines = [module("baseline", name).Options for name in names("baseline")]
+    for options in (TrainConfig, *OPTIMIZERS.values(), *brought, *baselines):
+        for spec in specs(options):
+            assert spec.default == "???" or spec.name == "baselines", f"{options}: {spec.name}"
+
+
+def specs(schema: type) -> Iterator[Field]:
+    for spec in fields(schema):
+        yield spec
+        inner = get_type_hints(schema)[spec.name]
+        if is_dataclass(inner):
+            yield from specs(inner)
 
 
 @pytest.mark.parametrize(
@@ -80,11 +97,10 @@ def test_no_value_is_given_in_the_schema():
         ("augmentation.scale=[1]", "augmentation.scale needs 2 values"),
         ("device=gpu", "device must be one of auto, cpu, cuda, not 'gpu'"),
         ("dataset.eval_mask=truth", "dataset.eval_mask must be one of gt, supervised, unsupervised"),
-        ("evaluation.baselines=[untrained,magic]", "evaluation.baselines must be one of .* not 'magic'"),
         ("+perceptual.layers.relu1_1=-1", "perceptual.layers.relu1_1 must be greater than 0"),
-        ("optimizer.momentum=null", "optimizer.momentum is required"),
+        ("method.name=magic", "There is no method 'magic'"),
+        ("optimizer.name=magic", "optimizer.name must be one of sgd, adamw, not 'magic'"),
         ("~segmenter", "segmenter is required"),
-        ("num_parts=${nothing}", "num_parts: .*nothing"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_by_name(override, message):
@@ -92,10 +108,57 @@ def test_a_value_that_cannot_be_meant_is_refused_by_name(override, message):
         composed(override)
 
 
-@pytest.mark.parametrize("key", ["nothing", "optimizer.nothing"])
+@pytest.mark.parametrize(
+    "key", ["nothing", "optimizer.nothing", "dataset.nothing", "method.nothing", "dataset.category"]
+)
 def test_a_key_added_by_force_is_refused(key):
-    with pytest.raises(UnknownKey, match=key):
+    with pytest.raises(ConfigKeyError) as caught:
         composed(f"+{key}=1")
+    assert caught.value.full_key == key
+
+
+@pytest.mark.parametrize("key", ["optimizer.momentum", "dataset.test_share", "dataset.box_padding", "method.name"])
+def test_a_value_that_is_needed_cannot_be_taken_away(key):
+    with pytest.raises((OmegaConfBaseException, UserError)) as caught:
+        composed("dataset_name=folder", f"{key}=null")
+    assert key.partition(".")[0] in str(caught.value)
+
+
+def test_a_value_that_is_to_be_that_of_no_key_is_refused():
+    with pytest.raises(OmegaConfBaseException, match="'nothing' not found"):
+        composed("num_parts=${nothing}")
+
+
+def test_a_baseline_is_a_module_and_is_refused_by_name_where_there_is_none():
+    assert list(composed("baseline=[kmeans_colours,untrained]").baselines) == ["kmeans_colours", "untrained"]
+    assert "baselines.magic" not in known_keys()
+    with pytest.raises(UserError, match="There is no baseline 'magik'.*There are kmeans_colours, kmeans_features, unt"):
+        composed("+baselines.magik.restarts=1")
+
+
+def test_a_baselines_keys_reach_it():
+    config = composed("baseline=[kmeans_features,untrained]", "baselines.kmeans_features.num_points=5")
+    assert config.baselines.kmeans_features == {"num_points": 5, "restarts": 10}
+    with pytest.raises(UserError, match="baselines.kmeans_features.restarts must be at least 1, not 0"):
+        composed("baseline=[kmeans_features]", "baselines.kmeans_features.restarts=0")
+
+
+def test_the_keys_of_all_modules_are_known_and_whose_they_are():
+    keys = known_keys()
+    wanted = {
+        *("num_parts", "evaluation.size", "optimizer.momentum", "method.temperature", "loss_weights.equivariance"),
+        *("loss_weights.foreground", "augmentation.noise", "segmenter.variant", "dataset.test_share"),
+        *("dataset.category", "dataset.drawing.size", "baselines.kmeans_colours.restarts"),
+    }
+    assert wanted <= set(keys)
+    assert (keys["num_parts"], keys["dataset.drawing.size"], keys["optimizer.momentum"]) == (int, int, float)
+    assert set(composed("baseline=[untrained]")) <= set(keys)
+    assert "checkpoint" not in keys and "checkpoint" in known_keys(EvaluateConfig)
+    assert owners("optimizer.momentum") == ["optimizer.name=sgd"]
+    assert owners("dataset.test_share") == ["dataset_name=folder"]
+    assert owners("loss_weights.foreground") == ["method=foreground"]
+    assert owners("baselines.kmeans_colours.restarts") == ["baseline=[kmeans_colours]"]
+    assert owners("num_parts") == owners("dataset.nothing") == []
 
 
 def test_variables_of_the_environment_are_used_where_the_key_is_not_given(monkeypatch):

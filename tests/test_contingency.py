@@ -18,10 +18,10 @@ def test_adding_in_pieces_gives_the_same_table_as_adding_at_once():
 
 def test_degenerate_tables_give_scikit_learns_values():
     empty = ContingencyTable(3, 2)
-    assert (empty.nmi(), empty.ari()) == (100.0, 100.0)
+    assert (nmi(empty.counts), ari(empty.counts)) == (100.0, 100.0)
     one_prediction = ContingencyTable(3, 2)
     one_prediction.update(torch.tensor([0, 1, 2, 2]), torch.tensor([1, 1, 1, 1]))
-    assert (one_prediction.nmi(), one_prediction.ari()) == (0.0, 0.0)
+    assert (nmi(one_prediction.counts), ari(one_prediction.counts)) == (0.0, 0.0)
 
 
 def test_counts_whose_squares_overflow_64_bits_stay_exact():
@@ -37,7 +37,7 @@ def test_labels_outside_the_table_are_refused_rather_than_counted_elsewhere():
         table = ContingencyTable(3, 2)
         table.update(torch.tensor([0, true]), torch.tensor([1, predicted]))
         with pytest.raises(ValueError, match=r"1 pairs of labels do not fit in a table of \(3, 2\)"):
-            table.nmi()
+            nmi(table.counts)
     with pytest.raises(ValueError, match="differ"):
         ContingencyTable(3, 2).update(torch.tensor([0, 1]), torch.tensor([1]))
 

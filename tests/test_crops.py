@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -197,3 +197,37 @@ def test_keypoints_and_box_stay_on_their_pixels_in_whole_pictures(change):
     assert x0 <= columns.min() and columns.max() <= x1 + 4 and y0 <= rows.min() and rows.max() <= y1 + 4
     np.testing.assert_array_equal(changed.keypoints[1], 0)
     np.testing.assert_array_equal(sample.keypoints, keypoints)
+
+
+@dataclass
+class Classes(Sample):
+    """What one line makes of a sample with a further map."""
+
+    class_map: np.ndarray | None = field(default=None, metadata={"outside": 255})
+
+
+@pytest.mark.parametrize(
+    ("change", "reaches_out"),
+    [
+        (lambda sample: crops.crop(sample, np.array([-6, -6, 53, 53]), 60), True),
+        (lambda sample: crops.cut(sample, np.array([-4, 2, 63, 45])), True),
+        (lambda sample: crops.pad_to_square(sample, 90), True),
+        (lambda sample: crops.resize(sample, 37, 23, "bilinear"), False),
+        (lambda sample: crops.flip(sample, []), False),
+    ],
+    ids=["crop", "cut", "padded", "resized", "flipped"],
+)
+def test_a_further_map_moves_with_the_part_map_and_is_never_mixed(change, reaches_out):
+    """Each class is one part, so that they must lie on the same pixels wherever nothing is mixed."""
+    class_of_part = np.array([7, 200, 30], np.uint8)
+    part_map = np.random.default_rng(0).integers(0, 3, (40, 60)).astype(np.uint8)
+    image = np.full((40, 60, 3), 90, np.uint8)
+    sample = Classes("drawn", Path("drawn.png"), image, np.ones((40, 60), np.uint8), class_map=class_of_part[part_map])
+    changed = change(replace(sample, part_map=part_map))
+    nearest = change(replace(sample, predicted=part_map)).predicted
+    assert changed.part_map.shape == changed.class_map.shape == changed.foreground.shape
+    beyond = changed.class_map == 255
+    assert beyond.any() == reaches_out
+    np.testing.assert_array_equal(changed.class_map[~beyond], class_of_part[nearest][~beyond])
+    assert not nearest[beyond].any() and not changed.foreground[beyond].any()
+    assert change(sample).part_map is None and change(replace(sample, class_map=None)).class_map is None

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from datasets import build
+from tests.composition import composed
 from tests.shared import SHARED, needs_shared
 from tests.trees import KEYPOINTS, cub, draw_cub_tree
 from utils.errors import UserError
@@ -149,7 +150,7 @@ def test_a_missing_list_or_folder_is_named(tree, name):
     with pytest.raises(UserError) as error:
         cub(tree, "train", "gt")
     message = str(error.value)
-    assert name in message and str(tree / "CUB_200_2011") in message and "README, section 'Data'" in message
+    assert name in message and str(tree / "CUB_200_2011") in message and "docs/data/" in message
 
 
 def test_all_that_is_missing_is_named_at_once(tree):
@@ -160,7 +161,7 @@ def test_all_that_is_missing_is_named_at_once(tree):
 
 
 def test_a_missing_data_set_names_the_folder_and_the_key_to_set(tmp_path):
-    with pytest.raises(UserError, match="no folder .*nowhere/CUB_200_2011.*dataset_root=.*README"):
+    with pytest.raises(UserError, match="no folder .*nowhere/CUB_200_2011.*dataset_root=.*docs/data/"):
         cub(tmp_path / "nowhere", "train", "gt")
 
 
@@ -263,7 +264,7 @@ def test_without_a_cleaned_list_the_notes_say_so(tree):
 def test_evaluation_does_not_depend_on_the_cleaned_list(tmp_path):
     draw_cub_tree(tmp_path / "CUB", cleaned=(3,))
     for purpose, count in (("training", 1), ("evaluation", 6)):
-        assert len(build("CUB", Node, tmp_path, "train", purpose)) == count
+        assert len(build(composed("dataset_name=CUB", f"dataset_root={tmp_path}"), "train", purpose)) == count
 
 
 def test_a_broken_cleaned_list_is_named(tmp_path):
@@ -282,15 +283,10 @@ def test_a_cleaned_list_of_other_images_is_refused(tmp_path):
         cub(root, "train", "gt")
 
 
-class Node:
-    folder, train_mask, eval_mask = "CUB", "gt", "supervised"
-    box_padding, box_jitter, flip_probability = 0.05, 0.05, 0.5
-    on_error = "raise"
-
-
 def test_training_and_evaluation_read_the_masks_of_their_own(tree):
+    config = composed("dataset_name=CUB", f"dataset_root={tree.parent}")
     areas = {
-        (split, purpose): build("CUB", Node, tree.parent, split, purpose)[0].foreground.sum()
+        (split, purpose): build(config, split, purpose)[0].foreground.sum()
         for split in ("train", "test")
         for purpose in ("training", "evaluation")
     }
@@ -299,18 +295,18 @@ def test_training_and_evaluation_read_the_masks_of_their_own(tree):
 
 
 def test_the_drawn_set_is_drawn_and_read_as_cub(tmp_path):
-    class Drawn(Node):
-        folder, eval_mask = "synthetic", "gt"
-        drawing = dict(num_train=3, num_test=2, size=40, seed=0)
-
-    train, test = (build("synthetic", Drawn, tmp_path, split, "training") for split in ("train", "test"))
+    few = ("dataset.drawing.num_train=3", "dataset.drawing.num_test=2", "dataset.drawing.size=40")
+    config = composed("dataset_name=synthetic", f"dataset_root={tmp_path}", *few)
+    train, test = (build(config, split, "training") for split in ("train", "test"))
     assert (len(train), len(test)) == (3, 2) and train.name == "synthetic"
     sample = test[0]
     np.testing.assert_array_equal(sample.part_map > 0, sample.foreground == 1)
     assert sample.part_map.max() <= len(test.part_names)
 
 
-def test_nothing_is_read_before_a_sample_is_asked_for(tree):
+def test_a_picture_is_opened_when_its_sample_is_asked_for_and_not_before(tree):
     for path in (tree / "CUB_200_2011/images").glob("*/*.jpg"):
         os.truncate(path, 0)
-    assert len(cub(tree, "train", "gt")) == 6
+    dataset = cub(tree, "train", "gt")
+    with pytest.raises(UserError, match="Bird_0001.jpg: it is empty"):
+        dataset[0]

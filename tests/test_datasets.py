@@ -9,21 +9,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+from PIL import Image
 
-from datasets import DATASETS, build
+import datasets
+from conf.app import CONF
+from conf.modules import names
+from conf.schema import typed, validate
+from datasets import build
 from datasets.batch import TrainBatch
 from datasets.cache import cached
+from datasets.check import check
 from datasets.example import draw_folder
 from datasets.loader import train_batches
 from datasets.part_views import PartViewOptions
 from datasets.sample import Sample
-from datasets.views import make_views
-from evaluation.held_out import HeldOut
-from evaluation.labellers import KMeansColours
+from datasets.transforms.pair import jittered_pair
+from evaluation.labellers.kmeans import Options
+from evaluation.labellers.kmeans_colours import KMeansColours
+from evaluation.options import EvaluationOptions, Sets
+from evaluation.run import evaluate
 from tests.composition import composed
 from tests.trees import draw_cub_tree, draw_deepfashion_tree, draw_pascal_tree
-from utils.app import CONF
 from utils.errors import UserError
+from utils.seeding import Randomness
 
 SMALL = ("image_size=32", "batch_size=2", "num_steps=3", "evaluation.size=32", "loader.num_workers=0")
 
@@ -40,7 +49,7 @@ DRAWN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 }
 
 
-@pytest.fixture(scope="module", params=sorted(DATASETS))
+@pytest.fixture(scope="module", params=sorted(path.stem for path in (CONF / "dataset_name").glob("*.yaml")))
 def config(request, tmp_path_factory):
     """The config of a data set that is there."""
     name = request.param
@@ -52,7 +61,7 @@ def config(request, tmp_path_factory):
 
 
 def built(config, split="train", purpose="training"):
-    return build(config.dataset_name, config.dataset, config.dataset_root, split, purpose)
+    return build(config, split, purpose)
 
 
 def check_pixels(sample: Sample, shape: tuple[int, int], dataset) -> None:
@@ -67,7 +76,7 @@ def check_pixels(sample: Sample, shape: tuple[int, int], dataset) -> None:
 
 
 def test_every_data_set_has_a_config():
-    assert sorted(DATASETS) == sorted(path.stem for path in (CONF / "dataset_name").glob("*.yaml"))
+    assert {composed(f"dataset_name={name}").dataset.name for name in DRAWN} == set(names("dataset"))
 
 
 @pytest.mark.parametrize("split, purpose", [("train", "training"), ("train", "evaluation"), ("test", "evaluation")])
@@ -154,19 +163,20 @@ def test_training_batches_and_their_views_can_be_made(config):
         assert type(batch) is TrainBatch and len(batch.names) == 2
         assert batch.image.shape == (2, 3, 32, 32) and batch.image.dtype == torch.uint8
         assert batch.foreground.shape == (2, 1, 32, 32) and set(batch.foreground.unique().tolist()) <= {0.0, 1.0}
-        views = make_views(batch, config.augmentation, seed=0)
-        assert views.jittered_to_warp.shape == (2, 3, 32, 32) and views.foreground.equal(batch.foreground)
+        pair = jittered_pair(batch, config.augmentation, Randomness(0, batch.step, batch.places))
+        assert pair.jittered_to_warp.shape == (2, 3, 32, 32) and pair.foreground.equal(batch.foreground)
 
 
-@pytest.mark.parametrize("cache", ["memory", "disk"])
-def test_cached_training_crops_are_equal_to_the_bit_and_decoded_once(config, cache, tmp_path, monkeypatch):
+def test_cached_training_crops_are_equal_to_the_bit_and_decoded_once(config, tmp_path, monkeypatch):
     dataset = built(config)
     decoded, read = [], type(dataset).__getitem__
     monkeypatch.setattr(type(dataset), "__getitem__", lambda self, index: decoded.append(index) or read(self, index))
-    kept = cached(dataset, cache, tmp_path)
+    kept = cached(dataset, "disk", tmp_path)
     for index in range(len(dataset)):
         for seed in range(20):
-            crop, expected = (one.train_crop(one[index], 32, np.random.default_rng(seed)) for one in (kept, dataset))
+            crop, expected = (
+                source.train_crop(source[index], 32, np.random.default_rng(seed)) for source in (kept, dataset)
+            )
             assert (crop.name, crop.path) == (expected.name, expected.path)
             np.testing.assert_array_equal(crop.image, expected.image)
             np.testing.assert_array_equal(crop.foreground, expected.foreground)
@@ -174,11 +184,11 @@ def test_cached_training_crops_are_equal_to_the_bit_and_decoded_once(config, cac
 
 
 def test_every_data_set_can_be_evaluated_by_all_that_is_known_about_it(config):
-    held_out = HeldOut.of(config)
-    result = held_out.evaluate(KMeansColours(4, seed=0, max_points=1000, restarts=1), torch.device("cpu"))
+    sets, labeller = Sets.of(config, "evaluation"), KMeansColours(Options(num_points=1000, restarts=1), 4, seed=0)
+    result = evaluate(labeller, sets, ("part_maps", "keypoints"), EvaluationOptions.of(config), "cpu")
     assert result.metrics and all(math.isfinite(value) for value in result.metrics.values())
     assert {"FG-NMI", "FG-ARI", "NMI", "ARI"} <= set(result.metrics)
-    assert result.counts["images"] == len(held_out.test_set) and result.pictures
+    assert result.counts["images"] == len(sets.test) and result.pictures
 
 
 def test_a_sample_s_files_are_listed_and_a_lost_one_is_named_before_the_first_step(config, request):
@@ -196,6 +206,33 @@ def test_a_sample_s_files_are_listed_and_a_lost_one_is_named_before_the_first_st
 def test_a_data_set_that_is_not_there_says_where_it_was_looked_for(config, tmp_path):
     if config.dataset_name == "synthetic":
         pytest.skip("draws itself")
+    config = config.copy()
+    config.dataset_root = str(tmp_path / "nowhere")
     with pytest.raises(UserError) as error:
-        build(config.dataset_name, config.dataset, tmp_path / "nowhere", "train", "training")
-    assert str(tmp_path / "nowhere") in str(error.value) and "README" in str(error.value)
+        built(config)
+    assert str(tmp_path / "nowhere") in str(error.value) and "docs/data/" in str(error.value)
+
+
+def test_a_data_set_without_masks_is_a_module_whose_foreground_is_the_whole_picture(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(Path(__file__).parent / "toys/datasets")])
+    (tmp_path / "mine").mkdir()
+    for place in range(6):
+        pixels = np.random.default_rng(place).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"mine/{place}.png")
+    values = OmegaConf.to_container(composed(*SMALL, f"dataset_root={tmp_path}"))
+    keys = dict(flip_probability=0.5, saliency=None, on_error="raise", cache="none", cache_dir=str(tmp_path / "cache"))
+    config = validate(typed(values | {"dataset": dict(name="plain_pictures", folder="mine", **keys)}))
+
+    dataset = built(config)
+    assert len(dataset) == 3 and not dataset.has_masks
+    for source in (dataset, cached(dataset, "disk", tmp_path / "cache")):
+        (batch,) = train_batches(source, image_size=32, batch_size=2, seed=0, first_step=0, num_steps=1, num_workers=0)
+        assert batch.foreground.shape == (2, 1, 32, 32) and batch.foreground.all()
+    check(config)
+    out = capsys.readouterr().out
+    assert out.endswith("Training can start.\n") and "\nmask of the whole picture:" not in out
+
+
+def test_a_data_set_that_no_module_is_has_the_nearest_name_told():
+    with pytest.raises(UserError, match="There is no dataset 'foldr'. Did you mean 'folder'?"):
+        composed("dataset.name=foldr")

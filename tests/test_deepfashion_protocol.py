@@ -8,17 +8,17 @@ from PIL import Image
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from datasets.part_views import PartViewOptions
-from evaluation.held_out import HeldOut
-from evaluation.labellers import CheckpointLabeller
+from evaluation.labellers.base import Labeller
+from evaluation.options import EvaluationOptions, Sets
 from evaluation.run import evaluate
-from models import load_segmenter
 from tests.composition import composed
-from tests.golden_checkpoint import write_golden_checkpoint
+from tests.golden_checkpoint import golden_labeller
+from tests.quadrants import PARTS, evaluated
 from tests.shared import GOLDEN, SHARED, needs_shared
 from tests.test_deepfashion import deepfashion
 from tests.trees import draw_deepfashion_tree
 
-SETTINGS = {"image_size": 32, "size": 64, "batch_size": 3, "num_workers": 0, "device": "cpu", "progress": False}
+SIZES = {"size": 64, "batch_size": 3}
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +32,10 @@ def split(root):
     return deepfashion(root, "test", "supervised")
 
 
-class Coarse:
+class Coarse(Labeller):
     """Scores on a 5 x 4 grid, so that how they are brought to full size matters."""
 
     num_parts = 3
-    has_background = False
 
     def scores(self, images, foreground):
         cells = F.adaptive_avg_pool2d(images.float(), (5, 4))
@@ -52,8 +51,8 @@ def agreement(true, predicted):
 @pytest.mark.slow
 def test_golden_checkpoint_gives_the_published_evaluations_figures(tmp_path):
     config = composed("dataset_name=DF", f"dataset_root={SHARED / 'data'}", "loader.num_workers=0")
-    labeller = CheckpointLabeller(load_segmenter(write_golden_checkpoint(tmp_path / "golden.pth")))
-    result = HeldOut.of(config).evaluate(labeller, torch.device("cpu"))
+    labeller = golden_labeller(tmp_path)
+    result = evaluate(labeller, Sets.of(config, "evaluation"), PARTS, EvaluationOptions.of(config), "cpu")
     assert list(result.metrics) == ["FG-NMI", "FG-ARI", "NMI", "ARI"]
     assert result.metrics == pytest.approx(json.loads((GOLDEN / "df_metrics.json").read_text()), abs=0.05)
     assert result.counts["images"] == 12
@@ -80,7 +79,7 @@ def test_the_figures_are_those_of_the_two_published_readings(split, label_resize
         everywhere[0].append(resized(sample.part_map).ravel())
         everywhere[1].append((parts * resized(sample.foreground)).ravel())
     expected = dict(zip(("FG-NMI", "FG-ARI", "NMI", "ARI"), agreement(*on_parts) + agreement(*everywhere), strict=True))
-    result = evaluate(Coarse(), split, None, label_resize=label_resize, **SETTINGS)
+    result = evaluated(Coarse(), split, labels=label_resize, **SIZES)
     assert result.metrics == pytest.approx(expected, abs=1e-6)
     assert result.counts == {"images": 4, "part_pixels": sum(map(len, on_parts[0]))}
     assert all(5 < value < 95 for value in expected.values()), "the case must not be trivial"
@@ -107,13 +106,13 @@ def test_the_padded_view_has_true_labels_alone_whatever_is_asked_of_the_whole_on
 
 def test_masks_matter_for_nmi_and_ari_alone(root, split):
     true_masks = deepfashion(root, "test", "gt")
-    with_predicted, with_true = (evaluate(Coarse(), one, None, **SETTINGS).metrics for one in (split, true_masks))
+    with_predicted, with_true = (evaluated(Coarse(), masked, **SIZES).metrics for masked in (split, true_masks))
     for name, value in with_true.items():
         assert (value == with_predicted[name]) == name.startswith("FG-")
 
 
 def test_each_view_keeps_its_label_maps_with_the_commands_that_give_its_figures(split, tmp_path, monkeypatch, capsys):
-    metrics = evaluate(Coarse(), split, None, label_maps=tmp_path, **SETTINGS).metrics
+    metrics = evaluated(Coarse(), split, label_maps=tmp_path, **SIZES).metrics
     for view, names in (("padded", ["FG-NMI", "FG-ARI"]), ("whole", ["NMI", "ARI"])):
         monkeypatch.chdir(tmp_path / view)
         text = (tmp_path / view / "README.txt").read_text()
@@ -125,6 +124,6 @@ def test_each_view_keeps_its_label_maps_with_the_commands_that_give_its_figures(
 
 
 def test_the_pictures_show_the_square_that_the_network_saw(split):
-    result = evaluate(Coarse(), split, None, num_pictures=2, **SETTINGS)
-    assert [one.shown.view for one in result.pictures] == ["padded"] * 2
-    assert all(one.predicted.shape == (64, 64) and one.predicted.max() == 3 for one in result.pictures)
+    result = evaluated(Coarse(), split, num_pictures=2, **SIZES)
+    assert [example.shown.view for example in result.pictures] == ["padded"] * 2
+    assert all(example.predicted.shape == (64, 64) and example.predicted.max() == 3 for example in result.pictures)

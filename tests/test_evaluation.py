@@ -1,22 +1,32 @@
+import itertools
 import json
 from collections import Counter
+from functools import partial
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from scipy.optimize import linear_sum_assignment
 
+from conf.modules import module, names
 from datasets.batch import TrainBatch
-from evaluation.inputs import batches_of_equal_shape
-from evaluation.labellers import KMeansColours
+from evaluation.contingency import ContingencyTable
+from evaluation.examples import Known
+from evaluation.inputs import batch, batches_of_equal_shape, prepared
+from evaluation.labellers import kmeans_colours
+from evaluation.labellers.kmeans import Options
 from evaluation.palette import PALETTE, colours
-from evaluation.prediction import part_probabilities, predicted_labels
+from evaluation.prediction import part_probabilities, upsample
+from evaluation.progress import examples
+from evaluation.protocols import base, keypoints
 from evaluation.report import part_picture, print_table, write_metrics
-from evaluation.run import evaluate, examples
-from tests.quadrants import ColourLabeller, draw_split
+from evaluation.run import figure_names
+from tests.quadrants import SIZES, ColourLabeller, draw_split, evaluated, evaluation_options
 from utils.errors import UserError
 
-SETTINGS = {"image_size": 32, "size": 48, "batch_size": 4, "num_workers": 0, "device": "cpu", "progress": False}
+KMEANS = Options(num_points=1000, restarts=1)
 
 
 class HalfRight(ColourLabeller):
@@ -30,7 +40,7 @@ class HalfRight(ColourLabeller):
 def test_each_file_is_read_once_and_each_input_goes_through_the_network_once():
     test_set, fit_set = draw_split("test", 7, part_maps=True), draw_split("training", 5, part_maps=True)
     labeller = ColourLabeller()
-    result = evaluate(labeller, test_set, fit_set, **SETTINGS)
+    result = evaluated(labeller, test_set, fit_set)
     assert test_set.reads == [1] * 7 and fit_set.reads == [1] * 5
     # Crop, box and whole of each held-out picture, the whole of each training picture.
     assert sum(shape[0] for shape in labeller.seen) == 3 * 7 + 5
@@ -40,17 +50,18 @@ def test_each_file_is_read_once_and_each_input_goes_through_the_network_once():
 
 def test_the_figures_depend_neither_on_batches_nor_on_workers():
     test_set, fit_set = draw_split("test", 9, part_maps=True), draw_split("training", 9, part_maps=True)
-    reference = evaluate(HalfRight(), test_set, fit_set, **SETTINGS)
+    reference = evaluated(HalfRight(), test_set, fit_set)
     assert reference.metrics["FG-NMI (keypoints)"] < 100, "the case must not be trivial"
     for changed in ({"batch_size": 1}, {"batch_size": 64}, {"num_workers": 2}):
-        result = evaluate(HalfRight(), test_set, fit_set, **SETTINGS | changed)
+        result = evaluated(HalfRight(), test_set, fit_set, **changed)
         assert result.metrics == pytest.approx(reference.metrics, abs=1e-3)
         assert result.counts == reference.counts
-        assert [one.shown.name for one in result.pictures] == [one.shown.name for one in reference.pictures]
+        names, expected = ([example.shown.name for example in found.pictures] for found in (result, reference))
+        assert names == expected
 
 
 def test_a_set_with_keypoints_alone_has_the_published_names():
-    result = evaluate(HalfRight(), draw_split("test", 6), draw_split("training", 9), **SETTINGS)
+    result = evaluated(HalfRight(), draw_split("test", 6), draw_split("training", 9))
     assert list(result.metrics) == [
         *("FG-NMI", "FG-ARI", "NMI", "ARI"),
         *("keypoint_error_all", "keypoint_error_001", "keypoint_error_002", "keypoint_error_003"),
@@ -59,30 +70,133 @@ def test_a_set_with_keypoints_alone_has_the_published_names():
 
 def test_part_maps_take_the_plain_names_and_keypoints_say_so():
     test_set, fit_set = draw_split("test", 6, part_maps=True), draw_split("training", 9, part_maps=True)
-    both = evaluate(HalfRight(), test_set, fit_set, **SETTINGS).metrics
-    keypoints = evaluate(HalfRight(), draw_split("test", 6), fit_set, **SETTINGS).metrics
+    both = evaluated(HalfRight(), test_set, fit_set).metrics
+    alone = evaluated(HalfRight(), draw_split("test", 6), fit_set).metrics
     assert list(both) == [
         *("FG-NMI", "FG-ARI", "NMI", "ARI"),
         *("FG-NMI (keypoints)", "FG-ARI (keypoints)", "NMI (keypoints)", "ARI (keypoints)"),
         *("keypoint_error_all", "keypoint_error_001", "keypoint_error_002", "keypoint_error_003"),
     ]
-    assert both["FG-NMI (keypoints)"] == keypoints["FG-NMI"]
-    assert both["keypoint_error_all"] == pytest.approx(keypoints["keypoint_error_all"])
-    assert both["FG-NMI"] != keypoints["FG-NMI"]
+    assert both["FG-NMI (keypoints)"] == alone["FG-NMI"]
+    assert both["keypoint_error_all"] == pytest.approx(alone["keypoint_error_all"])
+    assert both["FG-NMI"] != alone["FG-NMI"]
+
+
+class Named(base.Protocol):
+    """A protocol of which nothing but its figures' names is asked."""
+
+    def __init__(self, name, *metric_names, gives_way_to=()):
+        self.name, self.metric_names, self.gives_way_to = name, metric_names, gives_way_to
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_figure_s_name_does_not_depend_on_the_order_of_the_protocols(order):
+    protocols = [
+        Named("pixels", "NMI", "ARI"),
+        Named("points", "NMI", "error", gives_way_to=("pixels",)),
+        Named("clusters", "NMI", "ARI", "error", gives_way_to=("pixels", "points")),
+    ]
+    assert figure_names([protocols[place] for place in order]) == {
+        ("pixels", "NMI"): "NMI",
+        ("pixels", "ARI"): "ARI",
+        ("points", "NMI"): "points/NMI",
+        ("points", "error"): "error",
+        ("clusters", "NMI"): "clusters/NMI",
+        ("clusters", "ARI"): "clusters/ARI",
+        ("clusters", "error"): "clusters/error",
+    }
+    alone = figure_names([protocols[2]])
+    assert all(name == metric for (_, metric), name in alone.items()), "nobody to give way to"
+
+
+def test_two_figures_of_one_name_are_refused_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr(keypoints.Protocol, "gives_way_to", ())
+    split = draw_split("test", 2, part_maps=True)
+    with pytest.raises(UserError, match="part_maps and keypoints both have a figure 'FG-NMI'"):
+        evaluated(ColourLabeller(), split)
+    assert split.reads == [0, 0]
+
+
+def test_a_protocol_gives_no_figure_that_it_has_not_named():
+    split, labeller = draw_split("test", 2, part_maps=True), ColourLabeller()
+    for name in names("protocol"):
+        protocol = module("protocol", name).Protocol.of(split, labeller, evaluation_options())
+        assert protocol.name == name
+        for sample in split.samples:
+            for shown in protocol.inputs(sample):
+                inputs = batch([shown])
+                scores = labeller.scores_of(inputs)
+                protocol.update(inputs, scores[:, :2] if name == "foreground" else scores)
+        assert set(protocol.metrics()) <= set(protocol.metric_names)
+
+
+class PixelAccuracy(base.Protocol):
+    """Every pixel of the test crop compared, clusters matched with labels one to one: no file knows of it."""
+
+    name = "pixel_accuracy"
+    metric_names = ("pixel accuracy (matched)",)
+
+    def __init__(self, dataset, num_parts, image_size):
+        self.dataset, self.image_size = dataset, image_size
+        self.table = ContingencyTable(len(dataset.part_names) + 1, num_parts + 1)
+
+    @classmethod
+    def of(cls, dataset, labeller, options):
+        return None if dataset.part_names is None else cls(dataset, labeller.num_parts, options.image_size)
+
+    def inputs(self, sample, fitted=False, predicted=None):
+        return [prepared(sample, "crop", partial(self.dataset.test_crop, size=self.image_size), predicted)]
+
+    def update(self, batch, scores):
+        probabilities = part_probabilities(upsample(scores, batch.images.shape[-2:]), batch.foreground)
+        self.table.update(torch.stack([torch.from_numpy(s.part_map) for s in batch.inputs]), probabilities.argmax(1))
+        return probabilities
+
+    def metrics(self):
+        rows, columns = linear_sum_assignment(self.table.counts, maximize=True)
+        return {self.metric_names[0]: 100 * self.table.counts[rows, columns].sum() / self.table.total}
+
+    def counts(self):
+        return {"pixels": self.table.total}
+
+    def known(self, shown):
+        return Known("classes", shown.image, labels=shown.part_map)
+
+
+class Renumbered(HalfRight):
+    """Right up to a permutation in two thirds of each picture; learns nothing, but asks for the training pictures."""
+
+    needs_fit, title, caption = True, "renumbered", "clusters"
+
+    def fit(self, batches):
+        self.pictures_seen = sum(len(crops.inputs) for crops in batches)
+
+    def scores(self, images, foreground):
+        return super().scores(images, foreground)[:, [2, 0, 3, 1]]
+
+
+def test_a_new_labeller_and_a_new_protocol_are_modules_that_no_other_knows_of(monkeypatch):
+    found = ModuleType("evaluation.protocols.pixel_accuracy")
+    found.Protocol = PixelAccuracy
+    monkeypatch.setattr("evaluation.run.module", lambda kind, name: found if name == found.Protocol.name else None)
+    split, labeller = draw_split("test", 5, part_maps=True), Renumbered()
+    result = evaluated(labeller, split, draw_split("training", 3), ("pixel_accuracy",), num_pictures=2)
+    assert labeller.pictures_seen == 3 and result.counts == {"pixels": 5 * 32 * 32}
+    assert 80 < result.metrics["pixel accuracy (matched)"] < 95
+    assert [example.known.caption for example in result.pictures] == ["classes"] * 2
+    assert part_picture(result.pictures, labeller.caption).ndim == 3
 
 
 def test_without_a_training_split_the_keypoint_error_is_left_out():
-    result = evaluate(HalfRight(), draw_split("test", 3), None, **SETTINGS)
+    result = evaluated(HalfRight(), draw_split("test", 3))
     assert list(result.metrics) == ["FG-NMI", "FG-ARI", "NMI", "ARI"]
     assert any("keypoint_error_all" in note for note in result.notes)
 
 
 def test_labellers_that_learn_are_fitted_on_the_training_split():
     test_set, fit_set = draw_split("test", 4, part_maps=True), draw_split("training", 4, part_maps=True)
-    result = evaluate(KMeansColours(4, seed=0, max_points=1000, restarts=1), test_set, fit_set, **SETTINGS)
+    result = evaluated(kmeans_colours.KMeansColours(KMEANS, 4, seed=0), test_set, fit_set)
     assert result.metrics["FG-NMI"] > 80
-    with pytest.raises(UserError, match="KMeansColours has to be fitted"):
-        evaluate(KMeansColours(4, seed=0, max_points=1000, restarts=1), test_set, None, **SETTINGS)
 
 
 class Broken:
@@ -98,28 +212,26 @@ class Broken:
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_broken_file_is_one_message_even_from_a_worker(num_workers):
     with pytest.raises(UserError) as caught:
-        evaluate(ColourLabeller(), Broken(), None, **SETTINGS | {"num_workers": num_workers})
+        evaluated(ColourLabeller(), Broken(), num_workers=num_workers)
     assert str(caught.value) == "Cannot read /pictures/7.jpg"
 
 
 def test_a_set_without_annotation_gives_pictures_and_a_note_instead_of_figures():
     split = draw_split("test", 9)
     split.keypoint_names = []
-    result = evaluate(ColourLabeller(), split, None, num_pictures=3, **SETTINGS)
+    result = evaluated(ColourLabeller(), split, num_pictures=3)
     assert result.metrics == {}
     assert "quadrants has neither keypoints nor part maps" in result.notes[0]
-    assert [one.shown.place for one in result.pictures] == [0, 4, 8]
+    assert [example.shown.place for example in result.pictures] == [0, 4, 8]
     assert split.reads == [1, 0, 0, 0, 1, 0, 0, 0, 1]
-    for one in result.pictures:
-        crop = split.test_crop(split.samples[one.shown.place], SETTINGS["image_size"])
-        assert ((one.predicted > 0) == crop.foreground).all() and (one.predicted == crop.part_map).mean() > 0.9
+    for example in result.pictures:
+        crop = split.test_crop(split.samples[example.shown.place], SIZES["image_size"])
+        assert ((example.predicted > 0) == crop.foreground).all() and (example.predicted == crop.part_map).mean() > 0.9
 
 
 def test_batches_hold_one_view_and_size_and_nothing_is_lost_or_held_back():
-    from evaluation.keypoints import KeypointProtocol
-
-    protocol = KeypointProtocol(4, 4, size=32)
-    inputs = [("k", one) for sample in draw_split("test", 20).samples for one in protocol.inputs(sample, False)]
+    protocol = keypoints.Protocol(draw_split("test", 1), ColourLabeller(), evaluation_options(size=32))
+    inputs = [("k", shown) for sample in draw_split("test", 20).samples for shown in protocol.inputs(sample, False)]
     taken = []
 
     def stream():
@@ -127,14 +239,14 @@ def test_batches_hold_one_view_and_size_and_nothing_is_lost_or_held_back():
             taken.append(pair)
             yield pair
 
-    names, waiting_at_most = Counter(), len({(one.view, one.image.shape) for _, one in inputs}) * 2
-    for key, batch in batches_of_equal_shape(stream(), 3):
-        assert key == "k" and 1 <= len(batch.inputs) <= 3
-        assert len({(one.view, one.image.shape) for one in batch.inputs}) == 1
-        assert batch.images.shape == (len(batch.inputs), 3, *batch.inputs[0].image.shape[:2])
-        names.update((one.name, one.view) for one in batch.inputs)
+    names, waiting_at_most = Counter(), len({(shown.view, shown.image.shape) for _, shown in inputs}) * 2
+    for key, full in batches_of_equal_shape(stream(), 3):
+        assert key == "k" and 1 <= len(full.inputs) <= 3
+        assert len({(shown.view, shown.image.shape) for shown in full.inputs}) == 1
+        assert full.images.shape == (len(full.inputs), 3, *full.inputs[0].image.shape[:2])
+        names.update((shown.name, shown.view) for shown in full.inputs)
         assert len(taken) == len(inputs) or len(taken) - names.total() <= waiting_at_most
-    assert names == Counter((one.name, one.view) for _, one in inputs)
+    assert names == Counter((shown.name, shown.view) for _, shown in inputs)
 
 
 def test_background_comes_from_the_mask_or_from_the_labeller():
@@ -144,41 +256,40 @@ def test_background_comes_from_the_mask_or_from_the_labeller():
     torch.testing.assert_close(masked[:, 1:], scores.softmax(1) * foreground)
     assert ((masked.argmax(1) == 0) == (foreground[:, 0] == 0)).all()
     torch.testing.assert_close(part_probabilities(scores, foreground, has_background=True), scores.softmax(1))
-    assert predicted_labels(scores[..., :2, :2], foreground).shape == (2, 4, 5)
 
 
 def test_pictures_are_spread_over_the_test_set_and_show_what_was_found():
     test_set = draw_split("test", 9, part_maps=True)
-    result = evaluate(ColourLabeller(), test_set, None, num_pictures=3, **SETTINGS)
-    assert [one.shown.place for one in result.pictures] == [0, 4, 8]
-    for one in result.pictures:
-        assert one.predicted.shape == one.shown.part_map.shape == (32, 32)
-        assert (one.predicted == one.shown.part_map).mean() > 0.9
+    result = evaluated(ColourLabeller(), test_set, num_pictures=3)
+    assert [example.shown.place for example in result.pictures] == [0, 4, 8]
+    for example in result.pictures:
+        assert example.predicted.shape == example.shown.part_map.shape == (32, 32)
+        assert (example.predicted == example.shown.part_map).mean() > 0.9
 
 
 def test_the_picture_paints_a_part_like_the_true_part_that_it_matches():
     test_set = draw_split("test", 2, part_maps=True)
-    pictures = evaluate(ColourLabeller(), test_set, None, num_pictures=2, **SETTINGS).pictures
-    plain = part_picture(pictures)
+    pictures = evaluated(ColourLabeller(), test_set, num_pictures=2).pictures
+    plain = part_picture(pictures, "parts")
     assert plain.dtype == np.uint8 and plain.ndim == 3 and plain.shape[2] == 3
     renumbered = np.array([0, 3, 1, 4, 2], np.uint8)
-    for one in pictures:
-        one.predicted = renumbered[one.predicted]
-    assert (part_picture(pictures) == plain).all()
+    for example in pictures:
+        example.predicted = renumbered[example.predicted]
+    assert (part_picture(pictures, "parts") == plain).all()
 
 
 def test_keypoints_and_training_crops_are_drawn_too():
-    with_keypoints = evaluate(ColourLabeller(), draw_split("test", 2), None, num_pictures=2, **SETTINGS).pictures
-    assert {one.shown.view for one in with_keypoints} == {"box"}
-    hidden = part_picture(with_keypoints)
-    for one in with_keypoints:
-        one.shown.keypoints = one.shown.keypoints * [1, 1, 0]
-    assert (part_picture(with_keypoints) != hidden).any()
+    with_keypoints = evaluated(ColourLabeller(), draw_split("test", 2), num_pictures=2).pictures
+    assert {example.shown.view for example in with_keypoints} == {"box"}
+    hidden = part_picture(with_keypoints, "parts")
+    for example in with_keypoints:
+        example.known.points = example.known.points * [1, 1, 0]
+    assert (part_picture(with_keypoints, "parts") != hidden).any()
 
     crops = [draw_split("training", 2).test_crop(sample, 32) for sample in draw_split("training", 2).samples]
     found = examples(ColourLabeller(), TrainBatch.collate(crops, step=0))
-    assert [(one.predicted > 0).sum() for one in found] == [crop.foreground.sum() for crop in crops]
-    assert part_picture(found).shape == hidden.shape
+    assert [(example.predicted > 0).sum() for example in found] == [crop.foreground.sum() for crop in crops]
+    assert part_picture(found, "parts").shape == hidden.shape
 
 
 def test_parts_have_colours_of_their_own_up_to_sixteen():
@@ -198,10 +309,11 @@ def test_metrics_are_written_with_what_produced_them(tmp_path):
         write_metrics(path, {"FG-NMI": float("nan")}, {})
 
 
-def test_the_table_fits_80_columns_and_shows_what_a_labeller_lacks_as_a_dash(capsys):
+def test_the_table_fits_80_columns_and_shows_what_a_labeller_lacks_as_a_dash(monkeypatch, capsys):
     metrics = {"FG-NMI": 46.03, "FG-NMI (keypoints)": 43.52, "keypoint_error_all": 9.16}
     rows = {label: metrics for label in ("trained", "untrained", "kmeans_features")} | {"kmeans_colours": {"FG-NMI": 5}}
-    print_table(rows, Console(width=80))
+    monkeypatch.setattr("evaluation.report.stdout", lambda: Console(width=80))
+    print_table(rows)
     lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
     assert ["FG-NMI", "46.0", "46.0", "46.0", "5.0"] in lines
     assert ["keypoint_error_all", "9.2", "9.2", "9.2", "-"] in lines

@@ -14,14 +14,13 @@ import pytest
 import torch
 import wandb
 
-import train
-from evaluation.collapse import CollapseWatch
-from evaluation.held_out import HeldOut
-from evaluation.run import Example
+from evaluation.examples import Example
+from evaluation.progress import CollapseWatch
+from models import methods
+from models.methods import contrastive_reconstruction
 from tests.composition import composed
 from tests.test_train import resume, rows, run, weights
 from utils import checkpoints
-from utils.devices import set_determinism
 from utils.errors import Stopped, UserError
 from utils.logging import RunLogger, Table
 from utils.run_directory import RunDirectory
@@ -34,13 +33,13 @@ def before_step(monkeypatch):
     """Has something done in the middle of a step; gives the function that says what, and before which update."""
 
     def set_action(step: int, action) -> None:
-        def views(batch, *arguments, make_views=train.make_views):
-            made = make_views(batch, *arguments)
+        def views(self, batch, random, make_views=contrastive_reconstruction.Method.views):
+            made = make_views(self, batch, random)
             if batch.step == step:
                 action(made)
             return made
 
-        monkeypatch.setattr(train, "make_views", views)
+        monkeypatch.setattr(contrastive_reconstruction.Method, "views", views)
 
     return set_action
 
@@ -54,7 +53,7 @@ def test_a_signal_to_end_finishes_the_step_saves_and_says_how_to_go_on(tmp_path,
     with pytest.raises(Stopped, match=f"SIGTERM: saved after 2 steps.*train.py resume={tmp_path}/run") as ended:
         run(tmp_path, "run", *FEW)
     assert ended.value.status == 143
-    assert checkpoints.read(tmp_path / "run")["iter"] == 2
+    assert checkpoints.find(tmp_path / "run").step == 2
     assert [row["step"] for row in rows(tmp_path / "run/metrics.csv")] == ["1", "2"]
 
 
@@ -71,7 +70,7 @@ def test_a_signal_to_end_does_not_wait_for_an_evaluation_and_the_resumed_run_mak
 
     start = time.monotonic()
     with monkeypatch.context() as patch, pytest.raises(Stopped, match="saved after 1 steps"):
-        patch.setattr(HeldOut, "evaluate", slow)
+        patch.setattr("evaluation.progress.evaluate", slow)
         run(tmp_path, "run", "num_steps=2", "checkpointing.every=100", "evaluation.every=1")
     assert time.monotonic() - start < 50
     assert not (tmp_path / "run/evaluation.csv").exists()
@@ -97,13 +96,13 @@ def plain(tmp_path_factory) -> Path:
 
 
 def test_generators_that_others_use_do_not_touch_the_numbers(tmp_path, monkeypatch, plain):
-    def views(batch, *arguments, make_views=train.make_views):
+    def views(self, batch, numbers, make_views=contrastive_reconstruction.Method.views):
         random.seed(batch.step)
         np.random.seed(batch.step)
         torch.manual_seed(batch.step)
-        return make_views(batch, *arguments)
+        return make_views(self, batch, numbers)
 
-    monkeypatch.setattr(train, "make_views", views)
+    monkeypatch.setattr(contrastive_reconstruction.Method, "views", views)
     other = run(tmp_path, "other", "num_steps=2", *FEW)
     assert (other / "metrics.csv").read_bytes() == (plain / "metrics.csv").read_bytes()
     assert same_weights(weights(other, 2), weights(plain, 2))
@@ -115,7 +114,7 @@ def test_a_loss_that_is_not_finite_is_kept_with_its_pictures_met_again_and_once_
     with monkeypatch.context():
         before_step(1, lambda views: views.lab.fill_(torch.nan))
         with pytest.raises(UserError, match=r"not finite at step 1 \(visual, total, gradient_norm\)") as told:
-            run(tmp_path, "run", "num_steps=3", "logging.every=3", *FEW)
+            run(tmp_path, "run", "num_steps=3", "logging.every=3", *FEW, "checkpointing.every=1")
         path = tmp_path / "run"
         assert f"python train.py resume={path} logging.every=1" in str(told.value)
         found = json.loads((path / "not_finite/step_1.json").read_text())
@@ -124,7 +123,7 @@ def test_a_loss_that_is_not_finite_is_kept_with_its_pictures_met_again_and_once_
         assert len(found["pictures"]) == 2
         for picture in found["pictures"]:
             assert picture["path"].endswith(f"{picture['name']}") and os.path.isfile(picture["path"])
-        assert checkpoints.read(path)["iter"] == 1
+        assert checkpoints.find(path).step == 1
 
         with pytest.raises(UserError, match="not finite at step 1"):
             resume(path, "logging.every=1")
@@ -177,8 +176,8 @@ def test_a_disk_that_becomes_read_only_stops_the_run(small_disk):
     for write in (
         lambda: table.add(2, {"total": 1.0}),
         lambda: checkpoints.save(small_disk / "model_1.pth", {}),
-        lambda: RunDirectory.create(composed(f"output_dir={small_disk}/new")),
-        lambda: RunDirectory.resume(config),
+        lambda: RunDirectory.of(composed(f"output_dir={small_disk}/new")),
+        lambda: RunDirectory.of(config),
     ):
         with pytest.raises(UserError, match="Read-only file system"):
             write()
@@ -218,7 +217,7 @@ def test_a_run_goes_on_when_the_process_of_wandb_is_ended_and_the_next_run_gets_
 
 def example(counts: list[int]) -> Example:
     """A picture with so many pixels of the background, of part 1, ..."""
-    return Example(None, np.repeat(np.arange(len(counts), dtype=np.uint8), counts)[None])
+    return Example(None, np.repeat(np.arange(len(counts), dtype=np.uint8), counts)[None], None)
 
 
 def test_a_part_that_holds_nearly_all_of_the_foreground_is_named_once_after_so_many_checks_in_a_row():
@@ -243,13 +242,13 @@ def test_a_collapsed_solution_is_warned_about_in_the_log_and_on_wandb(tmp_path, 
 
         define_metric = finish = log
 
-    def collapsing(config, build=train.build_method):
-        method = build(config)
-        method.segmenter.layer5.conv2d_list[0].bias.data[1] = 1e3
+    def collapsing(*given, build=methods.build):
+        method = build(*given)
+        method.predictor.layer5.conv2d_list[0].bias.data[1] = 1e3
         return method
 
     monkeypatch.setattr(wandb, "init", lambda **_: Run())
-    monkeypatch.setattr(train, "build_method", collapsing)
+    monkeypatch.setattr(methods, "build", collapsing)
     often = ("logging.image_every=1", "logging.collapse_checks=2", "logging.wandb=online")
     run(tmp_path, "run", "num_steps=3", *often, *FEW)
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
@@ -276,11 +275,11 @@ def test_deterministic_algorithms_are_asked_for_and_change_nothing_on_the_cpu(tm
     assert same_weights(weights(strict, 2), weights(plain, 2))
 
 
-def test_a_gradient_without_a_deterministic_algorithm_is_refused_by_name(as_before):
-    paper = ("deterministic=true", "method.equivariance=paper")
+def test_a_gradient_without_a_deterministic_algorithm_is_refused_by_name():
+    config = composed("dataset_name=synthetic", "deterministic=true", "method.equivariance=paper")
     with pytest.raises(UserError, match="deterministic=true.*method.equivariance=paper.*method.equivariance=release"):
-        set_determinism(composed(*paper, "device=cuda"))
-    set_determinism(composed(*paper, "device=cpu"))
+        methods.build(config, has_masks=True, device=torch.device("cuda"))
+    assert methods.build(config, has_masks=True, device=torch.device("cpu")).options.equivariance == "paper"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -295,5 +294,5 @@ def test_the_scale_of_half_precision_gradients_is_kept(tmp_path):
     whole = run(tmp_path, "whole", "device=cuda", "precision=16", "deterministic=true")
     run(tmp_path, "part", "device=cuda", "precision=16", "deterministic=true", "num_steps=2")
     resume(tmp_path / "part", "num_steps=4")
-    assert checkpoints.read(tmp_path / "part")["precision_state_dict"]["scale"] > 0
+    assert checkpoints.find(tmp_path / "part").precision["scale"] > 0
     assert same_weights(weights(tmp_path / "part", 4), weights(whole, 4))

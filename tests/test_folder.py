@@ -5,16 +5,17 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import datasets
 import train
 from datasets.example import draw_folder, main
-from datasets.folder import Folder
+from datasets.folder import Folder, Options
 from datasets.synthetic import KEYPOINTS, PARTS
-from evaluation.held_out import HeldOut
-from evaluation.labellers import KMeansColours
+from evaluation.labellers import kmeans
+from evaluation.labellers.kmeans_colours import KMeansColours
+from evaluation.options import EvaluationOptions, Sets
+from evaluation.run import evaluate
 from tests.composition import composed
 from utils.errors import UserError
 
@@ -34,7 +35,7 @@ def root(drawn, tmp_path):
 
 def folder(root, split="train", mask="gt", **options) -> Folder:
     settings = {"test_share": 0.2, "box_padding": 0.05, "box_jitter": 0.05, "flip_probability": 0.5}
-    return Folder(root, split, mask, **settings | options)
+    return Folder(root, split, mask, Options(**settings | options))
 
 
 def names(dataset) -> list[str]:
@@ -57,13 +58,13 @@ def test_the_example_holds_what_was_drawn(drawn):
     for dataset in (train, test):
         assert dataset.part_names == list(PARTS) and dataset.keypoint_names == list(KEYPOINTS)
         for index in range(len(dataset)):
-            one = dataset[index]
-            np.testing.assert_array_equal(one.part_map > 0, one.foreground == 1)
-            rows, columns = np.nonzero(one.foreground)
-            np.testing.assert_array_equal(one.box, [columns.min(), rows.min(), columns.max(), rows.max()])
-            x, y, _ = one.keypoints[dataset.keypoint_names.index("belly")].astype(int)
-            assert one.part_map[y, x] == 1 + PARTS.index("body")
-            assert one.path == drawn / "images" / one.name and one.path in dataset.files(index)
+            found = dataset[index]
+            np.testing.assert_array_equal(found.part_map > 0, found.foreground == 1)
+            rows, columns = np.nonzero(found.foreground)
+            np.testing.assert_array_equal(found.box, [columns.min(), rows.min(), columns.max(), rows.max()])
+            x, y, _ = found.keypoints[dataset.keypoint_names.index("belly")].astype(int)
+            assert found.part_map[y, x] == 1 + PARTS.index("body")
+            assert found.path == drawn / "images" / found.name and found.path in dataset.files(index)
 
 
 def test_the_command_draws_into_a_new_folder_only(tmp_path, capsys, monkeypatch):
@@ -82,9 +83,9 @@ def test_pictures_and_masks_alone_are_enough(root):
     (root / "keypoints.csv").unlink()
     dataset = folder(root)
     assert dataset.part_names is None and dataset.keypoint_names == [] == dataset.mirrored_keypoints
-    one = dataset[0]
-    assert one.part_map is None and one.keypoints is None
-    assert dataset.train_crop(one, 32, np.random.default_rng(0)).image.shape == (32, 32, 3)
+    found = dataset[0]
+    assert found.part_map is None and found.keypoints is None
+    assert dataset.train_crop(found, 32, np.random.default_rng(0)).image.shape == (32, 32, 3)
 
 
 def test_names_are_matched_in_folders_and_whatever_the_ending(root):
@@ -97,9 +98,9 @@ def test_names_are_matched_in_folders_and_whatever_the_ending(root):
     (root / "images/.hidden.jpg").write_bytes(b"")
     (root / "images/notes.txt").write_text("not a picture")
     (root / "test.txt").write_text("deep/er/v1.2\n")
-    one = sample(root, "deep/er/v1.2.PNG", "test")
-    np.testing.assert_array_equal(one.box, [10, 5, 19, 8])
-    assert one.foreground.sum() == one.part_map.sum() == 40
+    found = sample(root, "deep/er/v1.2.PNG", "test")
+    np.testing.assert_array_equal(found.box, [10, 5, 19, 8])
+    assert found.foreground.sum() == found.part_map.sum() == 40
     assert len(folder(root)) == 10
 
 
@@ -127,9 +128,9 @@ def test_an_empty_mask_has_the_whole_picture_for_a_box(root):
     blank = np.zeros_like(sample(root, "creature_001.jpg").foreground)
     save(root / "masks/creature_001.png", blank)
     dataset = folder(root)
-    one = sample(root, "creature_001.jpg")
-    np.testing.assert_array_equal(one.box, [0, 0, blank.shape[1] - 1, blank.shape[0] - 1])
-    assert dataset.test_crop(one, 32).foreground.sum() == 0
+    found = sample(root, "creature_001.jpg")
+    np.testing.assert_array_equal(found.box, [0, 0, blank.shape[1] - 1, blank.shape[0] - 1])
+    assert dataset.test_crop(found, 32).foreground.sum() == 0
 
 
 def test_each_mask_choice_reads_its_own_folder(root):
@@ -210,13 +211,13 @@ def test_masks_and_keypoints_without_a_picture_are_noted(root):
 
 def test_a_listed_picture_that_is_not_there_is_missing_before_anything_is_read(root):
     (root / "train.txt").write_text("creature_001\ncreature_999.jpg\n")
-    node = composed("dataset_name=folder").dataset
+    config = composed("dataset_name=folder", f"dataset_root={root}")
     with pytest.raises(UserError, match=r"2 of 5 files are missing: .*images/creature_999\.jpg, .*masks/creature_999"):
-        datasets.build("folder", node, root, "train", "training")
+        datasets.build(config, "train", "training")
     with pytest.raises(UserError, match=r"Missing .*images/creature_999\.jpg"):
         folder(root)[1]
-    node.on_error = "skip"
-    assert len(datasets.build("folder", node, root, "train", "training")) == 2
+    config.dataset.on_error = "skip"
+    assert len(datasets.build(config, "train", "training")) == 2
 
 
 def test_two_pictures_of_one_name_are_refused(root):
@@ -241,12 +242,12 @@ def test_parts_without_names_and_training_pictures_without_label_maps_are_fine(r
 
 
 def test_a_held_out_picture_without_a_label_map_or_mask_is_named_before_anything_is_read(root):
-    node = composed("dataset_name=folder").dataset
+    config = composed("dataset_name=folder", f"dataset_root={root}")
     name = names(folder(root, "test"))[0].removesuffix(".jpg")
     for place in ("parts", "masks"):
         (root / place / f"{name}.png").unlink()
         with pytest.raises(UserError, match=rf"missing: .*{place}/{name}\.png"):
-            datasets.build("folder", node, root, "test", "evaluation")
+            datasets.build(config, "test", "evaluation")
 
 
 @pytest.mark.parametrize(
@@ -339,7 +340,9 @@ def test_the_annotation_that_is_there_decides_the_figures(root):
     config = composed("dataset_name=folder", f"dataset_root={root}", *sizes)
 
     def evaluated():
-        return HeldOut.of(config).evaluate(KMeansColours(3, seed=0, max_points=1000, restarts=1), torch.device("cpu"))
+        labeller = KMeansColours(kmeans.Options(num_points=1000, restarts=1), 3, seed=0)
+        sets = Sets.of(config, "evaluation")
+        return evaluate(labeller, sets, ("part_maps", "keypoints"), EvaluationOptions.of(config), "cpu")
 
     result = evaluated()
     expected = figures | {f"{name} (keypoints)" for name in figures} | {"keypoint_error_all"}

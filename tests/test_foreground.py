@@ -1,32 +1,37 @@
 """The supervised foreground network: its loss, its training, and that its checkpoints are not taken for parts."""
 
 import csv
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 import train
+from conf import trained as trained_config
+from conf.modules import module
+from conf.trained import resumed_config, with_settings_of
 from datasets.batch import EvalBatch
-from evaluation.foreground import ForegroundProtocol
-from evaluation.labellers import ForegroundLabeller
+from evaluation.labellers.base import Labeller
+from evaluation.labellers.foreground import of_predictor
 from evaluation.prediction import part_probabilities
+from evaluation.protocols.foreground import Protocol
 from evaluation.report import part_picture
-from evaluation.run import evaluate
-from losses import foreground_loss
-from models import Segmenter, load_segmenter, own_loss_weights, task_of
-from models.methods.contrastive_reconstruction import ContrastiveReconstruction
-from models.methods.foreground import Foreground
+from losses.foreground import foreground_loss
+from models.methods import foreground
+from models.predictor import load_predictor
+from models.segmenters.deeplab import Segmenter
 from tests.composition import composed
 from tests.golden_checkpoint import write_golden_checkpoint
-from tests.quadrants import draw_split
+from tests.quadrants import draw_split, evaluated, evaluation_options
 from tests.trees import draw_cub_tree
 from utils import checkpoints
 from utils.errors import UserError
-from utils.run_directory import resumed_config
 
 SMALL = (
     "method=foreground",
@@ -86,8 +91,8 @@ def test_both_views_are_compared_with_their_own_masks():
         foreground=mask,
         grid=nn.functional.affine_grid(mirrored, (2, 1, size, size), align_corners=True),
     )
-    losses = Foreground(Brightness())(views)
-    assert set(losses) == set(Foreground.loss_names)
+    losses = foreground.Method(Brightness(), augmentation=None)(views)
+    assert set(losses) == {field.name for field in fields(foreground.LossWeights)} == {"foreground"}
 
     def logits(scaled):
         small = nn.functional.avg_pool2d(scaled - 0.5, 4)
@@ -97,16 +102,19 @@ def test_both_views_are_compared_with_their_own_masks():
     assert losses["foreground"].item() == pytest.approx(expected.item() / 2, rel=1e-5)
 
 
-def test_methods_tell_their_task_and_losses():
-    assert (task_of("contrastive_reconstruction"), task_of("foreground")) == ("parts", "foreground")
-    given = {"feature": 5.0, "contrastive": 2300.0, "visual": 30.0, "equivariance": 5700.0, "foreground": 1.0}
-    assert own_loss_weights(given, Foreground.loss_names) == {"foreground": 1.0}
-    del given["foreground"]
-    assert own_loss_weights(given, ContrastiveReconstruction.loss_names) == given
+def test_methods_tell_their_labeller_their_protocols_and_losses():
+    found = [module("method", name).Method for name in ("contrastive_reconstruction", "foreground")]
+    assert [method.labeller for method in found] == ["segmenter", "foreground"]
+    assert [method.protocols for method in found] == [("part_maps", "keypoints"), ("foreground",)]
+    assert [composed(f"method={name}").loss_weights for name in ("contrastive_reconstruction", "foreground")] == [
+        {"feature": 5.0, "contrastive": 2300.0, "visual": 30.0, "equivariance": 5700.0},
+        {"foreground": 1.0},
+    ]
     with pytest.raises(UserError, match=r"loss_weights\.foreground is required"):
-        own_loss_weights(given, Foreground.loss_names)
-    with pytest.raises(UserError, match=r"loss_weights\.visul: no method has such a loss; there are contrastive, "):
-        own_loss_weights(given | {"visul": 1.0}, ContrastiveReconstruction.loss_names)
+        composed("method=foreground", "~loss_weights.foreground")
+    for method, weight in (("foreground", "visual"), ("contrastive_reconstruction", "visul")):
+        with pytest.raises(OmegaConfBaseException, match=f"'{weight}' not in 'LossWeights'"):
+            composed(f"method={method}", f"+loss_weights.{weight}=1")
 
 
 def test_the_recipe_is_that_of_supervised_networks_unless_the_data_set_brings_another():
@@ -115,7 +123,7 @@ def test_the_recipe_is_that_of_supervised_networks_unless_the_data_set_brings_an
     assert config.optimizer.poly_steps == config.num_steps
     assert composed("method=foreground", "dataset_name=synthetic").optimizer.name == "adamw"
     assert composed("method=foreground", "optimizer=sgd").optimizer.lr == 1e-5
-    with pytest.raises(UserError, match="method.temperature is for contrastive_reconstruction only"):
+    with pytest.raises(HydraException, match="Could not override 'method.temperature'"):
         composed("method=foreground", "method.temperature=1")
 
 
@@ -137,10 +145,10 @@ def test_a_run_needs_training_masks_alone_and_reports_masks(trained):
     assert not {"feature", "visual"} & set(rows(trained / "metrics.csv")[0])
     assert (trained / "pictures/training_foreground_2.png").is_file()
     assert (trained / "pictures/held_out_foreground_2.png").is_file()
-    saved = checkpoints.read(trained)
-    assert saved["model_state_dict"]["layer5.conv2d_list.0.weight"].shape[0] == 1
-    assert saved["config"]["loss_weights"] == {"foreground": 1.0}
-    assert saved["config"]["method"]["name"] == "foreground"
+    saved = checkpoints.find(trained)
+    assert saved.model["layer5.conv2d_list.0.weight"].shape[0] == 1
+    assert saved.config["loss_weights"] == {"foreground": 1.0}
+    assert saved.config["method"]["name"] == "foreground"
 
 
 def test_a_run_goes_on_but_not_with_another_method(trained):
@@ -154,32 +162,39 @@ def test_a_run_goes_on_but_not_with_another_method(trained):
     assert [row["step"] for row in rows(trained / "metrics.csv")] == ["1", "2", "3"]
 
 
-def test_a_checkpoint_of_another_task_is_refused_by_name(trained, tmp_path):
-    with pytest.raises(UserError, match="trained with method=foreground: it finds the foreground alone.*predict.py"):
-        load_segmenter(trained)
-    assert load_segmenter(trained, task="foreground").num_parts == 1
+def loaded(path: Path, *overrides: str) -> nn.Module:
+    """What a program with this command line predicts with."""
+    checkpoint = checkpoints.find(path)
+    config = with_settings_of(checkpoint.config, checkpoint.file, composed(*overrides))
+    return load_predictor(checkpoint, config)
+
+
+def test_a_checkpoint_of_another_method_is_refused_by_name(trained, tmp_path, monkeypatch):
+    assert loaded(trained).num_parts == 1
     published = write_golden_checkpoint(tmp_path / "model_60000.pth")
-    assert load_segmenter(published).num_parts == 4
-    with pytest.raises(UserError, match="model_60000.pth was trained with method=contrastive_reconstruction"):
-        load_segmenter(published, task="foreground")
-    payload = checkpoints.read(published) | {"config": {"method": {"name": "scops"}}}
-    checkpoints.save(published, payload)
-    with pytest.raises(UserError, match="method.name=scops: known are"):
-        load_segmenter(published)
+    assert loaded(published).num_parts == 4
+    with pytest.raises(UserError, match="model_60000.pth: it has 4 channels: it finds parts"):
+        loaded(published, "method=foreground")
+    monkeypatch.setattr(trained_config, "given_keys", lambda: ["method"])
+    with pytest.raises(UserError, match=r"\.pth was trained with method=foreground: leave out method=contrastive_rec"):
+        loaded(trained, "method=contrastive_reconstruction")
+    checkpoints.save(published, torch.load(published) | {"config": {"method": {"name": "heard_of_by_nobody"}}})
+    with pytest.raises(UserError, match="model_60000.pth.*no method 'heard_of_by_nobody'.*There are .*foreground"):
+        loaded(published)
 
 
 def test_the_foreground_probability_is_the_logistic_function_of_the_logit():
-    labeller = ForegroundLabeller(Segmenter(1))
+    labeller = of_predictor(Segmenter(1))
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     scores = labeller.scores(images, None)
     with torch.no_grad():
-        logits = labeller.segmenter.eval()(labeller.segmenter.preprocess(images / 255))
+        logits = labeller.predictor.eval()(labeller.predictor.preprocess(images / 255))
     probabilities = part_probabilities(scores, None, labeller.has_background)
     torch.testing.assert_close(probabilities[:, 1:], logits.sigmoid())
     assert labeller.num_parts == 1 and (labeller.has_background, scores.shape[1]) == (True, 2)
 
 
-class Bright:
+class Bright(Labeller):
     """Takes for the object what is bright."""
 
     num_parts, has_background = 1, True
@@ -191,8 +206,7 @@ class Bright:
 
 def test_the_figures_are_over_all_pixels_of_the_test_crops():
     split = draw_split("test", 5, part_maps=True)
-    settings = {"image_size": 40, "batch_size": 2, "num_workers": 0, "device": "cpu", "progress": False}
-    result = evaluate(Bright(), split, None, task="foreground", num_pictures=2, **settings)
+    result = evaluated(Bright(), split, protocols=("foreground",), image_size=40, batch_size=2, num_pictures=2)
     crops = [split.test_crop(sample, 40) for sample in split.samples]
     predicted = np.stack([crop.image.mean(-1) > 100 for crop in crops])
     true = np.stack([crop.foreground > 0 for crop in crops])
@@ -202,16 +216,18 @@ def test_the_figures_are_over_all_pixels_of_the_test_crops():
     }
     assert result.metrics == pytest.approx(expected) and 5 < expected["foreground IoU"] < 95
     assert result.counts == {"images": 5}
-    assert all(one.predicted.max() == 1 and one.shown.part_map is None for one in result.pictures)
-    assert part_picture(result.pictures, "foreground").ndim == 3
+    for example, crop in zip(result.pictures, (crops[0], crops[-1]), strict=True):
+        assert example.predicted.max() == 1 and example.known.caption == "foreground" and example.known.labels is None
+        assert (example.known.image == crop.image * crop.foreground[..., None]).all()
+    assert part_picture(result.pictures, "predicted mask").ndim == 3
 
 
 def test_a_split_without_any_foreground_is_refused():
     split = draw_split("test", 2)
     for sample in split.samples:
         sample.foreground[:] = 0
-    protocol = ForegroundProtocol(split, 32)
-    inputs = [one for sample in split.samples for one in protocol.inputs(sample, fitted=False)]
+    protocol = Protocol(split, Bright(), evaluation_options())
+    inputs = [shown for sample in split.samples for shown in protocol.inputs(sample)]
     images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     protocol.update(EvalBatch(images, torch.zeros(2, 1, 32, 32), inputs), torch.zeros(2, 2, 4, 4))
     with pytest.raises(UserError, match="No held-out picture has any foreground"):

@@ -82,7 +82,9 @@ def wait(process: subprocess.Popen, begun: Callable[[], bool]) -> None:
 
 def processes(group: int) -> list[int]:
     """Those of a process group that run train.py, readers left out."""
-    shown = subprocess.run(["ps", "-eo", "pid,ppid,pgid,args"], capture_output=True, text=True, check=True).stdout
+    # -ww: whole lines, however long the path of the interpreter is.
+    command = ["ps", "-ww", "-eo", "pid,ppid,pgid,args"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=3) for line in shown.splitlines()[1:]]
     of_group = {int(row[0]): int(row[1]) for row in rows if int(row[2]) == group and "train.py" in row[3]}
     # A process that Fabric starts has a LOCAL_RANK of its own; a reader has its parent's.
@@ -108,12 +110,12 @@ def assert_same(run: Path, expected: Path) -> None:
     for table in ("metrics.csv", "evaluation.csv"):
         assert (run / table).read_bytes() == (expected / table).read_bytes(), table
     assert steps(run / "metrics.csv") == steps(run / "timing.csv") == list(range(1, NUM_STEPS + 1))
-    ours, theirs = checkpoints.read(run), checkpoints.read(expected)
-    assert ours["iter"] == theirs["iter"] == NUM_STEPS
-    for name, tensor in theirs["model_state_dict"].items():
-        assert torch.equal(ours["model_state_dict"][name], tensor), name
-    for number, state in theirs["optimizer_state_dict"]["state"].items():
-        momentum = ours["optimizer_state_dict"]["state"][number]["momentum_buffer"]
+    ours, theirs = checkpoints.find(run), checkpoints.find(expected)
+    assert ours.step == theirs.step == NUM_STEPS
+    for name, tensor in theirs.model.items():
+        assert torch.equal(ours.model[name], tensor), name
+    for number, state in theirs.optimizer["state"].items():
+        momentum = ours.optimizer["state"][number]["momentum_buffer"]
         assert torch.equal(momentum, state["momentum_buffer"]), number
 
 

@@ -23,8 +23,8 @@ def load(dataset, **changes):
 
 def assert_same(first: list[TrainBatch], second: list[TrainBatch]) -> None:
     assert [(batch.names, batch.step) for batch in first] == [(batch.names, batch.step) for batch in second]
-    for one, other in zip(first, second, strict=True):
-        assert torch.equal(one.image, other.image) and torch.equal(one.foreground, other.foreground)
+    for batch, other in zip(first, second, strict=True):
+        assert torch.equal(batch.image, other.image) and torch.equal(batch.foreground, other.foreground)
 
 
 def test_batches_have_the_shapes_and_types_they_promise(dataset):

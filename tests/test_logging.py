@@ -15,7 +15,6 @@ from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
 from tests.composition import composed
-from utils.errors import UserError
 from utils.logging import RunLogger, Table, WandbRun
 from utils.run_directory import RunDirectory
 
@@ -70,20 +69,39 @@ def test_a_resumed_run_cuts_what_came_after_its_checkpoint(tmp_path):
     assert steps(tmp_path / "evaluation.csv") == [6]
 
 
-def test_time_per_step_leaves_pictures_and_evaluations_out(tmp_path):
+class Clock:
+    """Stands for the module ``time``; goes on when told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def perf_counter(self) -> float:
+        return self.seconds
+
+    monotonic = perf_counter
+
+
+def test_time_per_step_leaves_pictures_and_evaluations_out(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("utils.logging.time", clock)
+    save = Image.Image.save
+    monkeypatch.setattr(Image.Image, "save", lambda *given: clock.sleep(70) or save(*given))
     with RunLogger(RunDirectory(tmp_path), config(tmp_path, "disabled")) as logger:
         for step in range(1, 5):
-            time.sleep(0.02)
+            clock.sleep(step)
             logger.advance(step)
             if step == 2:
-                time.sleep(0.5)
+                clock.sleep(500)
                 logger.log_evaluation(step, {"FG-NMI": 46.0})
-                time.sleep(0.5)
+                clock.sleep(500)
                 logger.log_pictures(step, {"parts": PICTURE})
         logger.log(4, {"total": torch.ones((), requires_grad=True)})
     (row,) = rows(tmp_path / "timing.csv")
     assert row["step"] == "4"
-    assert 0.02 <= float(row["seconds_per_step"]) < 0.15
+    assert float(row["seconds_per_step"]) == 2.5
     assert 10 < float(row["peak_memory_mb"]) < 100_000
 
 
@@ -94,28 +112,12 @@ def test_a_row_is_on_disk_as_soon_as_it_is_logged(tmp_path):
         assert steps(tmp_path / "t.csv")[-1] == step
 
 
-@pytest.mark.parametrize("torn", ["3", "3,0.1", "3,0.12345,"])
+@pytest.mark.parametrize("torn", ["3", "1", "3,0.1", "3,0.12345,"])
 def test_a_row_that_was_cut_off_is_dropped(tmp_path, torn):
     path = tmp_path / "t.csv"
     path.write_text(f"step,a,b\n1,0.1,0.2\n2,0.1,0.2\n{torn}")
-    Table(path, 5).add(3, {"a": 1.0, "b": 2.0})
+    Table(path, 2).add(3, {"a": 1.0, "b": 2.0})
     assert path.read_text() == "step,a,b\n1,0.1,0.2\n2,0.1,0.2\n3,1.0,2.0\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"step,a\n1,0.1\nfive,0.1\n", "t.csv, line 3: the step is 'five'"),
-        (b"steps,a\n1,0.1\n", "t.csv, line 1: no column 'step' in"),
-        (b"step,a\n1,\xfc\n", "t.csv, line 1: .*utf-8"),
-        (b"step,a\n1," + b"0" * 200_000 + b"\n", "t.csv, line .: field larger"),
-    ],
-)
-def test_a_damaged_table_is_refused_by_name_and_line(tmp_path, content, message):
-    (tmp_path / "t.csv").write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        Table(tmp_path / "t.csv", 5)
-    assert (tmp_path / "t.csv").read_bytes() == content
 
 
 def test_an_empty_file_is_begun_anew(tmp_path):
@@ -301,4 +303,4 @@ def test_rows_are_on_the_disk_itself_before_a_checkpoint_is(tmp_path, monkeypatc
     with RunLogger(RunDirectory(tmp_path), config(tmp_path, "disabled")) as logger:
         logger.log(1, scalars(1))
         logger.flush()
-    assert str(tmp_path / "metrics.csv") in flushed and str(tmp_path) in flushed
+    assert flushed[-1] == str(tmp_path / "metrics.csv")

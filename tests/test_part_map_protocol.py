@@ -6,19 +6,20 @@ import torch
 from PIL import Image
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from datasets.part_views import PartViewOptions
 from evaluation.inputs import batch
-from evaluation.part_maps import EVERYWHERE, ON_PARTS, PartMapProtocol
-from tests.quadrants import ColourLabeller, Quadrants, draw_split, quadrants
+from evaluation.protocols.part_maps import EVERYWHERE, ON_PARTS, Protocol
+from tests.quadrants import ColourLabeller, Quadrants, draw_split, evaluation_options, quadrants
 from utils.errors import UserError
 
 
-def score(protocol, samples, labeller=None):
-    labeller = labeller or ColourLabeller()
+def protocol_of(split, size, labeller=None, **options):
+    return Protocol(split, labeller or ColourLabeller(), evaluation_options(image_size=size, **options))
+
+
+def score(protocol, samples):
     for sample in samples:
-        (one,) = protocol.inputs(sample, fitted=False)
-        inputs = batch([one])
-        protocol.update(inputs, labeller.scores(inputs.images, inputs.foreground))
+        inputs = batch(protocol.inputs(sample))
+        protocol.update(inputs, protocol.labeller.scores_of(inputs))
 
 
 class Noisy(ColourLabeller):
@@ -35,8 +36,8 @@ def test_the_saved_label_maps_give_the_figures_again(tmp_path):
     split = draw_split("test", 5, part_maps=True)
     for sample in split.samples:  # a mask that misses some of the object
         sample.foreground[: sample.foreground.shape[0] // 2] = 0
-    protocol = PartMapProtocol(split, 4, PartViewOptions(48), label_maps=tmp_path / "maps")
-    score(protocol, split.samples, Noisy())
+    protocol = protocol_of(split, 48, Noisy(), label_maps=tmp_path / "maps")
+    score(protocol, split.samples)
     true, parts, predicted = (read(tmp_path / "maps", kind) for kind in ("true", "parts", "predicted"))
     assert true.size == 5 * 48 * 48 and parts.min() >= 1 and set(np.unique(predicted)) == {0, 1, 2, 3, 4}
     on_object = true != 0
@@ -52,8 +53,8 @@ def test_the_saved_label_maps_give_the_figures_again(tmp_path):
 
 def test_the_commands_beside_the_label_maps_print_the_figures(tmp_path, monkeypatch, capsys):
     split = draw_split("test", 2, part_maps=True)
-    protocol = PartMapProtocol(split, 4, PartViewOptions(48), label_maps=tmp_path)
-    score(protocol, split.samples, Noisy())
+    protocol = protocol_of(split, 48, Noisy(), label_maps=tmp_path)
+    score(protocol, split.samples)
     text = (tmp_path / "README.txt").read_text()
     code = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    ") or not line)
     monkeypatch.chdir(tmp_path)
@@ -64,7 +65,7 @@ def test_the_commands_beside_the_label_maps_print_the_figures(tmp_path, monkeypa
 
 def test_the_mask_decides_the_background_but_not_the_parts():
     split = draw_split("test", 4, part_maps=True)
-    whole, halved = (PartMapProtocol(split, 4, PartViewOptions(48)) for _ in range(2))
+    whole, halved = (protocol_of(split, 48) for _ in range(2))
     score(whole, split.samples)
     for sample in split.samples:
         sample.foreground[: sample.foreground.shape[0] // 2] = 0
@@ -77,27 +78,22 @@ def test_the_mask_decides_the_background_but_not_the_parts():
 
 def test_every_pixel_of_every_crop_is_counted_once():
     split = draw_split("test", 3, part_maps=True)
-    protocol = PartMapProtocol(split, 4, PartViewOptions(32))
+    protocol = protocol_of(split, 32)
     score(protocol, split.samples)
     assert protocol.tables[EVERYWHERE].total == 3 * 32 * 32
     crops = [split.test_crop(sample, 32) for sample in split.samples]
     assert protocol.counts() == {"images": 3, "part_pixels": sum(int((crop.part_map > 0).sum()) for crop in crops)}
 
 
-def test_training_samples_are_not_looked_at():
-    split = draw_split("training", 1, part_maps=True)
-    assert PartMapProtocol(split, 4, PartViewOptions(32)).inputs(split.samples[0], fitted=True) == []
-
-
 def test_labels_without_a_name_and_sets_without_parts_are_refused():
     sample = quadrants("a", (80, 100), (10, 10, 60, 60))
     split = Quadrants([sample], part_maps=True)
-    protocol = PartMapProtocol(split, 4, PartViewOptions(32))
+    protocol = protocol_of(split, 32)
     with pytest.raises(UserError, match="No held-out picture shows an annotated part"):
         protocol.metrics()
     sample.part_map[0, 0] = 5
     with pytest.raises(UserError, match="a.jpg has no part map, or one with labels above 4"):
-        protocol.inputs(sample, fitted=False)
+        protocol.inputs(sample)
 
 
 def test_true_masks_stand_beside_given_ones_where_the_data_set_asks_for_them(tmp_path, monkeypatch, capsys):
@@ -107,11 +103,11 @@ def test_true_masks_stand_beside_given_ones_where_the_data_set_asks_for_them(tmp
 
     samples = draw_split("test", 4, part_maps=True).samples
     plain, asking = Quadrants(samples, part_maps=True), Asking(samples, part_maps=True)
-    perfect = PartMapProtocol(plain, 4, PartViewOptions(48))
+    perfect = protocol_of(plain, 48)
     score(perfect, samples)
     for sample in samples:
         sample.foreground[: sample.foreground.shape[0] // 2] = 0
-    protocol = PartMapProtocol(asking, 4, PartViewOptions(48), label_maps=tmp_path)
+    protocol = protocol_of(asking, 48, label_maps=tmp_path)
     score(protocol, samples)
     metrics, expected = protocol.metrics(), perfect.metrics()
     assert {"NMI", "ARI"} < set(expected) and not any("mask" in name for name in expected)

@@ -12,13 +12,12 @@ from scipy.io import loadmat, savemat
 
 import datasets
 import train
-from conf.schema import PASCAL_CATEGORIES
 from datasets import crops, pascal_part
-from datasets.part_views import PartViewOptions
-from datasets.pascal_part import CATEGORIES, PAPER_NAMES, NoObjects, PascalPart
-from evaluation.part_maps import PartMapProtocol
-from evaluation.run import evaluate as score
+from datasets.pascal_part import CATEGORIES, PAPER_NAMES, NoObjects, Options, PascalPart
+from evaluation.labellers.base import Labeller
+from evaluation.protocols.part_maps import Protocol
 from tests.composition import composed
+from tests.quadrants import evaluated, evaluation_options
 from tests.shared import SHARED, needs_shared
 from tests.trees import draw_pascal_tree
 from utils.errors import UserError
@@ -30,8 +29,9 @@ LIMITS = {"train": 0.1, "test": 0.2}
 
 def pascal(root: Path, split: str, mask: str = "gt", category: str = "car", **options) -> PascalPart:
     """The data set with the published limits and crop, unless ``options`` say otherwise."""
-    published = {"min_area": LIMITS[split], "box_padding": 0.05, "box_jitter": 0.05, "flip_probability": 0.5}
-    return PascalPart(root, split, mask, category=category, **published | options)
+    published = {f"min_{split}_area": limit for split, limit in LIMITS.items()}
+    published |= {"box_padding": 0.05, "box_jitter": 0.05, "flip_probability": 0.5}
+    return PascalPart(root, split, mask, Options(category=category, **published | options))
 
 
 @pytest.fixture
@@ -53,14 +53,14 @@ def annotated(category: str, split: str) -> dict[str, tuple[list[int], float, np
     found = {}
     for picture in listed(category, split):
         anno = loadmat(REAL / f"Annotations_Part/{picture}.mat", squeeze_me=True, struct_as_record=False)["anno"]
-        for place, one in enumerate(np.atleast_1d(anno.objects)):
-            if getattr(one, "class") != category:
+        for place, annotation in enumerate(np.atleast_1d(anno.objects)):
+            if getattr(annotation, "class") != category:
                 continue
-            height, width = one.mask.shape
-            inside = np.argwhere(one.mask == 1)
+            height, width = annotation.mask.shape
+            inside = np.argwhere(annotation.mask == 1)
             (y0, x0), (y1, x1) = inside.min(0), inside.max(0)
-            names = np.full(one.mask.shape, "", dtype=object)
-            for part in np.atleast_1d(one.parts):
+            names = np.full(annotation.mask.shape, "", dtype=object)
+            for part in np.atleast_1d(annotation.parts):
                 for y, x in np.argwhere(part.mask == 1):
                     names[y, x] = names[y, x] or part.part_name.split("_")[0]  # the first part stays
             share = float(x1 - x0) * float(y1 - y0) / (height * width)
@@ -73,7 +73,7 @@ def annotated(category: str, split: str) -> dict[str, tuple[list[int], float, np
 def test_every_object_of_the_real_annotations_has_its_box_and_its_parts(category):
     expected = {split: annotated(category, split) for split in LIMITS}
     for split in LIMITS:
-        dataset = pascal(REAL, split, category=category, min_area=0)
+        dataset = pascal(REAL, split, category=category, min_train_area=0, min_test_area=0)
         assert [dataset[index].name for index in range(len(dataset))] == list(expected[split])
         for index, (box, _, names) in enumerate(expected[split].values()):
             sample = dataset[index]
@@ -98,22 +98,24 @@ def test_real_objects_are_used_from_the_split_s_share_of_their_picture_on(split,
 
 @needs_shared
 def test_a_category_without_training_objects_can_be_evaluated_but_not_trained():
-    node = composed("dataset_name=PP", "dataset.category=car", "dataset.eval_mask=gt").dataset
-    assert len(datasets.build("PP", node, REAL.parent, "test", "evaluation")) == 1
-    assert len(datasets.build("PP", node, REAL.parent, "train", "evaluation")) == 0
+    car = ("dataset_name=PP", "dataset.category=car", "dataset.eval_mask=gt")
+    config = composed(*car, f"dataset_root={REAL.parent}")
+    assert len(datasets.build(config, "test", "evaluation")) == 1
+    assert len(datasets.build(config, "train", "evaluation")) == 0
     with pytest.raises(NoObjects, match="car_train.txt gives no object to use.* 0 of 4 objects"):
-        datasets.build("PP", node, REAL.parent, "train", "training")
+        datasets.build(config, "train", "training")
 
 
 def test_categories_are_those_of_the_config_and_of_the_paper(tree):
-    assert (*CATEGORIES, *PAPER_NAMES) == PASCAL_CATEGORIES
+    for category in (*CATEGORIES, *PAPER_NAMES):
+        assert composed("dataset_name=PP", f"dataset.category={category}").dataset.category == category
     draw_pascal_tree(tree, "motorbike")
     assert pascal(tree, "train", category="mbike").category == "motorbike"
     with pytest.raises(UserError, match="must be one of sheep, .*, not 'person'"):
-        pascal(tree, "train", category="person")
-    node = composed("dataset_name=PP").dataset
+        composed("dataset_name=PP", "dataset.category=person")
+    config = composed("dataset_name=PP", f"dataset_root={tree.parent}")
     with pytest.raises(UserError, match=r"give dataset.category=sheep\|horse"):
-        datasets.build("PP", node, tree.parent, "train", "training")
+        datasets.build(config, "train", "training")
 
 
 def test_earlier_parts_are_seen_and_parts_that_differ_in_their_number_are_one(tree):
@@ -173,12 +175,12 @@ def test_predicted_masks_are_read_for_each_object(tree, mask, grown):
 
 
 def test_predicted_masks_are_needed_for_the_test_split_alone(tree):
-    node = composed("dataset_name=PP", "dataset.category=car").dataset
+    config = composed("dataset_name=PP", "dataset.category=car", f"dataset_root={tree.parent}")
     for picture in range(6):
         (tree / f"supervisedlabels/car/2010_car00{picture}_1.png").unlink()
-    fitting = datasets.build("PP", node, tree.parent, "train", "evaluation")
+    fitting = datasets.build(config, "train", "evaluation")
     assert (fitting[0].foreground == (fitting[0].part_map > 0)).all()
-    held_out = datasets.build("PP", node, tree.parent, "test", "evaluation")
+    held_out = datasets.build(config, "test", "evaluation")
     assert held_out[0].foreground.sum() > (held_out[0].part_map > 0).sum()
 
 
@@ -267,11 +269,10 @@ def test_a_missing_picture_or_mask_and_one_of_another_size_are_named(tree):
         pascal(tree, "test")[0]
 
 
-class HalfLabeller:
+class HalfLabeller(Labeller):
     """Finds one part left and another one right."""
 
     num_parts = 2
-    has_background = False
 
     def scores(self, images, foreground):
         side = torch.linspace(-9, 9, images.shape[-1]).expand(len(images), 1, images.shape[-2], -1)
@@ -279,9 +280,7 @@ class HalfLabeller:
 
 
 def figures(dataset: PascalPart) -> dict[str, float]:
-    labeller = HalfLabeller()
-    options = {"image_size": 32, "batch_size": 2, "num_workers": 0, "device": "cpu", "progress": False}
-    return score(labeller, dataset, None, **options).metrics
+    return evaluated(HalfLabeller(), dataset, batch_size=2).metrics
 
 
 def test_figures_with_predicted_and_with_true_masks_stand_beside_each_other(tree):
@@ -291,8 +290,8 @@ def test_figures_with_predicted_and_with_true_masks_stand_beside_each_other(tree
     assert set(true) == {"FG-NMI", "FG-ARI"} | names, "what needs a predicted mask is not named without one"
     assert both["NMI"] < both["NMI (ground-truth mask)"] and both["ARI"] < both["ARI (ground-truth mask)"]
     assert all(both[name] == true[name] for name in true)
-    protocol = PartMapProtocol(pascal(tree, "test"), 2, PartViewOptions(image_size=32))
-    (only,) = protocol.inputs(pascal(tree, "test")[0], fitted=False)
+    protocol = Protocol(pascal(tree, "test"), HalfLabeller(), evaluation_options())
+    (only,) = protocol.inputs(pascal(tree, "test")[0])
     assert only.image.shape == (32, 32, 3)
 
 

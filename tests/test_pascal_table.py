@@ -115,7 +115,7 @@ def test_masks_that_are_missing_are_predicted_first(given, tmp_path, monkeypatch
     foreground = tmp_path / "runs/car_foreground"
     assert programs.calls[:2] == [
         ["train.py", *keys, "method=foreground", "num_steps=5", f"output_dir={foreground}"],
-        ["predict.py", *keys, "task=foreground", f"checkpoint={foreground}", "only_missing=true"],
+        ["predict.py", *keys, f"checkpoint={foreground}", "only_missing=true"],
     ]
     assert [call[0] for call in programs.calls[2:]] == ["train.py", "evaluate.py"]
 
@@ -160,7 +160,7 @@ def test_one_command_trains_evaluates_and_prints(given, tmp_path):
     shutil.rmtree(masks)
     command = [sys.executable, "-m", "benchmarks.pascal_part", *given, "experiment=debug", "num_steps=1"]
     command += [f"output_dir={tmp_path / 'runs'}", "dataset_name=PP", "categories=[car,dog,cow]", "image_size=32"]
-    command += ["evaluation.baselines=[]", "loader.num_workers=0", "logging.wandb=disabled"]
+    command += ["baseline=[]", "loader.num_workers=0", "logging.wandb=disabled"]
     command.remove("num_steps=7")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)

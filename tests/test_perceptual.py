@@ -11,7 +11,7 @@ from torchvision.models import get_model
 from torchvision.models.vgg import VGG
 from torchvision.transforms.functional import normalize
 
-from models import PerceptualNetwork
+from models.perceptual import PerceptualNetwork
 from utils.errors import UserError
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 import datasets
@@ -17,9 +18,10 @@ import evaluate
 import predict
 from datasets.crops import pad_to_square
 from datasets.pictures import Pictures
+from evaluation.labellers.base import Labeller
 from evaluation.whole_pictures import label_maps
-from models import Segmenter
-from tests.composition import composed
+from models.segmenters.deeplab import Segmenter
+from tests.composition import composed, given
 from tests.quadrants import ColourLabeller, Quadrants, draw_split
 from tests.test_datasets import DRAWN, SMALL
 from tests.trees import draw_cub_tree
@@ -29,27 +31,30 @@ from utils.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def save_segmenter(path: Path, num_parts: int, method: str | None) -> Path:
+def save_segmenter(path: Path, num_parts: int, *overrides: str) -> Path:
+    """A checkpoint of a run with these overrides; without any, as the published ones, it does not say what made it."""
     torch.manual_seed(0)
     payload = {"iter": 1, "model_state_dict": Segmenter(num_parts).state_dict(), "optimizer_state_dict": {}}
-    if method is not None:
-        payload["config"] = {"method": {"name": method}, "image_size": 32}
+    if overrides:
+        payload["config"] = OmegaConf.to_container(composed(*overrides))
     return checkpoints.save(path, payload)
 
 
 @pytest.fixture(scope="module")
 def foreground(tmp_path_factory) -> Path:
-    return save_segmenter(tmp_path_factory.mktemp("foreground") / "model_1.pth", 1, "foreground")
+    return save_segmenter(
+        tmp_path_factory.mktemp("foreground") / "model_1.pth", 1, "method=foreground", "image_size=32"
+    )
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory) -> Path:
-    """As the published ones, it does not say what made it."""
-    return save_segmenter(tmp_path_factory.mktemp("parts") / "model_1.pth", 3, None)
+    return save_segmenter(tmp_path_factory.mktemp("parts") / "model_1.pth", 3)
 
 
 def run(*overrides: str) -> None:
-    predict.predict(composed("device=cpu", "loader.num_workers=0", *overrides, name="predict"))
+    with given("device=cpu", "loader.num_workers=0", *overrides, name="predict") as config:
+        predict.predict(config)
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -98,7 +103,7 @@ def test_outside_the_crop_there_is_background():
     sample = draw_split("test", 1).samples[0]
     sample.box = np.array([20.0, 20.0, 39.0, 39.0])
 
-    class Everything:
+    class Everything(Labeller):
         num_parts, has_background = 1, True
 
         def scores(self, images, foreground):
@@ -122,10 +127,10 @@ def test_masks_lie_where_their_data_set_reads_them(name, foreground, tmp_path):
     draw, overrides = DRAWN[name]
     draw(tmp_path / "data")
     values = (f"dataset_name={name}", f"dataset_root={tmp_path / 'data'}", *overrides)
-    run("task=foreground", f"checkpoint={foreground}", "overwrite=true", *SMALL[:1], *values)
+    run(f"checkpoint={foreground}", "overwrite=true", *SMALL[:1], *values)
     config = composed(*values, *SMALL, "dataset.train_mask=supervised", "dataset.eval_mask=supervised")
     for split in ("train", "test"):
-        read = datasets.build(name, config.dataset, config.dataset_root, split, "evaluation")
+        read = datasets.build(config, split, "evaluation")
         assert len(read)
         for index in range(len(read)):
             path = read.mask_path(index, "supervised")
@@ -139,7 +144,7 @@ def test_masks_lie_where_their_data_set_reads_them(name, foreground, tmp_path):
 
 def test_no_mask_is_needed_to_predict_masks(foreground, tmp_path, capsys):
     draw_cub_tree(tmp_path / "CUB", masks=(), cleaned=(1, 2))
-    run("task=foreground", f"checkpoint={foreground}", f"dataset_root={tmp_path}")
+    run(f"checkpoint={foreground}", f"dataset_root={tmp_path}")
     names = {path.stem for path in (tmp_path / "CUB/supervisedlabels").rglob("*.png")}
     assert len(names) == 10  # those that the cleaned list leaves out are evaluated too
     assert "10 pictures, 10 files in" in capsys.readouterr().out
@@ -151,7 +156,7 @@ def test_nothing_is_overwritten_unless_told(foreground, tmp_path):
     for path in present[1:]:
         path.unlink()
     before = present[0].read_bytes()
-    arguments = ("task=foreground", f"checkpoint={foreground}", f"dataset_root={tmp_path}")
+    arguments = (f"checkpoint={foreground}", f"dataset_root={tmp_path}")
     with pytest.raises(UserError, match=f"There already: {present[0]}.*overwrite=true"):
         run(*arguments)
     assert [path for path in present if path.exists()] == present[:1] and present[0].read_bytes() == before
@@ -163,12 +168,13 @@ def test_nothing_is_overwritten_unless_told(foreground, tmp_path):
     assert present[0].read_bytes() != before and [path.read_bytes() for path in present[1:]] == written
 
 
-def test_a_checkpoint_of_the_other_task_is_refused_by_name(foreground, parts, tmp_path):
-    pictures = (f"images={tmp_path}", f"output_dir={tmp_path / 'out'}")
-    with pytest.raises(UserError, match="model_1.pth was trained with method=foreground"):
-        run("task=parts", f"checkpoint={foreground}", *pictures)
-    with pytest.raises(UserError, match="model_1.pth was trained with method=contrastive_reconstruction"):
-        run("task=foreground", f"checkpoint={parts}", *pictures)
+def test_a_checkpoint_that_finds_something_else_is_refused_by_name(foreground, parts, tmp_path):
+    with pytest.raises(UserError, match="model_1.pth was trained with method=foreground: leave out method=contr"):
+        run(f"checkpoint={foreground}", "method=contrastive_reconstruction", f"images={tmp_path}", "output_dir=x")
+    with pytest.raises(UserError, match="model_1.pth was trained with method=contrastive_reconstruction and finds par"):
+        run(f"checkpoint={parts}")
+    with pytest.raises(UserError, match="model_1.pth has 3 channels, with method=contrastive_reconstruction 3 parts"):
+        run(f"checkpoint={parts}", "num_parts=4", f"images={tmp_path}", "output_dir=x")
 
 
 @pytest.fixture
@@ -196,7 +202,7 @@ def files(folder: Path) -> list[str]:
 
 def test_parts_of_any_pictures_are_written_with_overlays(parts, pictures):
     out = pictures / "out"
-    run("task=parts", f"checkpoint={parts}", f"images={pictures / 'images'}", f"output_dir={out}", "image_size=32")
+    run(f"checkpoint={parts}", f"images={pictures / 'images'}", f"output_dir={out}", "image_size=32")
     assert files(out / "label_maps") == files(out / "overlays") == NAMES
     for name in NAMES:
         picture = pixels(pictures / "images" / name.removesuffix(".png"))
@@ -204,7 +210,7 @@ def test_parts_of_any_pictures_are_written_with_overlays(parts, pictures):
         assert labels.shape == picture.shape[:2] and set(np.unique(labels)) <= {1, 2, 3}
         assert pixels(out / "overlays" / name).shape == picture.shape
     with pytest.raises(UserError, match="There already: .*label_maps/a.png.png.* and 3 more"):
-        run("task=parts", f"checkpoint={parts}", f"images={pictures / 'images'}", f"output_dir={out}")
+        run(f"checkpoint={parts}", f"images={pictures / 'images'}", f"output_dir={out}")
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("32", torch.float32), ("bf16", torch.bfloat16)])
@@ -220,18 +226,19 @@ def test_networks_predict_and_are_evaluated_in_the_precision_asked_for(
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
     arguments = (f"checkpoint={parts}", f"precision={precision}", "image_size=32")
-    run("task=parts", f"images={pictures / 'images'}", f"output_dir={pictures / 'out'}", *arguments)
+    run(f"images={pictures / 'images'}", f"output_dir={pictures / 'out'}", *arguments)
     assert seen == {dtype}
     seen.clear()
     draw, overrides = DRAWN["synthetic"]
     values = ("dataset_name=synthetic", f"dataset_root={tmp_path}", *SMALL, *overrides, "device=cpu", *arguments)
-    evaluate.evaluate(composed(*values, f"output_dir={tmp_path / 'figures'}", name="evaluate"))
+    with given(*values, f"output_dir={tmp_path / 'figures'}", name="evaluate") as config:
+        evaluate.evaluate(config)
     assert seen == {dtype}
     assert json.loads((tmp_path / "figures/metrics.json").read_text())["NMI"] > 0
 
 
 def test_masks_are_background_to_parts(parts, pictures):
-    arguments = ("task=parts", f"checkpoint={parts}", f"images={pictures / 'images'}", "image_size=32")
+    arguments = (f"checkpoint={parts}", f"images={pictures / 'images'}", "image_size=32")
     run(*arguments, f"masks={pictures / 'masks'}", f"output_dir={pictures / 'out'}")
     for name in NAMES:
         labels = pixels(pictures / "out/label_maps" / name)
@@ -243,7 +250,7 @@ def test_masks_are_background_to_parts(parts, pictures):
 
 def test_masks_of_any_pictures_have_the_names_that_a_folder_of_ones_own_has(foreground, pictures):
     out = pictures / "out"
-    run("task=foreground", f"checkpoint={foreground}", f"images={pictures / 'images'}", f"output_dir={out}")
+    run(f"checkpoint={foreground}", f"images={pictures / 'images'}", f"output_dir={out}")
     assert files(out / "masks") == files(pictures / "masks")
     assert set(np.unique(pixels(out / "masks/a.png"))) <= {0, 1}
 
@@ -260,13 +267,11 @@ def test_a_mask_decides_the_crop(pictures):
 def test_what_cannot_be_meant_is_refused(foreground, parts, pictures, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, message in (
-        (("task=parts", f"checkpoint={parts}"), "give images=DIR output_dir=OUT"),
-        (("task=parts", f"checkpoint={parts}", f"images={pictures / 'images'}"), "give output_dir=OUT"),
-        (("task=masks", f"checkpoint={parts}"), "task must be one of foreground, parts"),
-        ((f"checkpoint={parts}",), "task is required"),
-        (("task=parts", f"checkpoint={parts}", f"images={tmp_path}/none", "output_dir=x"), "No folder .*images=DIR"),
-        (("task=parts", f"checkpoint={parts}", f"images={tmp_path}/empty", "output_dir=x"), "holds no picture"),
-        (("task=foreground", f"checkpoint={foreground}", f"dataset_root={tmp_path}"), "CUB: no folder"),
+        ((f"checkpoint={parts}",), "give images=DIR output_dir=OUT"),
+        ((f"checkpoint={parts}", f"images={pictures / 'images'}"), "give output_dir=OUT"),
+        ((f"checkpoint={parts}", f"images={tmp_path}/none", "output_dir=x"), "No folder .*images=DIR"),
+        ((f"checkpoint={parts}", f"images={tmp_path}/empty", "output_dir=x"), "holds no picture"),
+        ((f"checkpoint={foreground}", f"dataset_root={tmp_path}"), "CUB: no folder"),
     ):
         with pytest.raises(UserError, match=message):
             run(*arguments)
@@ -275,7 +280,7 @@ def test_what_cannot_be_meant_is_refused(foreground, parts, pictures, tmp_path):
         with pytest.raises(UserError, match="Cannot read .*b.jpg"):
             out = f"output_dir={pictures / f'out{workers}'}"
             run(
-                *("task=parts", f"checkpoint={parts}", f"images={pictures / 'images'}", out, "image_size=32"),
+                *(f"checkpoint={parts}", f"images={pictures / 'images'}", out, "image_size=32"),
                 f"loader.num_workers={workers}",
             )
 
@@ -288,8 +293,10 @@ def program(name: str, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_a_mistake_is_one_message_and_status_2(foreground, tmp_path):
-    done = program("predict.py", "task=parts", f"checkpoint={foreground}", f"images={tmp_path}", "output_dir=x")
+    method = "method=contrastive_reconstruction"
+    done = program("predict.py", f"checkpoint={foreground}", method, f"images={tmp_path}", "output_dir=x")
     assert done.returncode == 2 and done.stderr.startswith(f"error: {foreground} was trained with method=foreground")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -310,7 +317,7 @@ def test_the_whole_loop_from_training_masks_to_figures_with_predicted_ones(tmp_p
     done("train.py", "method=foreground", "num_steps=40", *training, f"output_dir={masks_run}")
     with (masks_run / "evaluation.csv").open() as file:
         assert float(list(csv.DictReader(file))[-1]["foreground IoU"]) > 50
-    done("predict.py", "task=foreground", f"checkpoint={masks_run}")
+    done("predict.py", f"checkpoint={masks_run}")
     tree = tmp_path / "synthetic"
     names = files(tree / "CUB_200_2011/segmentations")
     assert files(tree / "supervisedlabels") == names
@@ -328,7 +335,7 @@ def test_the_whole_loop_from_training_masks_to_figures_with_predicted_ones(tmp_p
     assert figures["produced_by"]["eval_mask"] == "supervised" and np.isfinite(figures["keypoint_error_all"])
 
     images, found_parts = tree / "CUB_200_2011/images", tmp_path / "found"
-    done("predict.py", "task=parts", f"checkpoint={parts_run}", f"images={images}", f"output_dir={found_parts}")
+    done("predict.py", f"checkpoint={parts_run}", f"images={images}", f"output_dir={found_parts}")
     given = (f"predictions={found_parts}/label_maps", "predictions_background=false", training[0])
     done("evaluate.py", *given, supervised[1], f"output_dir={tmp_path / 'scored'}")
     scored = json.loads((tmp_path / "scored/metrics.json").read_text())

@@ -13,17 +13,18 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 import datasets
 import evaluate as evaluate_program
 from datasets.part_views import PartViewOptions
-from evaluation.held_out import HeldOut
-from evaluation.label_maps import LabelMaps, given_label_maps
-from evaluation.part_maps import PartMapProtocol
+from evaluation.inputs import EvalInput, batch
+from evaluation.labellers import kmeans_colours, label_maps
+from evaluation.labellers.label_maps import LabelMaps
+from evaluation.options import EvaluationOptions, Sets
 from evaluation.prediction import part_probabilities
+from evaluation.protocols.part_maps import Protocol
 from evaluation.run import evaluate
 from tests.composition import composed
-from tests.quadrants import Quadrants, draw_split
+from tests.quadrants import PARTS, Quadrants, draw_split, evaluated, evaluation_options
 from tests.test_datasets import DRAWN, SMALL
 from utils.errors import UserError
 
-SETTINGS = {"image_size": 32, "size": 48, "batch_size": 4, "num_workers": 0, "device": "cpu", "progress": False}
 FIGURES = ("FG-NMI", "FG-ARI", "NMI", "ARI")
 
 
@@ -56,7 +57,7 @@ def test_perfect_maps_have_perfect_figures(tmp_path):
     for sample in (*test_set.samples, *fit_set.samples):
         sample.foreground[:] = 0  # background is in the maps: the masks play no role
     labeller = LabelMaps(directory, 4, has_background=True)
-    metrics = evaluate(labeller, test_set, fit_set, **SETTINGS | {"size": 192}).metrics
+    metrics = evaluated(labeller, test_set, fit_set, size=192).metrics
     for name in FIGURES:
         assert metrics[name] == metrics[f"{name} (keypoints)"] == pytest.approx(100), name
     # Every part's centre of mass is its keypoint, but for the rounding of its border.
@@ -70,7 +71,7 @@ def test_the_figures_are_those_of_the_maps_on_the_test_crops(tmp_path, has_backg
         sample.foreground[: sample.foreground.shape[0] // 2] = 0
     directory = write_split(tmp_path, split, lambda sample: blots(sample, 0 if has_background else 1))
     labeller = LabelMaps(directory, 5, has_background)
-    metrics = evaluate(labeller, split, None, **SETTINGS).metrics
+    metrics = evaluated(labeller, split).metrics
 
     crops = [split.test_crop(sample, 32) for sample in split.samples]
     true = np.stack([crop.part_map for crop in crops])
@@ -95,7 +96,10 @@ def test_the_figures_are_those_of_the_maps_on_the_test_crops(tmp_path, has_backg
 def test_scores_give_the_labels_again_without_a_trace_of_the_others(has_background):
     labeller = LabelMaps("nowhere", 3, has_background)
     maps = torch.randint(0 if has_background else 1, 4, (2, 5, 6), dtype=torch.uint8)
-    scores = labeller.scores(torch.zeros(2, 3, 5, 6), torch.ones(2, 1, 5, 6), maps)
+    picture, mask = np.zeros((5, 6, 3), np.uint8), np.ones((5, 6), np.uint8)
+    scores = labeller.scores_of(
+        batch([EvalInput("", None, picture, mask, predicted=labels.numpy()) for labels in maps])
+    )
     assert scores.shape == (2, labeller.num_parts + has_background, 5, 6)
     probabilities = part_probabilities(scores, torch.ones(2, 1, 5, 6), has_background)
     assert torch.equal(probabilities.argmax(1), maps.long())
@@ -113,15 +117,15 @@ def test_the_true_part_maps_of_every_data_set_are_perfect_predictions(name, tmp_
         *(f"predictions={tmp_path / 'maps'}", "evaluation.label_resize=nearest"),
         name="evaluate",
     )
-    held_out = HeldOut.of(config)
-    if held_out.test_set.part_names is None:
+    sets = Sets.of(config, "evaluation")
+    if sets.test.part_names is None:
         pytest.skip("no part maps")
-    for index in range(len(held_out.test_set)):
-        sample = held_out.test_set[index]
-        assert sample.name == held_out.test_set.sample_name(index)
+    for index in range(len(sets.test)):
+        sample = sets.test[index]
+        assert sample.name == sets.test.sample_name(index)
         write(tmp_path / "maps", sample.name, sample.part_map)
-    labeller, knows_training_pictures = given_label_maps(config, held_out)
-    metrics = held_out.evaluate(labeller, torch.device("cpu"), None, knows_training_pictures).metrics
+    labeller = label_maps.given(config, sets)
+    metrics = evaluate(labeller, sets, PARTS, EvaluationOptions.of(config), "cpu").metrics
     assert [metrics[figure] for figure in FIGURES] == pytest.approx([100] * 4)
 
 
@@ -130,67 +134,67 @@ def test_bilinear_true_labels_leave_the_predicted_ones_whole(tmp_path):
     draw, _ = DRAWN["DF"]
     draw(tmp_path / "data")
     config = composed("dataset_name=DF", f"dataset_root={tmp_path / 'data'}", *SMALL)
-    dataset = datasets.build("DF", config.dataset, config.dataset_root, "test", "evaluation")
+    dataset = datasets.build(config, "test", "evaluation")
     sample = dataset[0]
     for view in dataset.part_views(PartViewOptions(32, 32, "nearest")):
         assert set(np.unique(view.prepare(sample).part_map)) <= set(np.unique(sample.part_map))
     bilinear = {view.name: view for view in dataset.part_views(PartViewOptions(32, 32))}["whole"]
     assert not set(np.unique(bilinear.prepare(sample).part_map)) <= set(np.unique(sample.part_map))
-    protocol = PartMapProtocol(dataset, 15, PartViewOptions(32, 32), has_background=True)
-    whole = {one.view: one for one in protocol.inputs(sample, False, sample.part_map)}["whole"]
+    protocol = Protocol(dataset, LabelMaps(tmp_path, 15, has_background=True), evaluation_options(size=32))
+    whole = {shown.view: shown for shown in protocol.inputs(sample, False, sample.part_map)}["whole"]
     assert set(np.unique(whole.predicted)) <= set(np.unique(sample.part_map))
 
 
 @pytest.fixture
-def held_out() -> SimpleNamespace:
-    return SimpleNamespace(test_set=draw_split("test", 5), fit_set=draw_split("training", 4))
+def sets() -> Sets:
+    return Sets(draw_split("test", 5), draw_split("training", 4))
 
 
-def given(directory: Path, held_out, num_parts: int | None = None, background: bool = True):
+def given(directory: Path, sets: Sets, num_parts: int | None = None, background: bool = True) -> LabelMaps:
     config = SimpleNamespace(
         predictions=str(directory), predictions_num_parts=num_parts, predictions_background=background
     )
-    return given_label_maps(config, held_out)
+    return label_maps.given(config, sets)
 
 
-def test_k_is_the_largest_label_unless_it_is_given(tmp_path, held_out):
-    write_split(write_split(tmp_path, held_out.test_set), held_out.fit_set)
-    assert given(tmp_path, held_out)[0].largest_label == 4
-    assert given(tmp_path, held_out, num_parts=7)[0].largest_label == 7
-    few, _ = given(tmp_path, held_out, num_parts=3)
+def test_k_is_the_largest_label_unless_it_is_given(tmp_path, sets):
+    write_split(write_split(tmp_path, sets.test), sets.fit)
+    assert given(tmp_path, sets).largest_label == 4
+    assert given(tmp_path, sets, num_parts=7).largest_label == 7
+    few = given(tmp_path, sets, num_parts=3)
     with pytest.raises(UserError, match="test/0.jpg.png has labels from 0 to 4: they must be from 0 to 3; see predic"):
-        few.label_map(held_out.test_set.samples[0])
-    every, _ = given(tmp_path, held_out, background=False)
+        few.label_map(sets.test.samples[0])
+    every = given(tmp_path, sets, background=False)
     with pytest.raises(UserError, match="labels from 0 to 4: they must be from 1 to 4"):
-        every.label_map(held_out.test_set.samples[0])
+        every.label_map(sets.test.samples[0])
 
 
-def test_missing_maps_are_counted_and_named(tmp_path, held_out):
-    write_split(tmp_path, held_out.test_set)
+def test_missing_maps_are_counted_and_named(tmp_path, sets):
+    write_split(tmp_path, sets.test)
     for number in (1, 3):
         (tmp_path / f"test/{number}.jpg.png").unlink()
     with pytest.raises(UserError, match="2 of 5 held-out pictures have no label map, for example .*test/1.jpg.png, "):
-        given(tmp_path, held_out)
+        given(tmp_path, sets)
 
 
-def test_maps_of_training_pictures_are_all_there_or_none(tmp_path, held_out):
-    write_split(tmp_path, held_out.test_set)
-    assert given(tmp_path, held_out)[1] is False
-    write(tmp_path, held_out.fit_set.samples[0].name, held_out.fit_set.samples[0].part_map)
+def test_maps_of_training_pictures_are_all_there_or_none(tmp_path, sets):
+    write_split(tmp_path, sets.test)
+    assert given(tmp_path, sets).knows_training_pictures is False
+    write(tmp_path, sets.fit.samples[0].name, sets.fit.samples[0].part_map)
     with pytest.raises(UserError, match="3 of 4 training pictures have no label map, .*for the keypoint error"):
-        given(tmp_path, held_out)
-    write_split(tmp_path, held_out.fit_set)
-    assert given(tmp_path, held_out)[1] is True
+        given(tmp_path, sets)
+    write_split(tmp_path, sets.fit)
+    assert given(tmp_path, sets).knows_training_pictures is True
 
 
-def test_what_is_no_label_map_is_refused(tmp_path, held_out):
+def test_what_is_no_label_map_is_refused(tmp_path, sets):
     with pytest.raises(UserError, match="predictions=.*nowhere is no directory"):
-        given(tmp_path / "nowhere", held_out)
-    write_split(tmp_path, held_out.test_set, lambda sample: sample.foreground * 255)
+        given(tmp_path / "nowhere", sets)
+    write_split(tmp_path, sets.test, lambda sample: sample.foreground * 255)
     with pytest.raises(UserError, match="The largest label in .* is 255.*Masks of 0 and 255"):
-        given(tmp_path, held_out)
+        given(tmp_path, sets)
     labeller = LabelMaps(tmp_path, 4, has_background=True)
-    sample = held_out.test_set.samples[0]
+    sample = sets.test.samples[0]
     write(tmp_path, sample.name, sample.part_map[:-1])
     with pytest.raises(UserError, match="test/0.jpg.png is .* pixels, but its picture .*test/0.jpg"):
         labeller.label_map(sample)
@@ -199,19 +203,23 @@ def test_what_is_no_label_map_is_refused(tmp_path, held_out):
         labeller.label_map(sample)
 
 
-def test_the_program_writes_figures_with_where_they_come_from(tmp_path, capsys):
+def test_the_program_writes_figures_with_where_they_come_from(tmp_path, monkeypatch, capsys):
     draw, overrides = DRAWN["synthetic"]
     values = ("dataset_name=synthetic", f"dataset_root={tmp_path}", *SMALL, *overrides, "device=cpu")
     config = composed(*values)
-    test_set = datasets.build("synthetic", config.dataset, config.dataset_root, "test", "evaluation")
+    test_set = datasets.build(config, "test", "evaluation")
     for index in range(len(test_set)):
         write(tmp_path / "maps", test_set[index].name, test_set[index].part_map)
     arguments = (*values, f"predictions={tmp_path / 'maps'}", f"output_dir={tmp_path / 'out'}")
-    evaluate_program.evaluate(composed(*arguments, "evaluation.baselines=[kmeans_colours]", name="evaluate"))
+    built, build = [], kmeans_colours.build
+    monkeypatch.setattr(kmeans_colours, "build", lambda *given: built.append(given[2]) or build(*given))
+    evaluate_program.evaluate(composed(*arguments, "baseline=[kmeans_colours]", name="evaluate"))
     figures = json.loads((tmp_path / "out/metrics.json").read_text())
     assert figures["FG-NMI"] == pytest.approx(100) and "keypoint_error_all" not in figures
     produced_by = figures["produced_by"]
     assert produced_by["predictions"] == str(tmp_path / "maps") and produced_by["num_parts"] == 4
+    # What the maps are compared with has as many parts; their background is none.
+    assert built == [4]
     assert "checkpoint" not in produced_by and set(produced_by["baselines"]) == {"k-means colours"}
     assert (tmp_path / "out/parts.png").is_file()
     printed = capsys.readouterr().out

@@ -45,7 +45,7 @@ def evaluated(trained) -> Path:
         f"checkpoint={trained}",
         f"dataset_root={trained.parent}",
         f"output_dir={output}",
-        "evaluation.baselines=[untrained,kmeans_features,kmeans_colours]",
+        "baseline=[untrained,kmeans_features,kmeans_colours]",
         "logging.wandb=offline",
     )
     assert done.returncode == 0, done.stderr
@@ -121,7 +121,7 @@ def test_the_evaluation_keeps_the_wandb_settings_of_the_run(trained, evaluated):
 def test_a_data_set_that_is_not_there_is_refused_in_one_message(tmp_path):
     done = program("train.py", "dataset_name=CUB", f"dataset_root={tmp_path}", f"output_dir={tmp_path / 'run'}")
     assert done.returncode == 2
-    assert str(tmp_path / "CUB") in done.stderr and "README, section 'Data'" in done.stderr
+    assert str(tmp_path / "CUB") in done.stderr and "docs/data/" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 

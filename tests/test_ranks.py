@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,16 +20,16 @@ from torch import Tensor, nn
 
 import datasets
 import train
+from conf.trained import resumed_config
 from datasets.loader import StepSampler, train_batches
-from datasets.views import make_views
-from models import build_method, own_loss_weights
+from models import methods
 from tests.composition import composed
 from utils import checkpoints
 from utils.devices import build_fabric
 from utils.errors import UserError
 from utils.optimizer import build_optimizer
 from utils.ranks import launch
-from utils.run_directory import resumed_config
+from utils.seeding import Randomness
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
@@ -80,22 +81,22 @@ def first_step(root: Path, name: str, devices: int) -> dict[str, dict[str, Tenso
     """Losses and gradients of a step of 6 pictures, in float64 and with batch norm in eval mode."""
     config = composed(*SMALL, f"dataset_root={root}", f"devices={devices}", *FORMULAS[name])
     with launch(config) as ranks:
-        method = build_method(config).double()
-        weights = own_loss_weights(config.loss_weights, method.loss_names)
-        segmenter = method.segmenter
-        segmenter.load_state_dict(torch.load(root / f"{segmenter.num_parts}.pth"))
-        method, _ = ranks.setup(method, build_optimizer(method.parameter_groups(1e-3, 10), config.optimizer))
-        (views,) = views_of_first_step(config, ranks.fabric.global_rank, ranks.fabric.world_size)
+        method = methods.build(config, has_masks=True, device=ranks.fabric.device).double()
+        predictor = method.predictor
+        predictor.load_state_dict(torch.load(root / f"{predictor.num_parts}.pth"))
+        make_views = method.views
+        method, _ = ranks.setup(method, build_optimizer(method.parameter_groups(config.optimizer), config.optimizer))
+        (views,) = views_of_first_step(config, make_views, ranks.fabric.global_rank, ranks.fabric.world_size)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Tensor, "float", Tensor.double)  # what float32 is enough for elsewhere
             losses = method.eval()(views)
-        ranks.fabric.backward(sum(weights[name] * loss for name, loss in losses.items()))
-        gradients = {name: one.grad for name, one in segmenter.named_parameters() if one.requires_grad}
+        ranks.fabric.backward(sum(config.loss_weights[name] * loss for name, loss in losses.items()))
+        gradients = {name: one.grad for name, one in predictor.named_parameters() if one.requires_grad}
         return {"losses": ranks.mean(losses), "gradients": gradients}
 
 
-def views_of_first_step(config, rank: int = 0, num_ranks: int = 1):
-    training_set = datasets.build(config.dataset_name, config.dataset, config.dataset_root, "train", "training")
+def views_of_first_step(config, make_views, rank: int = 0, num_ranks: int = 1):
+    training_set = datasets.build(config, "train", "training")
     for batch in train_batches(
         training_set,
         image_size=config.image_size,
@@ -107,11 +108,15 @@ def views_of_first_step(config, rank: int = 0, num_ranks: int = 1):
         rank=rank,
         num_ranks=num_ranks,
     ):
-        views = make_views(batch, config.augmentation, config.seed)
-        for field, value in vars(views).items():
-            if isinstance(value, Tensor):
-                setattr(views, field, value.double())
-        yield views
+        views = make_views(batch, Randomness(config.seed, batch.step, batch.places))
+        yield doubled(views)
+
+
+def doubled(views):
+    """Tensors and dataclasses of them in float64."""
+    if isinstance(views, Tensor):
+        return views.double() if views.is_floating_point() else views
+    return replace(views, **{name: doubled(value) for name, value in vars(views).items()})
 
 
 def one_of_two(rank: int, ports: tuple[int, int, int], root: Path) -> None:
@@ -153,7 +158,7 @@ def ended_by_the_first(rank: int) -> str:
     ):
         if ranks.is_first:
             raise UserError("a full disk")
-        ranks.first_of(None)
+        ranks.exchange()
     return str(ended.value)
 
 
@@ -161,15 +166,16 @@ def ended_by_the_first(rank: int) -> str:
 def test_two_devices_give_the_losses_and_gradients_of_one_and_speak_with_one_voice(tmp_path):
     for name in ("release", "foreground"):
         config = composed(*SMALL, f"dataset_root={tmp_path}", *FORMULAS[name])
-        segmenter = build_method(config).segmenter.double().train()
+        method = methods.build(config, has_masks=True, device=torch.device("cpu"))
+        predictor = method.predictor.double().train()
         # Statistics of a real batch: those of an untrained network would let its activations grow without bound.
-        for module in segmenter.modules():
+        for module in predictor.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 1.0
-        (views,) = views_of_first_step(config)
+        (views,) = views_of_first_step(config, method.views)
         with torch.no_grad():
-            segmenter(segmenter.preprocess(views.jittered))
-        torch.save(segmenter.state_dict(), tmp_path / f"{segmenter.num_parts}.pth")
+            predictor(predictor.preprocess(getattr(views, "pair", views).jittered))
+        torch.save(predictor.state_dict(), tmp_path / f"{predictor.num_parts}.pth")
 
     ports, context = (free_port(), free_port(), free_port()), multiprocessing.get_context("spawn")
     processes = [context.Process(target=one_of_two, args=(rank, ports, tmp_path)) for rank in (0, 1)]
@@ -238,7 +244,7 @@ import sys
 from torch import nn
 sys.path.insert(0, {root!r})
 import train
-from utils import app
+from conf import app
 
 nn.BatchNorm2d.train = lambda self, mode=True: nn.Module.train(self, False)
 app.run("train", train.train)
@@ -286,21 +292,21 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, monkeypatch):
     status, out, err = finished(start(script, f'resume="{run}"', *options))
     assert status == 0, err
     assert out.count(f"Run directory: {run}") == 1
-    on_two, after_two = rows(run), checkpoints.read(run)
+    on_two, after_two = rows(run), checkpoints.find(run)
 
     monkeypatch.setattr(nn.BatchNorm2d, "train", lambda self, mode=True: nn.Module.train(self, False))
     arguments = f"resume='{tmp_path}/begun'", "num_steps=3"
     train.train(resumed_config(composed(*arguments), list(arguments)))
-    on_one, after_one = rows(tmp_path / "begun"), checkpoints.read(tmp_path / "begun")
+    on_one, after_one = rows(tmp_path / "begun"), checkpoints.find(tmp_path / "begun")
 
     assert [row["step"] for row in on_two] == [1, 2, 3]
     assert len(rows(run, "evaluation")) == 2
     for ours, expected in zip(on_two, on_one, strict=True):
         assert ours == pytest.approx(expected, rel=1e-3)
     assert on_two[1] == pytest.approx(on_one[1], rel=1e-5)
-    for name, weight in after_one["model_state_dict"].items():
-        assert torch.allclose(after_two["model_state_dict"][name], weight, rtol=1e-3, atol=1e-4), name
-    assert after_two["optimizer_state_dict"].keys() == after_one["optimizer_state_dict"].keys()
+    for name, weight in after_one.model.items():
+        assert torch.allclose(after_two.model[name], weight, rtol=1e-3, atol=1e-4), name
+    assert after_two.optimizer.keys() == after_one.optimizer.keys()
 
     arguments = f'resume="{run}"', "num_steps=4", "devices=1"
     train.train(resumed_config(composed(*arguments), list(arguments)))
@@ -325,13 +331,13 @@ def test_fabric_torchrun_and_slurm_start_the_same_run(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"fabric", "torchrun", "srun", "synthetic"}
     assert [row["step"] for row in rows(tmp_path / "fabric")] == [1, 2]
     assert rows(tmp_path / "fabric") == rows(tmp_path / "torchrun") == rows(tmp_path / "srun")
-    names = build_method(composed(*SMALL)).segmenter.state_dict().keys()
-    assert checkpoints.read(tmp_path / "srun")["model_state_dict"].keys() == names
+    names = methods.build(composed(*SMALL), True, torch.device("cpu")).predictor.state_dict().keys()
+    assert checkpoints.find(tmp_path / "srun").model.keys() == names
 
 
 @pytest.mark.slow
 def test_a_picture_that_one_rank_cannot_read_ends_all_with_one_message(tmp_path):
-    datasets.build("synthetic", composed(*SMALL).dataset, tmp_path, "train", "training")
+    datasets.build(composed(*SMALL, f"dataset_root={tmp_path}"), "train", "training")
     second = list(StepSampler(8, 6, seed=1234, first_step=0, num_steps=3, rank=1, num_ranks=2))
     first = list(StepSampler(8, 6, seed=1234, first_step=0, num_steps=3, rank=0, num_ranks=2))
     # A picture that the second rank meets in the second or third step, and the first one not before that.

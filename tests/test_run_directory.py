@@ -1,19 +1,20 @@
 import errno
 import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from conf.schema import validate
+from conf.trained import resumed_config
 from tests.composition import composed
+from tests.shared import GOLDEN
 from utils import run_directory
-from utils.app import CONF
 from utils.errors import UserError
-from utils.run_directory import RunDirectory, code_state, resumed_config, to_resume
+from utils.run_directory import RunDirectory, code_state, to_resume, versions
 
 
 @pytest.fixture
@@ -25,13 +26,12 @@ def no_code_state(monkeypatch):
 def run(tmp_path, no_code_state):
     """A run on the drawn set."""
     config = composed("dataset_name=synthetic", "num_parts=8", f"output_dir={tmp_path}/run")
-    return RunDirectory.create(config)
+    return RunDirectory.of(config)
 
 
 def resumed(run: RunDirectory, *overrides: str):
     arguments = [f"resume={run.path}", *overrides]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return validate(resumed_config(compose("train", arguments), arguments))
+    return validate(resumed_config(composed(*arguments), arguments))
 
 
 def test_a_run_holds_its_resolved_config_and_the_state_of_the_code(run):
@@ -41,33 +41,33 @@ def test_a_run_holds_its_resolved_config_and_the_state_of_the_code(run):
     assert (run.path / "code" / "commit.txt").read_text() == "commit\n"
     assert (run.path / "code" / "uncommitted.diff").read_text() == "difference"
     assert "torch: " in (run.path / "code" / "environment.txt").read_text()
-    assert run.checkpoints.is_dir() and run.pictures.is_dir()
+    assert (run.path / "checkpoints").is_dir() and (run.path / "pictures").is_dir()
 
 
 def test_runs_of_the_same_second_get_directories_of_their_own(tmp_path, monkeypatch, no_code_state):
     monkeypatch.chdir(tmp_path)
     config = composed("dataset_name=synthetic")
-    paths = {RunDirectory.create(config).path for _ in range(3)}
+    paths = {RunDirectory.of(config).path for _ in range(3)}
     assert len(paths) == 3
     assert all(path.parent.name == "runs" and "synthetic" in path.name for path in paths)
 
 
 def test_a_directory_that_holds_a_run_is_not_used_again(run):
     with pytest.raises(UserError, match=f"resume={run.path}"):
-        RunDirectory.create(composed(f"output_dir={run.path}"))
+        RunDirectory.of(composed(f"output_dir={run.path}"))
 
 
 def test_a_directory_that_holds_something_else_is_not_used(tmp_path):
     (tmp_path / "notes.txt").touch()
     for place in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(UserError, match="not an empty directory: give another"):
-            RunDirectory.create(composed(f"output_dir={place}"))
+            RunDirectory.of(composed(f"output_dir={place}"))
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file/run.*output_dir=DIR"):
-        RunDirectory.create(composed(f"output_dir={tmp_path}/file/run"))
+    with pytest.raises(UserError, match="Cannot write the run directory .*file/run"):
+        RunDirectory.of(composed(f"output_dir={tmp_path}/file/run"))
 
 
 def test_a_resumed_run_has_its_own_config_with_only_the_given_changes(run):
@@ -117,7 +117,10 @@ def test_a_change_of_network_or_data_is_refused_with_both_values(run, override, 
         resumed(run, override)
 
 
-@pytest.mark.parametrize("override", ["experiment=debug", "~experiment", "output_dir=elsewhere"])
+@pytest.mark.parametrize(
+    "override",
+    ["experiment=debug", "~experiment", "recipe=foreground_CUB", "baseline=[untrained]", "output_dir=elsewhere"],
+)
 def test_what_would_make_another_run_is_refused(run, override):
     with pytest.raises(UserError, match="resumed|goes on in"):
         resumed(run, override)
@@ -129,7 +132,7 @@ def test_values_that_the_run_has_already_are_accepted(run):
 
 
 def test_resuming_keeps_the_earlier_config_and_can_be_done_again(run):
-    assert RunDirectory.resume(resumed(run, "logging.every=3")).path == run.path
+    assert RunDirectory.of(resumed(run, "logging.every=3")).path == run.path
     assert OmegaConf.load(run.path / "config.yaml").logging.every == 3
     (kept,) = run.path.glob("code/resumed_*/config_before.yaml")
     assert OmegaConf.load(kept).logging.every != 3
@@ -140,6 +143,18 @@ def test_resuming_keeps_the_earlier_config_and_can_be_done_again(run):
 def test_a_moved_run_goes_on_where_it_is_now(run):
     moved = run.path.rename(run.path.with_name("moved"))
     assert resumed(RunDirectory(moved)).output_dir == str(moved)
+
+
+# What their command lines gave beside data set and method.
+GIVEN = {"PP": ["dataset.category=cat"], "folder": ["experiment=small"]}
+
+
+@pytest.mark.parametrize("file", sorted((GOLDEN / "config_format_1").iterdir()), ids=lambda file: file.stem)
+def test_a_run_of_the_first_format_goes_on_with_the_config_that_it_would_have_now(file, tmp_path):
+    shutil.copy(file, tmp_path / "config.yaml")
+    name, _, method = file.stem.partition("_")
+    given = [f"dataset_name={name}", f"method={method}", *GIVEN.get(name, [])]
+    assert resumed(RunDirectory(tmp_path)) == composed(*given, f"output_dir={tmp_path}", f"resume={tmp_path}")
 
 
 def test_no_run_or_a_config_that_does_not_fit_is_told(tmp_path):
@@ -166,8 +181,8 @@ def test_a_full_disk_leaves_no_half_a_config(tmp_path, monkeypatch, no_code_stat
 
     monkeypatch.setattr(run_directory.OmegaConf, "save", save)
     with pytest.raises(UserError, match="No space left"):
-        RunDirectory.create(composed(f"output_dir={tmp_path / 'run'}"))
-    assert list((tmp_path / "run").iterdir()) == []
+        RunDirectory.of(composed(f"output_dir={tmp_path / 'run'}"))
+    assert not list((tmp_path / "run").glob("*config.yaml*"))
 
 
 def git(folder, *arguments: str) -> str:
@@ -195,6 +210,7 @@ def test_the_saved_difference_brings_the_code_back_new_files_included(tmp_path, 
     monkeypatch.setattr(run_directory, "ROOT", work)
     commit, difference = code_state()
     assert commit == git(work, "rev-parse", "HEAD").strip()
+    assert versions()["code"] == f"{commit}-dirty"
     assert git(work, "status", "--porcelain") == status
     (tmp_path / "saved.diff").write_bytes(difference)
     git(copy, "apply", str(tmp_path / "saved.diff"))
@@ -206,10 +222,9 @@ def test_the_saved_difference_brings_the_code_back_new_files_included(tmp_path, 
 def test_where_there_is_no_git_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(run_directory, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    commit, difference = code_state()
-    assert commit.startswith("unknown: ") and "not a git repository" in commit and difference == b""
+    assert code_state() == ("unknown", b"")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert code_state() == ("unknown: git is not installed", b"")
+    assert code_state() == ("unknown", b"") and versions()["code"] == "unknown"
 
 
 @pytest.mark.parametrize("name", ["run", "my run (a, b)", "lr=0.1", "it's", 'say "so"', "a,b", "$HOME", "ä"])
@@ -234,7 +249,7 @@ sys.stdin.read()
         assert other.stdout.readline() == "locked\n"
         before = (run.path / "config.yaml").read_text()
         with pytest.raises(UserError, match=f"Another process trains in {run.path}"):
-            RunDirectory.resume(resumed(run, "num_steps=1"))
+            RunDirectory.of(resumed(run, "num_steps=1"))
         assert (run.path / "config.yaml").read_text() == before
         other.communicate("")
-    RunDirectory.resume(resumed(run))
+    RunDirectory.of(resumed(run))

@@ -7,16 +7,28 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 from torchvision.models import resnet50
 
-from models import Segmenter, build_segmenter, load_segmenter
+from conf.trained import with_settings_of
+from models import segmenters
+from models.predictor import load_predictor
+from models.segmenters.deeplab import Segmenter
+from tests.composition import composed
 from tests.golden_checkpoint import golden_state, write_golden_checkpoint
 from tests.shared import GOLDEN
+from utils import checkpoints
 from utils.errors import UserError
 
 KEYS = json.loads((GOLDEN / "release_checkpoint_keys.json").read_text())
-FROM_SCRATCH = SimpleNamespace(variant="caffe", weights="none", weights_dir="none", init="he")
+FROM_SCRATCH = SimpleNamespace(name="deeplab", variant="caffe", weights="none", weights_dir="none", init="he")
+
+
+def load_segmenter(path: Path) -> torch.nn.Module:
+    """What evaluate.py predicts with, when given ``checkpoint=PATH``."""
+    checkpoint = checkpoints.find(path)
+    return load_predictor(checkpoint, with_settings_of(checkpoint.config, checkpoint.file, composed()))
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -56,13 +68,23 @@ def test_names_and_shapes_are_those_of_the_published_checkpoints(variant: str) -
 def test_parameters_train_at_the_releases_rates_or_not_at_all() -> None:
     segmenter = Segmenter(num_parts=4)
     names = {id(parameter): name for name, parameter in segmenter.named_parameters()}
-    groups = segmenter.parameter_groups(lr=0.5, head_multiplier=10.0)
-    found = {group["lr"]: sorted(names.pop(id(parameter)) for parameter in group["params"]) for group in groups}
+    groups = segmenter.parameter_groups(head_multiplier=10.0)
+    found = {group["multiplier"]: sorted(names.pop(id(parameter)) for parameter in group["params"]) for group in groups}
     expected = json.loads((GOLDEN / "param_groups.json").read_text())
-    assert found == {0.5: sorted(expected["lr_1x"]), 5.0: sorted(expected["lr_10x"])}
+    assert found == {1.0: sorted(expected["lr_1x"]), 10.0: sorted(expected["lr_10x"])}
     assert set(names.values()) == set(expected["frozen"])
     assert not any(segmenter.get_parameter(name).requires_grad for name in expected["frozen"])
-    assert [group["multiplier"] for group in groups] == [1.0, 10.0]
+
+
+def test_a_background_is_one_channel_more_and_no_part() -> None:
+    segmenter = segmenters.build(FROM_SCRATCH, num_parts=3, has_background=True).eval()
+    with torch.no_grad():
+        assert segmenter(torch.randn(1, 3, 32, 32)).shape[1] == 4
+    found = segmenters.from_state(FROM_SCRATCH, segmenter.state_dict(), has_background=True)
+    found.load_state_dict(segmenter.state_dict())
+    assert (found.num_parts, found.has_background) == (segmenter.num_parts, segmenter.has_background) == (3, True)
+    with pytest.raises(UserError, match=r"layer5.conv2d_list.0.weight of the shape \(1 \+ K, C, 3, 3\)"):
+        segmenters.from_state(FROM_SCRATCH, Segmenter(1).state_dict(), has_background=True)
 
 
 @pytest.mark.parametrize("variant", ["caffe", "torchvision"])
@@ -115,21 +137,24 @@ def test_preprocess_of_the_torchvision_variant_is_that_of_its_weights() -> None:
 @pytest.mark.parametrize(("init", "deviation"), [("he", (2 / (64 * 9)) ** 0.5), ("normal", 0.01)])
 def test_weights_from_scratch_are_drawn_as_asked(init: str, deviation: float) -> None:
     torch.manual_seed(0)
-    segmenter = build_segmenter(SimpleNamespace(**vars(FROM_SCRATCH) | {"init": init}), num_parts=3)
+    segmenter = segmenters.build(SimpleNamespace(**vars(FROM_SCRATCH) | {"init": init}), num_parts=3)
     assert segmenter.layer1[1].conv2.weight.std().item() == pytest.approx(deviation, rel=0.05)
     assert segmenter.layer5.conv2d_list[0].weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert segmenter.num_parts == 3
 
 
 def test_own_checkpoints_bring_their_variant_and_number_of_parts(tmp_path: Path) -> None:
-    written = Segmenter(6, "torchvision")
-    config = {"segmenter": {"variant": "torchvision"}}
+    written = Segmenter(6, "torchvision").eval()
+    config = OmegaConf.to_container(composed("segmenter=torchvision", "num_parts=3"))
     (tmp_path / "checkpoints").mkdir()
     payload = {"iter": 1, "model_state_dict": written.state_dict(), "optimizer_state_dict": {}, "config": config}
     torch.save(payload, tmp_path / "checkpoints" / "model_1.pth")
     for path in (tmp_path, tmp_path / "checkpoints" / "model_1.pth"):
         segmenter = load_segmenter(path)
-        assert (segmenter.variant, segmenter.num_parts, segmenter.training) == ("torchvision", 6, False)
+        assert (segmenter.num_parts, segmenter.has_background, segmenter.training) == (6, False, False)
+        inputs = torch.rand(1, 3, 32, 32)
+        with torch.no_grad():
+            assert torch.equal(segmenter(segmenter.preprocess(inputs)), written(written.preprocess(inputs)))
     assert all(torch.equal(tensor, segmenter.state_dict()[name]) for name, tensor in written.state_dict().items())
 
 
@@ -155,10 +180,20 @@ def faulty_payloads() -> dict[str, tuple[dict, str]]:
         "a hole": ({"model_state_dict": without_layer}, "layer3.2.conv1.weight"),
         "another size": ({"model_state_dict": other_size}, "layer4.2.conv1.weight"),
         "an unknown variant": (
-            {"model_state_dict": state, "config": {"segmenter": {"variant": "vit"}}},
-            "'vit'.*caffe, torchvision",
+            {
+                "model_state_dict": state,
+                "config": OmegaConf.to_container(composed()) | {"segmenter": {"name": "deeplab", "variant": "vit"}},
+            },
+            "caffe, torchvision.*'vit'",
         ),
-        "a bare state dict": (without_head, "model_state_dict"),
+        "an unknown segmenter": (
+            {
+                "model_state_dict": state,
+                "config": OmegaConf.to_container(composed()) | {"segmenter": {"name": "vit"}},
+            },
+            "no segmenter 'vit'.*deeplab",
+        ),
+        "a bare state dict of another network": (without_head, "layer5"),
     }
 
 

@@ -17,8 +17,8 @@ LOSSES = ("feature loss", "contrastive loss", "visual loss", "equivariance loss"
 
 
 def losses_and_gradients(trainer: step.Trainer) -> dict[str, tuple[float, list[torch.Tensor]]]:
-    trained = [one for name, one in trainer.raw.segmenter.named_parameters() if name.startswith(("conv1", "layer5"))]
-    found = trainer.raw(trainer.views)
+    trained = [one for name, one in trainer.method.predictor.named_parameters() if name.startswith(("conv1", "layer5"))]
+    found = trainer.method(trainer.views)
     return {name: (loss.item(), torch.autograd.grad(loss, trained, retain_graph=True)) for name, loss in found.items()}
 
 
@@ -38,9 +38,9 @@ def test_the_losses_of_the_reference_step_are_ours(equivariance):
 def times(monkeypatch):
     """The seconds of a small benchmark by row, without its processes for memory."""
 
-    def run(*overrides: str) -> dict[str, list[float]]:
+    def run(*overrides: str, rounds: int = 1) -> dict[str, list[float]]:
         tables = []
-        monkeypatch.setattr(step, "ROUNDS", {"cpu": 1})
+        monkeypatch.setattr(step, "ROUNDS", {"cpu": rounds})
         monkeypatch.setattr(step, "peak_memory", lambda *_: 1.0)
         monkeypatch.setattr(step, "print_times", lambda seconds, *_: tables.append(seconds))
         step.step(composed(*SMALL, *overrides))
@@ -61,11 +61,11 @@ def test_bfloat16_is_measured_once_and_the_reference_stays_in_float32(times, mon
 
     class Watched(step.Reference):
         def losses(self, **given):
-            seen["logits"] = self.segmenter(given["view"]).dtype
+            seen["logits"] = self.predictor(given["view"]).dtype
             return super().losses(**given)
 
     monkeypatch.setattr(step, "Reference", Watched)
-    assert "step, bf16" not in times("precision=bf16")
+    assert "step, bf16" not in times("precision=bf16", rounds=0)
     assert seen == {"logits": torch.float32}
 
 

@@ -34,9 +34,9 @@ def test_every_creature_shows_all_its_parts_and_keypoints_lie_on_them(species):
 
 
 def test_a_set_is_drawn_the_same_everywhere(tmp_path):
-    for name in ("one", "two"):
+    for name in ("first", "second"):
         ensure(tmp_path / name, SMALL)
-    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert files(tmp_path / "first") == files(tmp_path / "second")
 
 
 def test_a_set_that_is_there_is_not_drawn_again_and_another_one_replaces_it(tmp_path):

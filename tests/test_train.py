@@ -18,17 +18,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import train
+from conf.modules import module
+from conf.trained import resumed_config
 from datasets.batch import to_device
 from datasets.loader import StepSampler
 from datasets.synthetic import Synthetic
-from datasets.views import Views
-from evaluation.held_out import HeldOut
+from datasets.transforms.pair import Pair
+from evaluation import progress
+from models import methods
+from models.methods import contrastive_reconstruction
 from tests.composition import composed
 from utils import checkpoints
 from utils.devices import build_fabric
 from utils.errors import UserError
 from utils.finite import FiniteUpdates, NotFinite
-from utils.run_directory import resumed_config
 
 SMALL = (
     "dataset_name=synthetic",
@@ -57,7 +60,7 @@ def resume(path: Path, *overrides: str) -> None:
 
 
 def weights(path: Path, step: int) -> dict[str, torch.Tensor]:
-    return checkpoints.read(path / "checkpoints" / checkpoints.file_name(step))["model_state_dict"]
+    return checkpoints.find(path / "checkpoints" / f"model_{step}.pth").model
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -97,7 +100,7 @@ def test_a_run_interrupted_in_an_evaluation_makes_up_for_it(tmp_path, monkeypatc
         raise Interrupted
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr("evaluation.held_out.HeldOut.evaluate", stop)
+        patch.setattr("evaluation.progress.evaluate", stop)
         run(tmp_path, "broken", "num_steps=1")
     assert not (tmp_path / "broken/evaluation.csv").exists()
     resume(tmp_path / "broken")
@@ -113,16 +116,24 @@ def test_a_gradient_that_is_not_finite_ends_the_run_and_leaves_its_checkpoints_a
 
 
 def test_what_pays_only_for_one_shape_is_left_out_of_evaluations_and_pictures(tmp_path, monkeypatch):
-    def watched(name):
-        function = getattr(train, name)
-        return lambda *given: seen.append((name, torch.backends.cudnn.benchmark)) or function(*given)
+    def watch(place, name):
+        function = getattr(place, name)
+
+        def watched(*given):
+            seen.append((name, torch.backends.cudnn.benchmark))
+            return function(*given)
+
+        monkeypatch.setattr(place, name, watched)
 
     seen = []
-    monkeypatch.setattr(train, "make_views", watched("make_views"))
-    monkeypatch.setattr(train, "examples", watched("examples"))
-    monkeypatch.setattr(HeldOut, "evaluate", lambda *_: seen.append(("evaluate", torch.backends.cudnn.benchmark)))
+    for place, name in (
+        (contrastive_reconstruction.Method, "views"),
+        (progress, "examples"),
+        (progress, "evaluate"),
+    ):
+        watch(place, name)
     run(tmp_path, "run", "num_steps=1")
-    assert seen == [("make_views", True), ("examples", False), ("evaluate", False)]
+    assert seen == [("views", True), ("examples", False), ("evaluate", False)]
 
 
 def test_weights_that_are_not_finite_are_not_saved_though_loss_and_gradient_are(tmp_path):
@@ -135,28 +146,31 @@ def test_weights_that_are_not_finite_are_not_saved_though_loss_and_gradient_are(
 def test_a_gradient_that_is_not_finite_moves_nothing_though_the_loss_is(tmp_path):
     network = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, fused=True)
-    updates, before = FiniteUpdates(optimizer, torch.nn.BatchNorm2d(2)), network.weight.clone()
+    updates, before = FiniteUpdates(optimizer), network.weight.clone()
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, torch.inf)
     loss = torch.ones(())
-    updates.watch(3, {"feature": loss}, loss, torch.tensor(torch.inf))
+    norms = {"gradient_norm": torch.ones(()), "gradient_norm_basis": torch.tensor(torch.inf)}
+    updates.watch(3, {"feature": loss}, loss, norms)
     optimizer.step()
     assert torch.equal(network.weight, before)
-    with pytest.raises(NotFinite, match=r"not finite at step 3 \(gradient_norm\)"):
+    with pytest.raises(NotFinite, match=r"not finite at step 3 \(gradient_norm_basis\)"):
         updates.require_finite()
 
 
-def test_before_a_step_that_is_not_finite_no_checkpoint_is_given_up(tmp_path, monkeypatch):
-    make_views = train.make_views
+def test_of_a_step_that_is_not_finite_no_checkpoint_is_saved_and_none_before_it_given_up(tmp_path, monkeypatch):
+    make_views = contrastive_reconstruction.Method.views
 
-    def poison(batch, *arguments):
-        views = make_views(batch, *arguments)
+    def poison(self, batch, random):
+        views = make_views(self, batch, random)
         return replace(views, lab=views.lab * torch.nan) if batch.step == 3 else views
 
-    monkeypatch.setattr(train, "make_views", poison)
+    monkeypatch.setattr(contrastive_reconstruction.Method, "views", poison)
     with pytest.raises(UserError, match="not finite at step 3"):
         run(tmp_path, "run", "checkpointing.every=2", "checkpointing.keep=1", "evaluation.every=0")
-    assert {file.name for file in (tmp_path / "run/checkpoints").iterdir()} == {"model_2.pth", "model_3.pth"}
+    assert {file.name for file in (tmp_path / "run/checkpoints").iterdir()} == {"model_2.pth"}
+    saved = weights(tmp_path / "run", 2)
+    assert saved["bn1.num_batches_tracked"] == 4 and saved["bn1.running_mean"].isfinite().all()
 
 
 def test_a_step_that_is_not_finite_is_raised_at_the_next_logged_one_with_the_weights_as_they_were(
@@ -164,28 +178,25 @@ def test_a_step_that_is_not_finite_is_raised_at_the_next_logged_one_with_the_wei
 ):
     before = {}
 
-    def poison(batch, *arguments):
-        views = make_views(batch, *arguments)
+    def poison(self, batch, random):
+        views = make_views(self, batch, random)
         if batch.step == 1:
             views.lab.fill_(torch.nan)
         if batch.step == 3:
-            before["broken"] = method[0].segmenter.state_dict()["conv1.weight"].clone()
+            before["broken"] = self.predictor.state_dict()["conv1.weight"].clone()
         return views
 
     method = []
-    build, make_views = train.build_method, train.make_views
-    monkeypatch.setattr(train, "build_method", lambda config: method.append(build(config)) or method[0])
-    monkeypatch.setattr(train, "make_views", poison)
+    build, make_views = methods.build, contrastive_reconstruction.Method.views
+    monkeypatch.setattr(methods, "build", lambda *given: method.append(build(*given)) or method[0])
+    monkeypatch.setattr(contrastive_reconstruction.Method, "views", poison)
     with pytest.raises(UserError, match="not finite at step 1"):
         run(tmp_path, "run", "num_steps=6", "logging.every=4", "checkpointing.every=6", "evaluation.every=0")
     monkeypatch.undo()
     run(tmp_path, "first", "num_steps=1")
     assert torch.equal(before["broken"], weights(tmp_path / "first", 1)["conv1.weight"])
-    assert torch.equal(method[0].segmenter.conv1.weight, before["broken"])
-    saved = checkpoints.read(tmp_path / "run")
-    assert saved["iter"] == 1 and not saved["model_state_dict"]["conv1.weight"].isnan().any()
-    expected = weights(tmp_path / "first", 1)
-    assert all(torch.equal(saved["model_state_dict"][name], expected[name]) for name in expected)
+    assert torch.equal(method[0].predictor.conv1.weight, before["broken"])
+    assert not list((tmp_path / "run/checkpoints").iterdir())
 
 
 def test_half_precision_is_for_networks_and_not_for_their_views():
@@ -196,8 +207,7 @@ def test_half_precision_is_for_networks_and_not_for_their_views():
             seen["grid"], seen["features"] = views.grid.dtype, super().forward(views.image).dtype
             return torch.zeros(())
 
-    grid = torch.zeros(1, 8, 8, 2)
-    views = Views(*[torch.zeros(1, 3, 8, 8)] * 4, foreground=torch.zeros(1, 1, 8, 8), grid=grid, step=0)
+    views = Pair(*[torch.zeros(1, 3, 8, 8)] * 3, foreground=torch.zeros(1, 1, 8, 8), grid=torch.zeros(1, 8, 8, 2))
     build_fabric("cpu", "bf16").setup(Network(3, 4, 3))(views)
     assert seen == {"grid": torch.float32, "features": torch.bfloat16}
 
@@ -254,13 +264,13 @@ def test_a_picture_that_breaks_during_training_is_named_and_the_steps_before_it_
     run(tmp_path, "draws the set", "num_steps=1")
     sampler = list(StepSampler(8, 2, seed=5, first_step=0, num_steps=4))
     seen = {index for step in sampler[:2] for index, _, _ in step}
-    index = next(index for step in sampler[2:] for index, _, _ in step if index not in seen)
+    broken_in, index = next((step, index) for step in (2, 3) for index, _, _ in sampler[step] if index not in seen)
     pictures = sorted((tmp_path / "synthetic/CUB_200_2011/images").rglob("*.png"), key=lambda path: path.stem)
     os.truncate(pictures[index], 30)
     with pytest.raises(UserError, match=pictures[index].name):
         run(tmp_path, "broken", "seed=5", "checkpointing.every=100")
     (saved,) = (tmp_path / "broken/checkpoints").iterdir()
-    assert saved.name in ("model_2.pth", "model_3.pth")
+    assert saved.name == f"model_{broken_in}.pth"
 
 
 def test_a_reader_that_the_system_ends_ends_the_run_with_its_steps_saved(tmp_path, monkeypatch):
@@ -416,24 +426,22 @@ def test_steps_between_two_logged_ones_never_wait_for_the_device(tmp_path, metho
 @needs_cuda
 @pytest.mark.parametrize("method", ["contrastive_reconstruction", "foreground"])
 def test_cuda_sees_no_wait_between_two_logged_steps(tmp_path, monkeypatch, method):
-    def watched(batch, *arguments):
+    synchronize = torch.cuda.synchronize
+
+    def refused(*given):
+        assert torch.cuda.get_sync_debug_mode() == 0, "the device was asked to catch up"
+        synchronize(*given)
+
+    def watched(self, batch, random):
         # The first step makes constants, the last one is logged.
         torch.cuda.set_sync_debug_mode("error" if 0 < batch.step < 5 else "default")
-        return make_views(batch, *arguments)
+        return make_views(self, batch, random)
 
-    make_views = train.make_views
-    monkeypatch.setattr(train, "make_views", watched)
+    trained = module("method", method).Method
+    make_views = trained.views
+    monkeypatch.setattr(trained, "views", watched)
+    monkeypatch.setattr(torch.cuda, "synchronize", refused)  # which the debug mode lets pass
     try:
         run(tmp_path, "run", "num_steps=6", f"method={method}", "device=cuda", *QUIET)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def test_no_module_of_training_asks_the_device_to_catch_up():
-    # Where it is asked for on a GPU alone, no count above sees it.
-    root = Path(train.__file__).parent
-    of_training = [
-        root / "train.py",
-        *(file for folder in ("datasets", "losses", "models", "utils") for file in (root / folder).rglob("*.py")),
-    ]
-    assert [file for file in of_training if "synchronize(" in file.read_text()] == []

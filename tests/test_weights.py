@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
-from models import PerceptualNetwork, build_segmenter
+from models import segmenters
+from models.perceptual import PerceptualNetwork
 from models.weights import RESNET50, VGG, PretrainedWeights, copy_by_name, pretrained_state
 from utils.errors import UserError
 
@@ -123,7 +124,9 @@ def resnet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def segmenter_config(**changes: object) -> SimpleNamespace:
-    return SimpleNamespace(**{"variant": "caffe", "weights": "imagenet", "weights_dir": "none", "init": "he"} | changes)
+    return SimpleNamespace(
+        **{"name": "deeplab", "variant": "caffe", "weights": "imagenet", "weights_dir": "none", "init": "he"} | changes
+    )
 
 
 @pytest.mark.parametrize("variant", ["caffe", "torchvision"])
@@ -131,7 +134,7 @@ def test_a_segmenter_starts_from_its_variants_own_imagenet_weights(
     variant: str, resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(RESNET50, variant, dataclasses.replace(RESNET50[variant], url=resnet_file.as_uri()))
-    segmenter = build_segmenter(segmenter_config(variant=variant, weights_dir=str(tmp_path)), num_parts=5)
+    segmenter = segmenters.build(segmenter_config(variant=variant, weights_dir=str(tmp_path)), num_parts=5)
     state = torch.load(resnet_file, weights_only=True)
     for name, tensor in segmenter.state_dict().items():
         if not name.startswith("layer5") and "num_batches" not in name:
@@ -139,10 +142,10 @@ def test_a_segmenter_starts_from_its_variants_own_imagenet_weights(
 
 
 def test_a_segmenter_starts_from_a_file_and_refuses_one_that_does_not_fit(resnet_file: Path, source: Path) -> None:
-    segmenter = build_segmenter(segmenter_config(weights=str(resnet_file)), num_parts=5)
+    segmenter = segmenters.build(segmenter_config(weights=str(resnet_file)), num_parts=5)
     assert torch.equal(segmenter.conv1.weight, torch.load(resnet_file, weights_only=True)["conv1.weight"])
     with pytest.raises(UserError, match="tiny.pth do not fit.*conv1.weight"):
-        build_segmenter(segmenter_config(weights=str(source)), num_parts=5)
+        segmenters.build(segmenter_config(weights=str(source)), num_parts=5)
 
 
 @pytest.mark.parametrize("network", ["segmenter", "perceptual"])
@@ -154,7 +157,7 @@ def test_a_network_whose_download_fails_is_never_built(
     monkeypatch.setitem(VGG, "vgg19", dataclasses.replace(VGG["vgg19"], url=gone))
     with pytest.raises(UserError, match=f"(?s)gone.pth.*{network}.weights=none"):
         if network == "segmenter":
-            build_segmenter(segmenter_config(weights_dir=str(tmp_path / "w")), num_parts=4)
+            segmenters.build(segmenter_config(weights_dir=str(tmp_path / "w")), num_parts=4)
         else:
             settings = {"network": "vgg19", "layers": {"relu1_1": 1.0}, "weights": "imagenet"}
             PerceptualNetwork(SimpleNamespace(**settings, weights_dir=str(tmp_path / "w")))

@@ -1,6 +1,5 @@
 """A process that reads pictures and is ended by the system is told in one message, whoever waits for it."""
 
-import errno
 import os
 import signal
 import subprocess
@@ -10,12 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from torch.utils.data import DataLoader
 
 from datasets.loader import train_batches
-from evaluation.run import evaluate
 from evaluation.whole_pictures import label_maps
-from tests.quadrants import ColourLabeller
+from tests.quadrants import ColourLabeller, evaluated
 from utils import workers
 from utils.errors import UserError
 
@@ -41,7 +38,7 @@ def test_a_reading_process_that_the_system_ends_is_told_in_one_message(program):
         if program == "training":
             list(train_batches(dataset, seed=5, first_step=0, num_steps=1, **sizes))
         elif program == "evaluation":
-            evaluate(ColourLabeller(), dataset, None, device="cpu", progress=False, **sizes)
+            evaluated(ColourLabeller(), dataset, **sizes)
         else:
             list(label_maps(ColourLabeller(), dataset, device="cpu", **sizes))
 
@@ -54,7 +51,8 @@ def python(code: str) -> subprocess.CompletedProcess:
 def test_a_worker_that_is_ended_does_not_interrupt_what_the_program_does_meanwhile():
     done = python("""
         import os, signal, time
-        from utils import app, workers
+        from conf import app
+        from utils import workers
 
         class Numbers:
             def __len__(self):
@@ -84,15 +82,20 @@ def test_a_prediction_whose_reader_is_ended_ends_with_status_2(tmp_path):
         import os, signal, sys
         import predict
         from datasets.synthetic import Synthetic
-        from tests.test_predict import save_segmenter
-        from pathlib import Path
-        from utils import app
+        from models.segmenters.deeplab import Segmenter
+        from tests.composition import composed
+        from utils import checkpoints
+        from omegaconf import OmegaConf
+        from conf import app
+        from conf.schema import PredictConfig
 
         Synthetic.__getitem__ = lambda self, index: os.kill(os.getpid(), signal.SIGKILL)
-        checkpoint = save_segmenter(Path({str(tmp_path)!r}) / "model_1.pth", 1, "foreground")
-        sys.argv += ["task=foreground", f"checkpoint={{checkpoint}}", "dataset_root={tmp_path}", "image_size=32"]
+        config = composed("method=foreground", "dataset_name=synthetic")
+        payload = {{"iter": 1, "model_state_dict": Segmenter(1).state_dict(), "config": OmegaConf.to_container(config)}}
+        checkpoints.save("{tmp_path}/model_1.pth", payload)
+        sys.argv += ["checkpoint={tmp_path}/model_1.pth", "dataset_root={tmp_path}", "image_size=32"]
         sys.argv += ["dataset.drawing.num_train=2", "dataset.drawing.num_test=2", "loader.num_workers=1"]
-        app.run("predict", predict.predict)
+        app.run("predict", predict.predict, PredictConfig)
     """)
     assert done.returncode == 2, done.stderr
     assert "A process that reads pictures was ended from outside" in done.stderr and "Traceback" not in done.stderr
@@ -173,12 +176,3 @@ def test_a_batch_that_cannot_be_handed_over_is_not_waited_for(capfd):
     with pytest.raises(UserError, match=MESSAGE):
         list(workers.loader(CannotBeHandedOver(), num_workers=1, batch_size=None))
     assert "cannot hand them over" in capfd.readouterr().err
-
-
-def test_readers_that_cannot_be_started_are_told(monkeypatch):
-    def no_files_left(_):
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(DataLoader, "__iter__", no_files_left)
-    with pytest.raises(UserError, match="Cannot start 60 processes.*Too many open files.*lower loader.num_workers"):
-        list(workers.loader(Waiting(0), num_workers=60, batch_size=None))

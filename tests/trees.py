@@ -7,14 +7,15 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from datasets.cub import CUB
+from datasets.cub import CUB, Options
 
 KEYPOINTS = ("beak", "left eye", "right eye", "tail")
 
 
 def cub(root: Path, split: str, mask: str, **options) -> CUB:
     """The data set with the published crop, unless ``options`` say otherwise."""
-    return CUB(root, split, mask, **{"box_padding": 0.05, "box_jitter": 0.05, "flip_probability": 0.5} | options)
+    published = {"box_padding": 0.05, "box_jitter": 0.05, "flip_probability": 0.5}
+    return CUB(root, split, mask, Options(**published | options))
 
 
 def draw_cub_tree(

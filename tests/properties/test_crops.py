@@ -9,11 +9,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from datasets import crops
+from datasets.base import Boxed
 from datasets.box_crops import BoxCrops
-from datasets.deepfashion import DeepFashion
+from datasets.deepfashion import DeepFashion, Options
 from datasets.sample import Sample
-from evaluation.keypoints import KeypointProtocol
+from evaluation.protocols.keypoints import Protocol
 from tests.properties import seeds, tried
+from tests.quadrants import ColourLabeller, draw_split, evaluation_options
 from tests.trees import draw_deepfashion_tree
 
 KEYPOINTS = 25
@@ -108,7 +110,7 @@ def changes():
     padding = st.floats(0, 0.5)
 
     def boxed(size, padding, jitter, seed):
-        boxes = Boxes(box_padding=padding, box_jitter=jitter, flip_probability=0.5)
+        boxes = Boxes(Boxed(padding, jitter), flip_probability=0.5)
         return lambda sample: boxes.train_crop(sample, size, np.random.default_rng(seed))
 
     def whole(width, height):
@@ -137,9 +139,8 @@ def test_keypoints_and_masks_move_with_the_pixels(sample, change, mirrored):
 @tried(60)
 @given(coordinate_pictures(), st.integers(8, 100), st.tuples(*[st.floats(0.1, 1)] * 2), st.floats(1, 2), seeds)
 def test_random_crops_of_deepfashion_move_all_together(deepfashion, sample, size, area, aspect, seed):
-    dataset = DeepFashion(
-        deepfashion, "train", "gt", crop_area=sorted(area), crop_aspect=(1 / aspect, aspect), flip_probability=0.0
-    )
+    options = Options(crop_area=sorted(area), crop_aspect=[1 / aspect, aspect], flip_probability=0.0)
+    dataset = DeepFashion(deepfashion, "train", "gt", options)
     after = dataset.train_crop(sample, size, np.random.default_rng(seed))
     assert after.image.shape == (size, size, 3)
     assert_pixels_mask_and_keypoints_moved_together(sample, after)
@@ -190,13 +191,13 @@ def test_a_cut_of_a_cut_is_one_cut(sample, outer, inner):
 @tried(60)
 @given(coordinate_pictures(), st.integers(8, 80), *[st.floats(0, 1)] * 2, seeds)
 def test_a_training_crop_shows_nothing_beyond_its_region(sample, size, padding, jitter, seed):
-    boxes = Boxes(box_padding=padding, box_jitter=jitter, flip_probability=0.5)
+    boxes = Boxes(Boxed(padding, jitter), flip_probability=0.5)
     height, width = sample.foreground.shape
     left, top, right, bottom = np.clip(boxes.train_region(sample) + [0, 0, 1, 1], 0, [width, height] * 2)
     blank = replace(sample, image=np.full_like(sample.image, 77), foreground=np.zeros_like(sample.foreground))
     blank.image[top:bottom, left:right] = sample.image[top:bottom, left:right]
     blank.foreground[top:bottom, left:right] = sample.foreground[top:bottom, left:right]
-    expected, found = (boxes.train_crop(one, size, np.random.default_rng(seed)) for one in (sample, blank))
+    expected, found = (boxes.train_crop(picture, size, np.random.default_rng(seed)) for picture in (sample, blank))
     np.testing.assert_array_equal(found.image, expected.image)
     np.testing.assert_array_equal(found.foreground, expected.foreground)
 
@@ -248,20 +249,20 @@ def test_every_random_box_lies_in_the_picture(shape, area, aspect, seed):
 def test_inputs_of_the_keypoint_protocol_move_keypoints_with_the_pixels(sample, size):
     extent = sample.box[2:] - sample.box[:2] + 1
     assume(extent.max() < 50 * np.floor(extent.min()))
-    protocol = KeypointProtocol(KEYPOINTS, 4, size=size)
+    protocol = Protocol(draw_split("drawn", 1), ColourLabeller(), evaluation_options(size=size))
     picture = np.array(sample.foreground.shape[::-1])
     # As published, the file's corner counts from one and cuts a picture that counts from zero.
     start = np.minimum((sample.box[:2] + 1).astype(int), picture - 1)
     stop = np.clip((sample.box[:2] + 1).astype(int) + extent.astype(int), start + 1, picture)
-    for one, shown in zip(protocol.inputs(sample, fitted=False), (picture, stop - start), strict=True):
-        height, width = one.foreground.shape
+    for found, shown in zip(protocol.inputs(sample, fitted=False), (picture, stop - start), strict=True):
+        height, width = found.foreground.shape
         assert height % 16 == width % 16 == 0 and min(height, width) == size // 16 * 16
         # The enlarged picture has whole pixels, keypoints are multiplied by the exact scale.
         exact, scale = size / shown.min(), size * shown // shown.min() / shown
         margin = np.ceil(2 * scale)
-        for (x, y, visible), moved in zip(sample.keypoints, one.keypoints, strict=True):
+        for (x, y, visible), moved in zip(sample.keypoints, found.keypoints, strict=True):
             column, row = np.round(moved[:2] - 0.5).astype(int)
             if visible and (margin <= [column, row]).all() and ([column, row] < [width, height] - margin).all():
                 # Half a pixel of the picture for counting from one, half of the input for rounding, 8 bits.
                 allowed = 0.5 + 0.5 / scale + (exact / scale - 1) * picture + 0.6
-                assert (np.abs(one.image[row, column, :2] / 2 - [x, y]) <= allowed).all()
+                assert (np.abs(found.image[row, column, :2] / 2 - [x, y]) <= allowed).all()

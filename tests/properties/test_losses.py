@@ -10,10 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-import losses
 from benchmarks import formulas
-from datasets import views
+from datasets.transforms import warp
 from losses import feature
+from losses.contrastive import contrastive_loss, draw_positives
+from losses.descriptors import part_descriptors
+from losses.equivariance import equivariance_loss
+from losses.feature import feature_loss
+from losses.foreground import foreground_loss
+from losses.visual import visual_consistency_loss
 from tests.properties import seeds, tried
 
 
@@ -71,9 +76,9 @@ def cases(draw, dtypes=(torch.float32, torch.float64), largest=1e30) -> Case:
             "soft": values, "hard": values > 0.5, "full": pixel * 0 + 1, "empty": pixel * 0, "pixel": pixel
         }[kind][None]  # fmt: skip
 
-    points = views.control_points(3)
+    points = warp.control_points(3)
     moved = [
-        views.move_control_points(
+        warp.move_control_points(
             points,
             rng.uniform(-0.1, 0.1, points.shape),
             rng.uniform(0.5, 1.5),
@@ -83,7 +88,7 @@ def cases(draw, dtypes=(torch.float32, torch.float64), largest=1e30) -> Case:
         for _ in range(n)
     ]
     if n > 1:
-        positives = losses.draw_positives(n, k, rng)
+        positives = draw_positives(n, k, rng)
     else:
         positives = torch.zeros(n, k, dtype=torch.int64)
     return Case(
@@ -92,7 +97,7 @@ def cases(draw, dtypes=(torch.float32, torch.float64), largest=1e30) -> Case:
         features=[tensor(feature_scale * rng.normal(size=(n, c, *size))) for c, *size in maps],
         lab=tensor(rng.uniform((0, -100, -100), (100, 100, 100), (n, h, w, 3))).permute(0, 3, 1, 2),
         foreground=tensor(np.stack([foreground(kind) for kind in kinds])),
-        grid=views.sampling_grid(np.stack(moved), h, w).to(dtype),
+        grid=warp.sampling_grid(np.stack(moved), h, w).to(dtype),
         descriptors=tensor(rng.normal(size=(n, k, 6)) * (rng.random((n, k, 1)) < 0.9)),
         positives=positives,
         temperature=draw(st.sampled_from([0.07, 0.19, 1.0])),
@@ -104,14 +109,14 @@ def cases(draw, dtypes=(torch.float32, torch.float64), largest=1e30) -> Case:
 def all_losses(case: Case) -> dict[str, Tensor]:
     """The four losses; the contrastive one only of two images or more."""
     found = {
-        "feature": losses.feature_loss(case.masks, case.features, case.foreground),
-        "visual": losses.visual_consistency_loss(case.masks, case.lab, case.foreground),
-        "equivariance": losses.equivariance_loss(
+        "feature": feature_loss(case.masks, case.features, case.foreground),
+        "visual": visual_consistency_loss(case.masks, case.lab, case.foreground),
+        "equivariance": equivariance_loss(
             case.logits, case.logits_of_warped, case.grid, case.foreground, formula=case.formula
         ),
     }
     if len(case.logits) > 1:
-        found["contrastive"] = losses.contrastive_loss(
+        found["contrastive"] = contrastive_loss(
             case.descriptors, case.temperature, case.positives, negatives=case.negatives
         )
     return found
@@ -251,8 +256,8 @@ def test_consistency_losses_are_zero_where_each_part_has_one_feature(case, seed)
     case = replace(case, features=[painted], lab=painted)
     tolerance = left_by_epsilon(case, float(vectors.square().sum(2).max()))
     bounds = rounding(case)
-    assert abs(float(losses.feature_loss(hard, [painted], case.foreground))) <= tolerance + bounds["feature"]
-    assert abs(float(losses.visual_consistency_loss(hard, painted, case.foreground))) <= tolerance + bounds["visual"]
+    assert abs(float(feature_loss(hard, [painted], case.foreground))) <= tolerance + bounds["feature"]
+    assert abs(float(visual_consistency_loss(hard, painted, case.foreground))) <= tolerance + bounds["visual"]
 
 
 @tried(40)
@@ -276,8 +281,8 @@ def test_two_parts_made_one_are_never_more_consistent(case):
     merged = torch.cat([parts[:, :1] + parts[:, 1:2], parts[:, 2:]], dim=1)
     bounds = rounding(case)
     for name, function, seen in (
-        ("feature", losses.feature_loss, case.features),
-        ("visual", losses.visual_consistency_loss, case.lab),
+        ("feature", feature_loss, case.features),
+        ("visual", visual_consistency_loss, case.lab),
     ):
         values = seen if isinstance(seen, list) else [seen]
         squares = sum(float(one.square().sum(1).max()) for one in values)
@@ -300,7 +305,7 @@ def test_only_the_foreground_counts(case, seed):
     )
     found, expected = all_losses(changed), all_losses(case)
     assert found["feature"] == expected["feature"] and found["visual"] == expected["visual"]
-    z, of_changed = (losses.part_descriptors(one.masks, case.features, case.foreground) for one in (case, changed))
+    z, of_changed = (part_descriptors(one.masks, case.features, case.foreground) for one in (case, changed))
     assert torch.equal(z, of_changed)
     changed = replace(changed, logits=case.logits)  # those outside do reach the warped foreground's soft border
     assert all_losses(changed)["equivariance"] == expected["equivariance"]
@@ -310,7 +315,7 @@ def test_only_the_foreground_counts(case, seed):
 @given(cases(), seeds)
 def test_the_equivariance_loss_is_zero_for_a_network_that_follows_the_warp(case, seed):
     def loss(of_warped: Tensor) -> float:
-        return float(losses.equivariance_loss(case.logits, of_warped, case.grid, case.foreground, formula=case.formula))
+        return float(equivariance_loss(case.logits, of_warped, case.grid, case.foreground, formula=case.formula))
 
     following = grid_sample(case.logits, case.grid, align_corners=True)
     assert loss(following) == 0
@@ -324,7 +329,7 @@ def test_the_equivariance_loss_is_zero_for_a_network_that_follows_the_warp(case,
 @given(cases(largest=3.0))
 def test_the_papers_equivariance_is_the_releases_in_both_directions(case):
     def loss(one: Tensor, other: Tensor, formula: str) -> float:
-        return float(losses.equivariance_loss(one, other, case.grid, case.foreground, formula=formula))
+        return float(equivariance_loss(one, other, case.grid, case.foreground, formula=formula))
 
     # Logits that are the same all over a picture are left as they are by a warp that stays in it.
     case = replace(case, grid=case.grid.clamp(-1, 1))
@@ -347,11 +352,11 @@ def test_the_contrastive_loss_lies_between_its_bounds(case):
     tolerance = rounding(case)["contrastive"]
     assert low - tolerance <= loss <= high + tolerance
     same = case.descriptors[:1, :1].expand(n, k, -1)
-    collapsed = losses.contrastive_loss(same, case.temperature, case.positives, negatives=case.negatives)
+    collapsed = contrastive_loss(same, case.temperature, case.positives, negatives=case.negatives)
     assert abs(float(collapsed) - math.log1p(negatives)) <= tolerance
     if k == 2:
         opposite = torch.stack([torch.ones(n, 6), -torch.ones(n, 6)], dim=1).to(case.descriptors)
-        best = losses.contrastive_loss(opposite, case.temperature, case.positives, negatives=case.negatives)
+        best = contrastive_loss(opposite, case.temperature, case.positives, negatives=case.negatives)
         assert abs(float(best) - low) <= tolerance
 
 
@@ -372,7 +377,7 @@ def test_the_contrastive_loss_sees_directions_alone(case, seed):
 @given(st.integers(2, 9), st.integers(1, 16), st.sampled_from(["uniform", "release"]), seeds)
 def test_positives_are_of_other_images(num_images, num_parts, rule, seed):
     assume(num_images > 2 or rule == "uniform")
-    drawn = losses.draw_positives(num_images, num_parts, np.random.default_rng(seed), rule)
+    drawn = draw_positives(num_images, num_parts, np.random.default_rng(seed), rule)
     own = torch.arange(num_images)[:, None]
     assert drawn.shape == (num_images, num_parts) and 0 <= drawn.min() and drawn.max() < num_images
     assert (drawn != own).all()
@@ -383,10 +388,10 @@ def test_positives_are_of_other_images(num_images, num_parts, rule, seed):
 @given(cases(), seeds)
 def test_descriptors_follow_their_parts_and_images_and_lie_among_the_features(case, seed):
     rng = np.random.default_rng(seed)
-    z = losses.part_descriptors(case.masks, case.features, case.foreground)
+    z = part_descriptors(case.masks, case.features, case.foreground)
     images, parts = (torch.from_numpy(rng.permutation(size)) for size in z.shape[:2])
     masks = case.masks[images][:, parts]
-    moved = losses.part_descriptors(masks, [one[images] for one in case.features], case.foreground[images])
+    moved = part_descriptors(masks, [one[images] for one in case.features], case.foreground[images])
     scale = torch.cat([one.abs().amax((2, 3)) for one in case.features], dim=1)
     bound = case.eps * (case.lab[0].numel() + 64) * scale[:, None]
     assert ((moved - z[images][:, parts]).abs() <= 2 * bound[images]).all()
@@ -399,11 +404,11 @@ def test_descriptors_follow_their_parts_and_images_and_lie_among_the_features(ca
 @given(cases(), seeds)
 def test_the_foreground_loss_is_symmetric_and_zero_for_the_sure_and_right(case, seed):
     logits, mask = case.logits[:, :1], case.foreground
-    loss = losses.foreground_loss(logits, mask)
+    loss = foreground_loss(logits, mask)
     assert loss.isfinite() and loss >= 0
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(mask)))
     tolerance = case.eps * (mask.numel() + 8) * (float(logits.abs().max()) + 1)
-    for same in (losses.foreground_loss(-logits, 1 - mask), losses.foreground_loss(logits[order], mask[order])):
+    for same in (foreground_loss(-logits, 1 - mask), foreground_loss(logits[order], mask[order])):
         assert abs(float(same - loss)) <= tolerance
     hard = (mask > 0.5).to(mask.dtype)
-    assert losses.foreground_loss(1e4 * (2 * hard - 1), hard) == 0
+    assert foreground_loss(1e4 * (2 * hard - 1), hard) == 0

@@ -11,21 +11,27 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-import losses
-from datasets import views
 from datasets.batch import TrainBatch
-from datasets.views import Jitter
-from models.methods.contrastive_reconstruction import ContrastiveReconstruction
-from models.methods.foreground import Foreground
+from datasets.transforms import colour, warp
+from datasets.transforms.colour import Jitter
+from datasets.transforms.lab import rgb_to_lab
+from datasets.transforms.pair import JitterAndWarp, Pair, jittered_pair
+from losses.foreground import foreground_loss
+from models.methods import contrastive_reconstruction, foreground
 from tests.properties import seeds, tried
+from utils.seeding import Randomness
 
 # Colours
 
 
-def augmentation(**changes) -> SimpleNamespace:
+def augmentation(**changes) -> JitterAndWarp:
     published = dict(jitter_probability=0.8, brightness=0.3, contrast=0.3, saturation=0.2, hue=0.2)
     published |= dict(greyscale_probability=0.2, control_points=5, noise=0.01, scale=[0.5, 1 / 0.7])
-    return SimpleNamespace(**published | dict(rotation=60.0, translation=0.1) | changes)
+    return JitterAndWarp(**published | dict(rotation=60.0, translation=0.1) | changes)
+
+
+def make_pair(batch: TrainBatch, numbers: JitterAndWarp, seed: int) -> Pair:
+    return jittered_pair(batch, numbers, Randomness(seed, batch.step, batch.places))
 
 
 STILL = dict(
@@ -52,51 +58,51 @@ def jitters():
 @given(pictures(), st.lists(jitters(), min_size=4, max_size=4))
 def test_jitter_gives_whole_numbers_and_no_image_sees_another(image, draws):
     draws = draws[: len(image)]
-    together = views.jitter(image.clone(), draws)
+    together = colour.jitter(image.clone(), draws)
     assert torch.equal(together, together.round()) and 0 <= together.min() and together.max() <= 255
     for place, draw in enumerate(draws):
-        alone = views.jitter(image[place : place + 1].clone(), [draw])
+        alone = colour.jitter(image[place : place + 1].clone(), [draw])
         assert torch.equal(alone[0], together[place])
         if draw.greyscale:
             assert (alone == alone[:, :1]).all()
-    assert torch.equal(views.jitter(image.flip(0), draws[::-1]), together.flip(0))
+    assert torch.equal(colour.jitter(image.flip(0), draws[::-1]), together.flip(0))
 
 
 @tried(60)
 @given(pictures(channels=1), jitters())
 def test_grey_stays_grey(image, draw):
     grey = image.repeat(1, 3, 1, 1)
-    after = views.jitter(grey.clone(), [draw] * len(grey))
+    after = colour.jitter(grey.clone(), [draw] * len(grey))
     assert (after == after[:, :1]).all()
-    assert torch.equal(views.jitter(grey.clone(), [Jitter((), draw.factors, greyscale=True)] * len(grey)), grey)
+    assert torch.equal(colour.jitter(grey.clone(), [Jitter((), draw.factors, greyscale=True)] * len(grey)), grey)
 
 
 @tried(60)
 @given(pictures(), st.permutations(range(4)), st.integers(0, 4))
 def test_factors_that_change_nothing_change_nothing(image, order, count):
     draw = Jitter(tuple(order[:count]), (1.0, 1.0, 1.0, 0.0), greyscale=False)
-    assert torch.equal(views.jitter(image.clone(), [draw] * len(image)), image)
+    assert torch.equal(colour.jitter(image.clone(), [draw] * len(image)), image)
 
 
 @tried(25)
 @given(pictures(most=5), st.integers(0, 10**6), seeds, st.data())
 def test_views_of_an_image_do_not_depend_on_the_rest_of_the_batch(image, step, seed, data):
-    def made(first: int, last: int, images: Tensor) -> views.Views:
+    def made(first: int, last: int, images: Tensor) -> Pair:
         mask = (images[:, :1] > 128).float()
         batch = TrainBatch(images.to(torch.uint8), mask, [""] * len(images), step, first_place=first)
-        return views.make_views(batch, augmentation(jitter_probability=1.0), seed)
+        return make_pair(batch, augmentation(jitter_probability=1.0), seed)
 
     assume(min(image.shape[2:]) > 1)
     place = data.draw(st.integers(0, len(image) - 1))
     others = 255 - image
     others[place] = image[place]
-    for one in (made(0, len(image), others), made(place, place + 1, image[place : place + 1])):
-        found = place if len(one.image) > 1 else 0
+    for part in (made(0, len(image), others), made(place, place + 1, image[place : place + 1])):
+        found = place if len(part.image) > 1 else 0
         whole = made(0, len(image), image)
-        for name in ("image", "jittered", "jittered_to_warp", "lab", "foreground"):
-            assert torch.equal(getattr(one, name)[found], getattr(whole, name)[place]), name
+        for name in ("image", "jittered", "jittered_to_warp", "foreground"):
+            assert torch.equal(getattr(part, name)[found], getattr(whole, name)[place]), name
         # A product of another shape may round another way: the last bit.
-        torch.testing.assert_close(one.grid[found], whole.grid[place], atol=0, rtol=2e-7)
+        torch.testing.assert_close(part.grid[found], whole.grid[place], atol=0, rtol=2e-7)
 
 
 # Warps
@@ -116,12 +122,12 @@ def inverse(scale: float, angle: float, translation: np.ndarray) -> tuple[float,
     return (
         1 / scale,
         -angle,
-        -views.move_control_points(translation[None], np.zeros(2), 1 / scale, -angle, np.zeros(2))[0],
+        -warp.move_control_points(translation[None], np.zeros(2), 1 / scale, -angle, np.zeros(2))[0],
     )
 
 
 def grid_of(side: int, size: tuple[int, int], noise: np.ndarray | float, similarity) -> Tensor:
-    return views.sampling_grid(views.move_control_points(views.control_points(side), noise, *similarity)[None], *size)
+    return warp.sampling_grid(warp.move_control_points(warp.control_points(side), noise, *similarity)[None], *size)
 
 
 def pixel_places(height: int, width: int) -> np.ndarray:
@@ -153,18 +159,18 @@ def test_a_warp_without_noise_is_the_similarity_at_every_pixel(grid, similarity)
 def test_warps_are_linear_in_where_the_points_go_and_do_not_mix_images(grid, seed, factor):
     side, size = grid
     moved = np.random.default_rng(seed).uniform(-1, 1, (2, side * side, 2))
-    both = views.sampling_grid(moved, *size)
-    combined = views.sampling_grid(moved[:1] + factor * moved[1:], *size)
+    both = warp.sampling_grid(moved, *size)
+    combined = warp.sampling_grid(moved[:1] + factor * moved[1:], *size)
     # Between the points the interpolation overshoots, by no more than its Lebesgue constant.
     bound = DIGITS * (1 + abs(factor)) * lebesgue(side, size)
     assert (combined[0] - both[0] - factor * both[1]).abs().max() <= bound
-    assert (views.sampling_grid(moved[::-1].copy(), *size) - both.flip(0)).abs().max() <= bound
+    assert (warp.sampling_grid(moved[::-1].copy(), *size) - both.flip(0)).abs().max() <= bound
 
 
 def lebesgue(side: int, size: tuple[int, int]) -> float:
     """The most that the interpolation can be of values of at most 1 at the points."""
     single = np.repeat(np.eye(side * side)[..., None], 2, axis=-1)
-    return float(views.sampling_grid(single, *size)[..., 0].abs().sum(0).max())
+    return float(warp.sampling_grid(single, *size)[..., 0].abs().sum(0).max())
 
 
 @tried(40)
@@ -190,7 +196,7 @@ def test_a_picture_warped_there_and_back_is_the_picture(side, size, similarity, 
     places = pixel_places(height, width)
     a, b, phase = wave
     picture = torch.from_numpy(np.sin(places @ [a, b] + phase))[None, None]
-    there, back = (grid_of(side, size, 0.0, one).double() for one in (similarity, inverse(*similarity)))
+    there, back = (grid_of(side, size, 0.0, moved).double() for moved in (similarity, inverse(*similarity)))
     returned = grid_sample(grid_sample(picture, there, align_corners=True), back, align_corners=True)[0, 0].numpy()
 
     # Bilinear interpolation errs by at most step^2 / 8 times the second derivative, along each axis; that of the wave
@@ -231,27 +237,31 @@ def picture_batch(count: int, size: tuple[int, int], seed: int) -> TrainBatch:
 def test_in_training_picture_and_mask_are_warped_alike(count, size, num_parts, noise, seed):
     batch = picture_batch(count, size, seed)
     changes = dict(jitter_probability=0.0, greyscale_probability=0.0, noise=noise, rotation=180.0, translation=0.3)
-    made = views.make_views(batch, augmentation(**changes), seed)
+    numbers, random = augmentation(**changes), Randomness(seed, batch.step, batch.places)
 
     settings = SimpleNamespace(temperature=0.19, negatives="all_images", positives="release", equivariance="paper")
     segmenter = ColoursAlone(num_parts, seed)
     perceptual = torch.nn.Module()
     perceptual.forward = lambda image: [image]
-    method = ContrastiveReconstruction(segmenter, perceptual, settings, seed)
+    method = contrastive_reconstruction.Method(segmenter, perceptual, settings, numbers)
+    seen_by_losses = method.views(batch, random)
+    assert torch.equal(seen_by_losses.lab, rgb_to_lab(seen_by_losses.pair.image))
     # Zero but for rounding: linear maps of pixels and of interpolated ones, logits below 10.
-    assert abs(float(method(made)["equivariance"])) <= DIGITS * 10
+    assert abs(float(method(seen_by_losses)["equivariance"])) <= DIGITS * 10
 
     # A picture of the mask, to a network that copies it: what it says of the warped picture is the warped mask.
     seen = []
     copying = torch.nn.Module()
     copying.preprocess = lambda images: images
     copying.forward = lambda inputs: seen.append(inputs[:, :1]) or inputs[:, :1]
+    of_masks = foreground.Method(copying, numbers)
+    made = of_masks.views(batch, random)
     made = replace(
         made, jittered=made.foreground.repeat(1, 3, 1, 1), jittered_to_warp=made.foreground.repeat(1, 3, 1, 1)
     )
-    loss = Foreground(copying)(made)["foreground"]
+    loss = of_masks(made)["foreground"]
     warped = grid_sample(made.foreground, made.grid, align_corners=True)
-    expected = (losses.foreground_loss(made.foreground, made.foreground) + losses.foreground_loss(warped, warped)) / 2
+    expected = (foreground_loss(made.foreground, made.foreground) + foreground_loss(warped, warped)) / 2
     assert torch.equal(seen[0], made.foreground) and torch.equal(seen[1], warped)
     assert float(loss) == float(expected)
 
@@ -260,7 +270,7 @@ def test_in_training_picture_and_mask_are_warped_alike(count, size, num_parts, n
 @given(st.integers(1, 3), st.tuples(*[st.integers(2, 33)] * 2), st.integers(2, 6), seeds)
 def test_draws_that_change_nothing_leave_the_views_the_picture(count, size, control_points, seed):
     batch = picture_batch(count, size, seed)
-    made = views.make_views(batch, augmentation(**STILL, control_points=control_points), seed)
+    made = make_pair(batch, augmentation(**STILL, control_points=control_points), seed)
     assert torch.equal(made.jittered, made.image) and torch.equal(made.jittered_to_warp, made.image)
     warped = grid_sample(made.image, made.grid, align_corners=True)
     # A place wrong in its last digits is a colour wrong by as much as neighbours differ, at most 1, in each direction.

@@ -1,0 +1,168 @@
+"""Broken folders of one's own pictures, and pictures and masks of every kind that are none of ours to read."""
+
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.mistakes.damage import cut, everywhere, flat, missing, pixels, png, replace_file, write
+from tests.mistakes.harness import Damage, DataSet
+
+FOLDER = DataSet("folder", ".", "dataset.train_mask=gt dataset.eval_mask=gt")
+CSV = "name,keypoint,x,y\ncreature_001,eye,3,4\ncreature_004,eye,5,6\n"
+
+
+def picture(content: bytes | str | Damage) -> Damage:
+    """The first picture, with another content."""
+    return replace_file("images/*01.jpg", content)
+
+
+def mask(name: str, values, mode: str | None = None, **options) -> Damage:
+    """The mask of the first picture under another name, with other values."""
+
+    def damage(root: Path) -> None:
+        new = (root / "masks/creature_001.png").rename(root / f"masks/{name}")
+        pixels(values, mode, **options)(new)
+
+    return damage
+
+
+PIXELS = bytes(8 * 9)
+BOMB = png(30_000, 30_000, 8, 0, PIXELS)
+BOMB_OF_TEXT = png(8, 8, 8, 0, PIXELS, (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(1 << 23))))
+PROGRAM_FOR_A_PRINTER = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n"
+
+PICTURES = [
+    FOLDER.broken("missing", picture(missing), "images/creature_001", "1 of 9 files"),
+    FOLDER.broken("empty", picture(b""), "creature_001.jpg", "it is empty"),
+    FOLDER.broken("text", picture("hi"), "creature_001.jpg", "none of", "JPEG"),
+    FOLDER.broken("a program for a printer", picture(PROGRAM_FOR_A_PRINTER), "creature_001.jpg", "none of BMP"),
+    FOLDER.broken("32 bits", picture(pixels(flat(70000, "int32"), format="TIFF")), "creature_001.jpg has 32 bits"),
+    FOLDER.broken(
+        "fractions",
+        picture(pixels(flat(0.5, "float32"), format="TIFF")),
+        "creature_001.jpg has 32 bits",
+        "8 or 16",
+    ),
+    FOLDER.broken("bomb", picture(BOMB), "creature_001.jpg", "900000000"),
+    FOLDER.broken("bomb of text", picture(BOMB_OF_TEXT), "creature_001.jpg", "too large"),
+    FOLDER.broken(
+        "two of one name",
+        lambda root: shutil.copy(root / "images/creature_001.jpg", root / "images/creature_001.png"),
+        "creature_001.jpg",
+        "creature_001.png",
+        "differ in their ending only",
+    ),
+]
+
+MASKS = [
+    FOLDER.broken("missing", replace_file("masks/*01.png", missing), "masks/creature_001.png"),
+    FOLDER.broken("damaged", replace_file("masks/*01.png", cut(0.5)), "masks/creature_001.png"),
+    FOLDER.broken(
+        "another size",
+        mask("creature_001.png", lambda height, width: np.ones((20, 30), np.uint8)),
+        "masks/creature_001.png is 30 x 20 pixels",
+        "images/creature_001.jpg",
+    ),
+    FOLDER.broken(
+        "of a turned picture",
+        mask("creature_001.png", lambda height, width: np.ones((width, height), np.uint8)),
+        "masks/creature_001.png",
+        "EXIF",
+    ),
+    FOLDER.broken(
+        "JPEG of 0 and 1",
+        mask("creature_001.jpg", flat(1)),
+        "masks/creature_001.jpg has values up to 1",
+        "128",
+    ),
+    FOLDER.broken(
+        "coloured",
+        mask("creature_001.png", lambda height, width: np.full((height, width, 3), (9, 0, 0), np.uint8)),
+        "masks/creature_001.png is a coloured picture",
+    ),
+    FOLDER.broken(
+        "CMYK",
+        mask("creature_001.tif", flat(0, channels=(3,)), "CMYK"),
+        "masks/creature_001.tif is a coloured picture (CMYK)",
+    ),
+    FOLDER.broken("soft", mask("creature_001.tif", flat(0.5, "float32")), "masks/creature_001.tif has fractions"),
+    FOLDER.broken(
+        "names of their own",
+        everywhere("masks/*.png", lambda path: path.rename(path.with_name(f"mask_{path.name}"))),
+        "mask_creature_001.png",
+        "images/creature_001.jpg",
+        "give masks the names",
+    ),
+    FOLDER.broken(
+        "label above the parts",
+        replace_file("parts/*01.png", pixels(flat(9))),
+        "parts/creature_001.png has labels from 9 to 9",
+        "to 4",
+    ),
+]
+
+
+def keypoints(content: str | bytes) -> Damage:
+    return write("keypoints.csv", content)
+
+
+LISTS = [
+    FOLDER.broken(
+        "coordinate in words",
+        keypoints(CSV + "creature_002,eye,3,four\n"),
+        "keypoints.csv, line 4: expected numbers",
+        "four",
+    ),
+    FOLDER.broken(
+        "a field without an end",
+        keypoints(CSV + "creature_002," + "eye" * 50_000 + ",3,4\n"),
+        "keypoints.csv, line 4: field larger than field limit",
+    ),
+    FOLDER.broken(
+        "a row without its last columns",
+        keypoints("x,y,keypoint,name\n3,4,eye,creature_001\n3,4\n"),
+        "keypoints.csv, line 3: expected a value in each of the columns x, y, keypoint, name",
+    ),
+    FOLDER.broken(
+        "semicolons", keypoints(CSV.replace(",", ";")), "keypoints.csv, line 1: no column", "name;keypoint;x;y"
+    ),
+    FOLDER.broken(
+        "another encoding",
+        keypoints((CSV + "creature_002,Flügel,3,4\n").encode("latin-1")),
+        "keypoints.csv is not in UTF-8",
+    ),
+    FOLDER.broken(
+        "keypoint of another scale",
+        keypoints(CSV.replace("3,4", "3,400")),
+        "keypoints.csv: the eye at (3, 400)",
+        "creature_001.jpg",
+    ),
+    FOLDER.broken(
+        "a picture in both lists",
+        write("train.txt", "creature_001\ncreature_004\ncreature_005\n"),
+        "in train.txt and in test.txt: creature_001",
+    ),
+    FOLDER.broken("listed in vain", write("train.txt", "a\ncreature_004"), "images/a"),
+]
+
+
+@pytest.mark.parametrize("row", PICTURES)
+def test_a_picture_that_cannot_be_read_is_refused_by_name(row, refused):
+    refused(row)
+
+
+@pytest.mark.parametrize("row", MASKS)
+def test_a_mask_that_cannot_be_meant_is_refused_by_name(row, refused):
+    refused(row)
+
+
+@pytest.mark.parametrize("row", LISTS)
+def test_a_list_that_cannot_be_meant_is_refused_with_its_line(row, refused):
+    refused(row)
+
+
+def test_a_whole_folder_is_read(read_whole):
+    read_whole(FOLDER)

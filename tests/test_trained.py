@@ -1,0 +1,157 @@
+"""What a checkpoint was trained with, under what the command line gives."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.trained import is_on_own_data, num_parts_asked, with_settings_of
+from tests.composition import composed, given
+from tests.shared import GOLDEN
+from utils.errors import UserError
+
+FILE = Path("runs/mine/checkpoints/model_5.pth")
+
+
+def trained(*overrides: str) -> dict:
+    """The config in the checkpoint of ``python train.py OVERRIDES``."""
+    return OmegaConf.to_container(composed(*overrides))
+
+
+def used(checkpoint: dict | None, *overrides: str, name: str = "evaluate") -> DictConfig:
+    """What ``python NAME.py checkpoint=... OVERRIDES`` goes by."""
+    with given(f"checkpoint={FILE}", *overrides, name=name) as config:
+        return with_settings_of(checkpoint, FILE, config)
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict"])
+def test_the_checkpoint_wins_over_the_defaults_and_the_command_line_over_both(name):
+    run = trained(
+        *("num_parts=7", "image_size=64", "seed=5", "evaluation.size=96", "evaluation.label_resize=nearest"),
+        *("segmenter=torchvision", "perceptual=vgg16", "method.temperature=0.5", "augmentation.noise=0.1"),
+        *("loss_weights.visual=3", "batch_size=3", "evaluation.batch_size=2", "num_steps=10"),
+    )
+    config = used(run, "seed=8", "evaluation.size=128", "perceptual.weights=none", name=name)
+    assert (config.num_parts, config.image_size, config.segmenter.variant) == (7, 64, "torchvision")
+    assert (config.method.temperature, config.augmentation.noise, config.loss_weights.visual) == (0.5, 0.1, 3)
+    assert config.evaluation.label_resize == "nearest"
+    assert (config.perceptual.network, config.perceptual.layers) == ("vgg16", {"relu3_2": 0.33, "relu5_3": 1.0})
+    # Given.
+    assert (config.seed, config.evaluation.size, config.perceptual.weights) == (8, 128, "none")
+    # How a run is trained, and how fast it is evaluated, is not what it is.
+    assert (config.batch_size, config.evaluation.batch_size, config.num_steps) == (6, 8, 60000)
+
+
+def test_a_group_that_is_given_wins_whole():
+    config = used(trained("perceptual=vgg19", "perceptual.weights=none"), "perceptual=vgg16")
+    assert config.perceptual == composed("perceptual=vgg16").perceptual
+
+
+def test_another_method_than_the_default_brings_its_nodes():
+    run = trained("method=foreground", "loss_weights.foreground=2")
+    config = used(run)
+    assert config.method == {"name": "foreground"} and config.loss_weights == {"foreground": 2}
+    assert used(run, "method=foreground").loss_weights == {"foreground": 2}
+    with pytest.raises(UserError, match=f"{FILE} was trained with method=foreground: leave out method=contrastive_rec"):
+        used(run, "method=contrastive_reconstruction")
+
+
+def test_a_published_checkpoint_leaves_the_config_as_it_is():
+    for nothing in (None, {}):
+        assert used(nothing, "num_parts=9") == composed(f"checkpoint={FILE}", "num_parts=9", name="evaluate")
+
+
+def test_the_data_are_the_runs_own_unless_others_are_named(capsys):
+    run = trained("dataset_name=folder", "dataset_root=/mine", "dataset.test_share=0.5", "dataset.box_padding=0.2")
+    config = used(run)
+    assert (config.dataset_name, config.dataset_root) == ("folder", "/mine")
+    assert (
+        config.dataset == composed("dataset_name=folder", "dataset.test_share=0.5", "dataset.box_padding=0.2").dataset
+    )
+    assert is_on_own_data(run, config)
+    named = used(run, "dataset_name=folder")
+    assert (named.dataset_root, named.dataset) == (config.dataset_root, config.dataset), "it is its own"
+    assert capsys.readouterr().out == ""
+
+    other = used(run, "dataset_name=DF", "dataset.eval_mask=gt")
+    assert (other.dataset_name, other.dataset_root) == ("DF", "data")
+    assert other.dataset == composed("dataset_name=DF", "dataset.eval_mask=gt").dataset
+    assert not is_on_own_data(run, other)
+    told = "Trained on dataset_name=folder dataset_root=/mine; now on dataset_name={} dataset_root={}.\n"
+    assert capsys.readouterr().out == told.format("DF", "data")
+
+
+def test_keys_of_the_data_are_put_on_top_of_the_runs_own(capsys):
+    run = trained("dataset_name=folder", "dataset_root=/mine", "dataset.test_share=0.5")
+    config = used(run, "dataset.eval_mask=supervised")
+    assert (config.dataset.name, config.dataset.test_share, config.dataset.eval_mask) == ("folder", 0.5, "supervised")
+    assert config.dataset_root == "/mine" and capsys.readouterr().out == ""
+    config = used(run, "dataset_root=/yours", "dataset.box_padding=0.3")
+    assert (config.dataset_name, config.dataset_root) == ("folder", "/yours")
+    assert (config.dataset.test_share, config.dataset.box_padding) == (0.5, 0.3)
+    assert not is_on_own_data(run, config)
+    assert capsys.readouterr().out.endswith("; now on dataset_name=folder dataset_root=/yours.\n")
+
+
+def test_a_root_is_the_same_however_it_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = trained("dataset_root=mine")
+    assert is_on_own_data(run, used(run, f"dataset_root={tmp_path}/mine"))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_key_of_the_runs_own_data_set_can_be_given_though_the_default_set_has_none():
+    run = trained("dataset_name=PP", "dataset.category=car")
+    assert used(run, "dataset_name=PP", "dataset.category=dog").dataset.category == "dog"
+    assert used(run).dataset.category == "car"
+
+
+def test_a_key_that_the_runs_data_set_has_not_is_refused_by_name():
+    run = trained("dataset_name=DF")
+    with pytest.raises(OmegaConfBaseException, match="full_key: dataset.box_padding"):
+        used(run, "dataset.box_padding=0.1")
+
+
+def test_another_folder_or_category_of_the_same_data_set_is_told_and_another_mask_is_none(capsys):
+    run = trained()
+    used(run, "dataset.eval_mask=gt")
+    assert capsys.readouterr().out == ""
+    used(run, "dataset.folder=elsewhere")
+    assert "dataset.folder=elsewhere." in capsys.readouterr().out
+
+
+def test_a_value_of_the_two_together_is_checked():
+    run = trained() | {"image_size": 8}
+    with pytest.raises(UserError, match="image_size must be at least 32, not 8"):
+        used(run)
+    assert used(run, "image_size=64").image_size == 64
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"method": {"name": "unheard"}}, "There is no method 'unheard'"),
+        ({"segmenter": {"name": "deeplab", "depth": 101}}, "Key 'depth' not in"),
+        ({"image_size": "large"}, "Value 'large'"),
+        ({"num_partz": 4}, "Key 'num_partz' not in"),
+        ({"optimizer": {}}, "optimizer is required"),
+    ],
+)
+def test_a_config_of_another_version_is_refused_by_name(change, why):
+    with pytest.raises(UserError, match=f"^{FILE} does not fit this version of the code: .*{why}.*use that one"):
+        used(trained() | change)
+
+
+def test_a_config_of_format_1_is_taken():
+    run = OmegaConf.to_container(OmegaConf.load(GOLDEN / "config_format_1/synthetic_foreground.yaml"))
+    config = used(run)
+    wanted = composed("dataset_name=synthetic", "method=foreground")
+    for key in ("dataset", "method", "segmenter", "perceptual", "loss_weights", "augmentation", "num_parts"):
+        assert config[key] == wanted[key], key
+
+
+def test_k_is_asked_for_where_it_is_given_or_nothing_else_says_it():
+    for overrides, expected in (((), (None, 4)), (("num_parts=6",), (6, 6))):
+        with given(f"checkpoint={FILE}", *overrides, name="evaluate") as config:
+            assert (num_parts_asked(config, always=False), num_parts_asked(config, always=True)) == expected

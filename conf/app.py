@@ -82,11 +82,12 @@ def _attempt(task: Callable[[DictConfig], None], config: DictConfig, schema: typ
     """The exit status of a task, and the error that it was told to have ended with."""
     try:
         config = typed(config, schema)
-        if chosen := next((key for key in given_keys() if key.split("/")[0] == "recipe" and not config.resume), None):
-            raise UserError(f"{chosen} follows from method and dataset_name: leave it out.")
-        if config.resume is not None and schema is not TrainConfig:
+        if config.resume is None:
+            if recipe := next((key for key in given_keys() if key.split("/")[0] == "recipe"), None):
+                raise UserError(f"{recipe} follows from method and dataset_name: leave it out.")
+        elif schema is not TrainConfig:
             raise UserError(f"resume is for training. To use a run: checkpoint={config.resume}")
-        if config.resume is not None:
+        else:
             config = resumed_config(config, list(HydraConfig.get().overrides.task))
         task(validate(config))
     except (UserError, OmegaConfBaseException) as error:

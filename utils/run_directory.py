@@ -32,10 +32,12 @@ UNTRACKED_LIMIT = 1_000_000  # bytes: larger files that git does not know are le
 class RunDirectory:
     """Holds ``config.yaml`` (resolved), ``code/``, ``checkpoints/``, ``pictures/`` and the log's files.
 
-    One that :meth:`of` gives is this process's own, until it has been left as a context: ``lock`` is locked.
+    One that :meth:`of` gives is this process's own, until it has been left as a context: ``lock`` is locked. It knows
+    the :func:`versions` that it was begun, or gone on, with.
     """
 
     path: Path
+    versions: dict[str, str] = field(default_factory=dict, compare=False)
     _lock: IO[str] | None = field(default=None, repr=False, compare=False)
 
     def __enter__(self) -> Self:
@@ -61,17 +63,18 @@ class RunDirectory:
             else:
                 path = Path(config.resume)
                 code = path / "code" / f"resumed_{datetime.now():%Y-%m-%d_%H-%M-%S}"
-            run = cls(path, _locked(path))
+            state = code_state()
+            run = cls(path, versions(state), _locked(path))
             for folder in (code, path / "checkpoints", path / "pictures"):
                 folder.mkdir(parents=True, exist_ok=True)
             if config.resume is not None:
                 shutil.copyfile(path / "config.yaml", code / "config_before.yaml")
             with written_whole(path / "config.yaml") as part:
                 OmegaConf.save(config, part)
-            commit, difference = code_state()
-            (code / "commit.txt").write_text(commit + "\n")
-            (code / "uncommitted.diff").write_bytes(difference)
-            lines = [f"command: {shlex.join(sys.argv)}", *(f"{name}: {number}" for name, number in versions().items())]
+            (code / "commit.txt").write_text(state[0] + "\n")
+            (code / "uncommitted.diff").write_bytes(state[1])
+            numbers = (f"{name}: {number}" for name, number in run.versions.items())
+            lines = [f"command: {shlex.join(sys.argv)}", *numbers]
             (code / "environment.txt").write_text("\n".join(lines) + "\n")
         except OSError as error:
             place = error.filename or config.resume or config.output_dir
@@ -143,9 +146,13 @@ def code_state() -> tuple[str, bytes]:
             return "unknown", b""
 
 
-def versions() -> dict[str, str]:
-    """The code's commit, and versions of Python, the packages that make the numbers, and the accelerator."""
-    commit, difference = code_state()
+def versions(state: tuple[str, bytes] | None = None) -> dict[str, str]:
+    """The code's commit, and versions of Python, the packages that make the numbers, and the accelerator.
+
+    Args:
+        state: of the code, where it has been asked for already; asking goes through all of its files.
+    """
+    commit, difference = state or code_state()
     # Reversed: of two on the path the first is imported.
     installed = {package.name: package.version for package in reversed([*distributions()])}
     return {

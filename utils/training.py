@@ -14,7 +14,7 @@ from utils.finite import FiniteUpdates, require_finite_weights
 from utils.logging import RunLogger
 from utils.optimizer import build_optimizer, clip_gradients, restore_optimizer, set_learning_rate
 from utils.ranks import Ranks
-from utils.run_directory import RunDirectory, to_resume, versions
+from utils.run_directory import RunDirectory, to_resume
 from utils.seeding import Randomness
 from utils.signals import TO_STOP, Signals
 
@@ -59,7 +59,6 @@ class Training:
             restore_optimizer(self.optimizer.optimizer, checkpoint.optimizer, str(checkpoint.file))
         self.network.train()
         self._updates = FiniteUpdates(self.optimizer.optimizer)
-        self._versions = versions()
 
     def random(self, batch: Any) -> Randomness:
         """The random numbers of this rank's part of a step: ``batch`` has ``step`` and ``places``."""
@@ -128,7 +127,7 @@ class Training:
             "precision_state_dict": self.ranks.fabric.strategy.precision.state_dict(),
             "format": checkpoints.FORMAT,
             "config": OmegaConf.to_container(self.config),
-            "versions": self._versions,
+            "versions": run.versions,
         } | ({"method_state_dict": beside} if beside else {})
         options = self.config.checkpointing
         file = run.path / f"checkpoints/model_{self.step}.pth"

@@ -65,6 +65,11 @@ def restore(predictor: nn.Module, state: Mapping[str, Tensor], file: Path | str)
     except RuntimeError as error:
         first_fault = str(error).splitlines()[1].strip()
         raise UserError(f"The checkpoint {file} does not fit the network: {first_fault[:300]}") from error
+    require_finite(state, file)
+
+
+def require_finite(state: Mapping[str, Tensor], file: Path | str) -> None:
+    """Raises UserError where a tensor of a checkpoint has numbers that are not finite; the message names both."""
     if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise UserError(
             f"The checkpoint {file} is of no use: {broken[0]} has numbers that are not finite. Give an earlier one."

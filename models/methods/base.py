@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from datasets.batch import TrainBatch
 from datasets.sample import Purpose
 from models import segmenters
-from models.predictor import restore
+from models.predictor import require_finite, restore
 from utils.checkpoints import Checkpoint
 from utils.errors import UserError
 from utils.seeding import Randomness
@@ -120,8 +120,7 @@ class Method(nn.Module):
                 f"The checkpoint {file} does not fit the method: of what is trained beside the network, {wrong[0]} has "
                 f"the shape {_shape(found, wrong[0])} there and {_shape(wanted, wrong[0])} here."
             )
-        if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
-            raise UserError(f"The checkpoint {file} is of no use: {broken[0]} has numbers that are not finite.")
+        require_finite(state, file)
         self.load_state_dict(state, strict=False)
 
     def load(self, checkpoint: Checkpoint) -> None:

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from evaluation.labellers.kmeans import KMeansLabeller, Options
-from models.initialisation import seeded_initialisation
+from models.initialisation import new_perceptual_network
 from models.perceptual import PerceptualNetwork
 from utils.devices import memory_format
 
@@ -30,7 +30,5 @@ class KMeansFeatures(KMeansLabeller):
 
 def build(options: Options, config: DictConfig, num_parts: int, device: torch.device) -> KMeansFeatures:
     """The perceptual network is that of ``config``; UserError where its pretrained weights cannot be had."""
-    with seeded_initialisation(config.seed, "perceptual network"):
-        perceptual = PerceptualNetwork(config.perceptual)
-    perceptual = perceptual.to(device, memory_format=memory_format(config.channels_last))
+    perceptual = new_perceptual_network(config).to(device, memory_format=memory_format(config.channels_last))
     return KMeansFeatures(perceptual, options, num_parts, config.seed)

@@ -6,8 +6,7 @@ import torch
 from omegaconf import DictConfig
 
 from evaluation.labellers.segmenter import SegmenterLabeller
-from models import segmenters
-from models.initialisation import seeded_initialisation
+from models.initialisation import new_segmenter
 from utils.devices import memory_format
 
 
@@ -24,6 +23,5 @@ class Untrained(SegmenterLabeller):
 
 def build(options: Options, config: DictConfig, num_parts: int, device: torch.device) -> Untrained:
     """The network of ``config``; UserError where its pretrained weights cannot be had."""
-    with seeded_initialisation(config.seed, "segmenter"):
-        segmenter = segmenters.build(config.segmenter, num_parts)
+    segmenter = new_segmenter(config, num_parts)
     return Untrained(segmenter.to(device, memory_format=memory_format(config.channels_last)).eval())

@@ -17,8 +17,7 @@ from losses.descriptors import part_descriptors
 from losses.equivariance import equivariance_loss
 from losses.feature import feature_loss
 from losses.visual import visual_consistency_loss
-from models import segmenters
-from models.initialisation import seeded_initialisation
+from models.initialisation import new_perceptual_network, new_segmenter
 from models.methods import base
 from models.perceptual import PerceptualNetwork
 from utils.ranks import gathered, num_ranks
@@ -100,10 +99,7 @@ class Method(base.Method):
 
     @classmethod
     def from_config(cls, config: DictConfig) -> Self:
-        with seeded_initialisation(config.seed, "segmenter"):
-            predictor = segmenters.build(config.segmenter, config.num_parts)
-        with seeded_initialisation(config.seed, "perceptual network"):
-            perceptual = PerceptualNetwork(config.perceptual)
+        predictor, perceptual = new_segmenter(config, config.num_parts), new_perceptual_network(config)
         return cls(predictor, perceptual, config.method, config.augmentation)
 
     @torch.no_grad()

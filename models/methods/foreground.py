@@ -12,8 +12,7 @@ from datasets.batch import TrainBatch
 from datasets.transforms.pair import JitterAndWarp, Pair, jittered_pair
 from datasets.transforms.warp import warp
 from losses.foreground import foreground_loss
-from models import segmenters
-from models.initialisation import seeded_initialisation
+from models.initialisation import new_segmenter
 from models.methods import base
 from utils.errors import UserError
 from utils.seeding import Randomness
@@ -56,8 +55,7 @@ class Method(base.Method):
     @classmethod
     def from_config(cls, config: DictConfig) -> Self:
         """From the whole config, of which ``num_parts`` and ``perceptual`` play no role."""
-        with seeded_initialisation(config.seed, "segmenter"):
-            return cls(segmenters.build(config.segmenter, num_parts=1), config.augmentation)
+        return cls(new_segmenter(config, num_parts=1), config.augmentation)
 
     @classmethod
     def predictor_of(cls, config: DictConfig, state: Mapping[str, Tensor]) -> nn.Module:

@@ -16,8 +16,7 @@ from losses.landmark_equivariance import landmark_equivariance_loss
 from losses.orthonormality import orthonormality_loss
 from losses.scops_equivariance import scops_equivariance_loss
 from losses.semantic_consistency import semantic_consistency_loss
-from models import segmenters
-from models.initialisation import seeded_initialisation
+from models.initialisation import new_perceptual_network, new_segmenter, seeded_initialisation
 from models.methods import base
 from models.perceptual import PerceptualNetwork
 from utils.ranks import num_ranks
@@ -86,10 +85,8 @@ class Method(base.Method):
 
     @classmethod
     def from_config(cls, config: DictConfig) -> Self:
-        with seeded_initialisation(config.seed, "segmenter"):
-            predictor = segmenters.build(config.segmenter, config.num_parts, has_background=True)
-        with seeded_initialisation(config.seed, "perceptual network"):
-            perceptual = PerceptualNetwork(config.perceptual)
+        predictor = new_segmenter(config, config.num_parts, has_background=True)
+        perceptual = new_perceptual_network(config)
         channels = sum(features.shape[1] for features in perceptual(torch.zeros(1, 3, 32, 32)))
         with seeded_initialisation(config.seed, "basis"):
             basis = torch.randn(config.num_parts, channels).abs()

@@ -1,10 +1,10 @@
 """k-means on colours."""
 
 import torch
-from kornia.color import rgb_to_lab
 from omegaconf import DictConfig
 from torch import Tensor
 
+from datasets.transforms.lab import rgb_to_lab
 from evaluation.labellers.kmeans import KMeansLabeller, Options
 
 

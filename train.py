@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from functools import partial
 
 from lightning.fabric import seed_everything
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import datasets
 from conf import app
@@ -49,6 +49,10 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
         seed=config.seed,
         on_error=config.dataset.on_error,
     )
+    first = partial(batches, first_step=0, num_workers=config.loader.num_workers)
+    measured = method.measure(lambda count: (batch.to(fabric.device) for batch in first(num_steps=count)))
+    for key, value in measured.items():
+        OmegaConf.update(config, key, value)
     own_batches = batches(
         first_step=training.step,
         num_steps=config.num_steps,

@@ -23,16 +23,9 @@ NODES = {
     "loss_weights": ("method", "LossWeights"),
     "augmentation": ("method", "Augmentation"),
     "segmenter": ("segmenter", "Options"),
+    "perceptual": ("perceptual", "Options"),
     "dataset": ("dataset", "Options"),
 }
-
-
-@dataclass
-class Perceptual:
-    network: str = choice("vgg19", "vgg16")
-    weights: str = MISSING
-    weights_dir: str = MISSING
-    layers: dict[str, float] = number(above=0)
 
 
 @dataclass
@@ -112,7 +105,7 @@ class TrainConfig:
     loss_weights: Any = MISSING
     dataset: Any = MISSING
     segmenter: Any = MISSING
-    perceptual: Perceptual = MISSING
+    perceptual: Any = MISSING
     method: Any = MISSING
     optimizer: Any = MISSING
     augmentation: Any = MISSING
@@ -170,7 +163,7 @@ def typed(raw: DictConfig | Mapping[str, Any], schema: type = TrainConfig) -> Di
         OmegaConfBaseException: a key that is none, or a value of another type; it has ``full_key``.
     """
     config = OmegaConf.structured(schema)
-    raw = OmegaConf.to_container(OmegaConf.create(raw))
+    raw = _with_text_keys(OmegaConf.to_container(OmegaConf.create(raw)))
     for node, (kind, dataclass_name) in NODES.items():
         config[node] = OmegaConf.structured(getattr(module(kind, _name(raw, kind)), dataclass_name))
     config.optimizer = OmegaConf.structured(OPTIMIZERS.get(_name(raw, "optimizer"), SGD))
@@ -232,6 +225,11 @@ def _brought() -> Iterator[tuple[str, str, type]]:
         yield "optimizer.", f"optimizer.name={name}", options
     for name in names("baseline"):
         yield f"baselines.{name}.", f"baseline=[{name}]", module("baseline", name).Options
+
+
+def _with_text_keys(value: Any) -> Any:
+    """``{2: 1.5}`` and ``{"2": 1.5}`` are one mapping: layers have indices or names."""
+    return {str(key): _with_text_keys(own) for key, own in value.items()} if isinstance(value, Mapping) else value
 
 
 def _name(raw: Mapping[str, Any], node: str) -> str:

@@ -10,6 +10,9 @@ from typing import Any
 # dataset_name -> dataset.name, of format 1.
 _DATASETS = {"CUB": "cub", "DF": "deepfashion", "PP": "pascal_part", "folder": "folder", "synthetic": "synthetic"}
 
+# What perceptual networks were before there were others.
+_PERCEPTUAL = {"scale": "published", "matched_to": 22200.0, "matched_on": 8, "factor": None, "sobel": False}
+
 # Keys of earlier command lines, and what to give now.
 NEW_FORMS = {
     "evaluation.baselines": "give baseline=[untrained,kmeans_features,kmeans_colours], or some of these",
@@ -22,6 +25,8 @@ NEW_FORMS = {
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of an earlier version, as plain mappings, in the form of this one; one of this version as it is."""
     config = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
+    if "name" not in config.get("perceptual", {"name": None}):
+        config["perceptual"] |= {"name": "vgg", **_PERCEPTUAL}
     if "name" in config.get("dataset", {"name": None}):
         return config
     for node in ("dataset", "method", "optimizer"):

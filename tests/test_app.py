@@ -87,4 +87,4 @@ def test_hydras_own_options_work(program):
     shown = program("--cfg", "job", "dataset_name=synthetic")
     assert shown.returncode == 0 and "dataset_name: synthetic\n" in shown.stdout
     help_text = program("--help")
-    assert help_text.returncode == 0 and "segmenter: caffe, torchvision" in help_text.stdout
+    assert help_text.returncode == 0 and "segmenter: caffe, dinov2_vits14" in help_text.stdout

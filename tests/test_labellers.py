@@ -1,5 +1,4 @@
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from evaluation.labellers.kmeans import Options
 from evaluation.labellers.kmeans_colours import KMeansColours
 from evaluation.labellers.kmeans_features import KMeansFeatures
 from evaluation.labellers.segmenter import of_predictor
+from models import perceptual
 from tests.composition import composed
 from tests.quadrants import draw_split
 from utils.errors import UserError
@@ -123,10 +123,9 @@ def test_features_are_concatenated_at_the_size_of_the_finest_map():
 
 
 def test_k_means_on_the_perceptual_network_gives_k_scores():
-    from models.perceptual import PerceptualNetwork
-
-    config = SimpleNamespace(network="vgg19", layers={"relu3_2": 0.33, "relu4_1": 1.0}, weights="none", weights_dir="")
-    labeller = KMeansFeatures(PerceptualNetwork(config), OPTIONS, 2, seed=0)
+    options = composed("perceptual.weights=none").perceptual
+    options.layers = {"relu3_2": 0.33, "relu4_1": 1.0}
+    labeller = KMeansFeatures(perceptual.build(options), OPTIONS, 2, seed=0)
     batches = training_batches(count=2, size=64)
     labeller.fit(batches)
     assert labeller.scores(batches[0].images, batches[0].foreground).shape == (1, 2, 16, 16)

@@ -11,18 +11,22 @@ from torchvision.models import get_model
 from torchvision.models.vgg import VGG
 from torchvision.transforms.functional import normalize
 
+from models import perceptual
 from models.perceptual import PerceptualNetwork
 from utils.errors import UserError
 
 
 def build(**changes: object) -> PerceptualNetwork:
     settings = {
+        "name": "vgg",
         "network": "vgg19",
         "layers": {"relu3_2": 0.33, "relu5_4": 1.0},
         "weights": "none",
         "weights_dir": "none",
+        "scale": "published",
+        "sobel": False,
     }
-    return PerceptualNetwork(SimpleNamespace(**settings | changes))
+    return perceptual.build(SimpleNamespace(**settings | changes))
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
-from models import segmenters
-from models.perceptual import PerceptualNetwork
+from models import perceptual, segmenters
 from models.weights import RESNET50, VGG, PretrainedWeights, copy_by_name, pretrained_state
 from utils.errors import UserError
 
@@ -159,5 +158,11 @@ def test_a_network_whose_download_fails_is_never_built(
         if network == "segmenter":
             segmenters.build(segmenter_config(weights_dir=str(tmp_path / "w")), num_parts=4)
         else:
-            settings = {"network": "vgg19", "layers": {"relu1_1": 1.0}, "weights": "imagenet"}
-            PerceptualNetwork(SimpleNamespace(**settings, weights_dir=str(tmp_path / "w")))
+            settings = {
+                "name": "vgg",
+                "network": "vgg19",
+                "layers": {"relu1_1": 1.0},
+                "weights": "imagenet",
+                "sobel": False,
+            }
+            perceptual.build(SimpleNamespace(**settings, weights_dir=str(tmp_path / "w")))

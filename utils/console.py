@@ -1,5 +1,6 @@
 """Where the programs print to."""
 
+import os
 import sys
 from contextlib import suppress
 from typing import Any, TextIO
@@ -8,6 +9,12 @@ from rich.console import Console
 
 # One for progress and notes: bars drawn by different parts of a program then keep clear of each other.
 stderr = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """A line of text on standard error, once a machine where a run has several processes."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        stderr.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Lenient:

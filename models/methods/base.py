@@ -4,7 +4,7 @@ A module of a method defines four names: ``Options``, ``LossWeights`` and ``Augm
 nodes ``method``, ``loss_weights`` and ``augmentation``, and ``Method``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -70,6 +70,18 @@ class Method(nn.Module):
             UserError: they are of another network.
         """
         return segmenters.from_state(config.segmenter, state, cls.has_background)
+
+    def measure(self, batches: Callable[[int], Iterable[TrainBatch]]) -> dict[str, Any]:
+        """What the constants of its networks are to be for the run's own data: what each child's ``measure`` gives.
+
+        Args:
+            batches: the first so many of the run, whole, whichever rank asks, on the method's device.
+
+        Returns:
+            The keys of the config that keep it, and their values; none where the config had them.
+        """
+        measuring = [child for child in self.children() if hasattr(child, "measure")]
+        return {key: value for child in measuring for key, value in child.measure(batches).items()}
 
     def views(self, batch: TrainBatch, random: Randomness) -> Any:
         """What :meth:`forward` sees of a batch, on the batch's device, without gradient."""

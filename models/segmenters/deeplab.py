@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from conf.fields import choice
+from models.segmenters.head import DilatedHead
 from models.weights import RESNET50, copy_by_name, pretrained_state
 from utils.errors import UserError
 
@@ -23,8 +24,9 @@ class Options:
 
     Attributes:
         variant: ``"caffe"`` is the paper's; see :class:`Segmenter`.
-        weights: ``"imagenet"`` (the variant's own), ``"none"`` or the path of a ResNet-50 state dict with torchvision's
-            names.
+        weights: ``"imagenet"`` (the variant's own), ``"none"``, or the path or URL of a ResNet-50 with torchvision's
+            names; the path of a run of this project starts from that one's segmenter, head included where K is the
+            same.
         weights_dir: looked in before a download.
         init: of new weights, read with ``weights="none"`` alone: ``"he"`` or ``"normal"`` (N(0, 0.01), the release's).
     """
@@ -34,22 +36,6 @@ class Options:
     weights: str = MISSING
     weights_dir: str = MISSING
     init: str = choice("he", "normal")
-
-
-class DilatedHead(nn.Module):
-    """Sum of four dilated 3 x 3 convolutions from ``in_channels`` to ``out_channels`` logits."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv2d_list = nn.ModuleList(
-            nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=dilation, dilation=dilation)
-            for dilation in (6, 12, 18, 24)
-        )
-        for convolution in self.conv2d_list:
-            nn.init.normal_(convolution.weight, std=0.01)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return sum(convolution(features) for convolution in self.conv2d_list)
 
 
 class Segmenter(ResNet):
@@ -112,7 +98,7 @@ def build(options: DictConfig, num_parts: int, has_background: bool) -> Segmente
     segmenter = Segmenter(num_parts, options.variant, has_background)
     if options.weights != "none":
         state = pretrained_state(options.weights, RESNET50[options.variant], options.weights_dir, "segmenter.weights")
-        copy_by_name(segmenter, state, source=f"segmenter.weights={options.weights}", skip=HEAD)
+        copy_by_name(segmenter, state, f"segmenter.weights={options.weights}", optional=(HEAD, "num_batches_tracked"))
     elif options.init == "normal":
         for layer in segmenter.modules():
             if isinstance(layer, nn.Conv2d):

@@ -14,7 +14,7 @@ TYPOS = [
     row("a key", "train.py num_stepz=3", "Did you mean 'num_steps'?"),
     row("a key without a value", "train.py num_stepz", "Did you mean 'num_steps'?"),
     row("without its group", "train.py lr=1", "Did you mean 'optimizer.lr'?"),
-    row("of two groups", "train.py weights=none", "Did you mean 'perceptual.weights' or 'segmenter.weights'?"),
+    row("of two groups", "train.py weights=none", "Did you mean 'segmenter.weights' or 'perceptual.weights'?"),
     row("in a group", "train.py optimizer.lrr=1", "Did you mean 'optimizer.lr'?"),
     row("added by force", "train.py +logging.wnadb=offline", "Did you mean 'logging.wandb'?"),
     row("a group", "train.py segmentr=caffe", "Did you mean 'segmenter'?"),

@@ -1,0 +1,117 @@
+"""Any network that timm has as the backbone of a segmenter, under one of two heads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from omegaconf import MISSING, DictConfig
+from torch import Tensor, nn
+
+from conf.fields import choice, number, numbers
+from models.backbone import Backbone
+from models.segmenters.head import DilatedHead, convolution_head
+from models.weights import copy_by_name
+from utils.errors import UserError
+
+HEADS = {"deeplab": DilatedHead, "convolution": convolution_head}
+OWN = "backbone.model."  # before the names of the backbone in checkpoints of this project
+
+
+@dataclass
+class Options:
+    """Keys of the node ``segmenter``.
+
+    Attributes:
+        network: timm's name of the backbone.
+        weights: ``"hub"`` (timm's), ``"none"`` (random), ``package:NAME``, or the path or URL of a file; the path of a
+            run of this project starts from that one's segmenter, head included where K is the same.
+        weights_dir: of downloads.
+        layer: index or name of the layer whose map the head sees: a stage, or a transformer's block; ``-1``: the last.
+        output_stride: pixels of a cell of a convolutional network's map; null: as the network has it.
+        head: ``"deeplab"`` (four dilated 3 x 3 convolutions) or ``"convolution"`` (one).
+        frozen: index or name of a layer that keeps its pretrained weights, with all before it; null: all are trained.
+        batch_norm: ``"fixed"``: normalises by the statistics of the pretraining; ``"trained"``: by the batch. Scale and
+            shift are learnt in both.
+        mean, deviation: of the network's inputs, R, G, B in [0, 1]; null: those of timm's weights.
+    """
+
+    name: str = MISSING
+    network: str = MISSING
+    weights: str = MISSING
+    weights_dir: str = MISSING
+    layer: str = MISSING
+    output_stride: int | None = number(low=1)
+    head: str = choice(*HEADS)
+    frozen: str | None = MISSING
+    batch_norm: str = choice("fixed", "trained")
+    mean: list[float] | None = numbers(3)
+    deviation: list[float] | None = numbers(3, above=0)
+
+
+class Segmenter(nn.Module):
+    """Part logits from images.
+
+    Args:
+        options: the node ``segmenter``; its weights are not read.
+        num_parts: K.
+        has_background: one channel more, the first, is the background's.
+    """
+
+    def __init__(self, options: DictConfig, num_parts: int, has_background: bool = False) -> None:
+        super().__init__()
+        self.num_parts, self.has_background = num_parts, has_background
+        self.fixed_statistics = options.batch_norm == "fixed"
+        self.backbone = Backbone(
+            options.network, [options.layer], "segmenter", output_stride=options.output_stride, frozen=options.frozen
+        )
+        self.normalisation = self.backbone.normalisation(options.mean, options.deviation)
+        self.head = HEADS[options.head](self.backbone.channels[0], num_parts + has_background)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.fixed_statistics:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Network input from RGB images (N, 3, H, W) in [0, 1]."""
+        return self.normalisation(images)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (N, K [+ 1], h, w), a cell for each of the backbone's, from preprocessed images (N, 3, H, W)."""
+        return self.head(self.backbone(inputs)[0])
+
+    def parameter_groups(self, head_multiplier: float) -> list[dict[str, Any]]:
+        """The trained parameters for ``utils.optimizer``: the head learns ``head_multiplier`` times as fast."""
+        backbone = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+        head = [*self.head.parameters()]
+        return [{"params": backbone, "multiplier": 1.0}, {"params": head, "multiplier": head_multiplier}]
+
+
+def build(options: DictConfig, num_parts: int, has_background: bool) -> Segmenter:
+    """See ``models.segmenters.build``."""
+    segmenter = Segmenter(options, num_parts, has_background)
+    if options.weights != "none":
+        state, source = (
+            segmenter.backbone.read(options.weights, options.weights_dir),
+            f"segmenter.weights={options.weights}",
+        )
+        if any(OWN in name for name in state):
+            copy_by_name(segmenter, state, source, optional=("head.", "num_batches_tracked"))
+        else:
+            copy_by_name(segmenter.backbone.model, state, source)
+    return segmenter
+
+
+def from_state(options: DictConfig, state: Mapping[str, Tensor], has_background: bool) -> Segmenter:
+    """See ``models.segmenters.from_state``."""
+    heads = (state.get(f"head.{name}") for name in ("conv2d_list.0.weight", "weight"))
+    head = next((weight for weight in heads if weight is not None), None)
+    if head is None or head.ndim != 4 or len(head) <= has_background:
+        raise UserError(
+            f"it is no checkpoint of a segmenter={options.name}: it has no head.weight, or head.conv2d_list.0.weight, "
+            f"of the shape ({'1 + ' * has_background}K, C, 3, 3)."
+        )
+    return Segmenter(options, len(head) - has_background, has_background)

@@ -5,7 +5,7 @@ A field without a default has none anywhere but in the YAML files beside this on
 
 import math
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import Field, field
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
@@ -31,6 +31,11 @@ def numbers(length: int, increasing: bool = False, **bounds: float) -> Any:
 def choice(*options: str) -> Any:
     """One of these words; of a list, each of them."""
     return field(default=MISSING, metadata={"options": options})
+
+
+def reading(key: Field | None = None) -> Any:
+    """A key of a data set, with its rules, that changes how pictures are read and cut, and not which ones there are."""
+    return field(default=MISSING, metadata={**(key.metadata if key else {}), "reading": True})
 
 
 def check(key: str, value: Any, rules: Mapping[str, Any]) -> None:

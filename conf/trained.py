@@ -1,6 +1,7 @@
 """What a run or a checkpoint was trained with, under what the command line gives."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,6 @@ DATA = ("dataset_name", "dataset_root", "dataset")
 FIXED = (*DATA, "num_parts", "image_size", "batch_size", "seed", "segmenter", "perceptual", "method", "optimizer.name")
 # But these: a run that a broken picture ended may go on without it, and a cache changes no crop.
 FREE = ("dataset.on_error", "dataset.cache", "dataset.cache_dir", "segmenter.weights_dir", "perceptual.weights_dir")
-# What of a data set changes masks and crops, and not which pictures it has.
-HOW_READ = (
-    *("train_mask", "eval_mask", "saliency", "box_padding", "box_jitter", "crop_area", "crop_aspect"),
-    *("flip_probability", "on_error", "cache", "cache_dir"),
-)  # fmt: skip
 # Groups without a node of their name: the run's own config holds what they gave.
 NO_NODE = ("experiment", "recipe", "baseline")
 
@@ -146,8 +142,9 @@ def is_on_own_data(trained: Mapping[str, Any], config: DictConfig) -> bool:
 
 def _other_data(trained: Mapping[str, Any], config: DictConfig) -> list[str]:
     """The keys of the data set, beside how its pictures are read and cut, that have another value."""
-    own = trained["dataset"]
-    return [key for key in config.dataset if key in own and key not in HOW_READ and config.dataset[key] != own[key]]
+    own, used = trained["dataset"], config.dataset
+    keys = [spec.name for spec in fields(OmegaConf.get_type(used)) if "reading" not in spec.metadata]
+    return [key for key in keys if key in own and used[key] != own[key]]
 
 
 def _own(file: Path, config: Mapping[str, Any] | None = None) -> DictConfig:

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import numpy as np
 from omegaconf import MISSING
 
-from conf.fields import choice, number, probability
+from conf.fields import choice, number, probability, reading
 from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Purpose, Sample
 
@@ -21,19 +21,19 @@ class Options:
 
     name: str = MISSING
     folder: str = MISSING
-    flip_probability: float = probability()
-    saliency: str | None = MISSING
-    on_error: str = choice("raise", "skip")
-    cache: str = MISSING  # checked in datasets/cache.py
-    cache_dir: str = MISSING
+    flip_probability: float = reading(probability())
+    saliency: str | None = reading()
+    on_error: str = reading(choice("raise", "skip"))
+    cache: str = reading()  # checked in datasets/cache.py
+    cache_dir: str = reading()
 
 
 @dataclass
 class Masked:
     """Of data sets with a choice of masks."""
 
-    train_mask: str = choice("gt", "supervised", "unsupervised")
-    eval_mask: str = choice("gt", "supervised", "unsupervised")
+    train_mask: str = reading(choice("gt", "supervised", "unsupervised"))
+    eval_mask: str = reading(choice("gt", "supervised", "unsupervised"))
 
     def mask(self, purpose: Purpose) -> Mask | None:
         """Which masks are read; a prediction of masks needs none."""
@@ -51,8 +51,8 @@ class Masked:
 class Boxed:
     """Of data sets cut around boxes; see ``datasets.box_crops``."""
 
-    box_padding: float = number(low=0, high=4)
-    box_jitter: float = number(low=0, high=0.5)
+    box_padding: float = reading(number(low=0, high=4))
+    box_jitter: float = reading(number(low=0, high=0.5))
 
 
 class Source(Protocol):

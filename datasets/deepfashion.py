@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from conf.fields import numbers
+from conf.fields import numbers, reading
 from datasets import base, crops
 from datasets.base import Mask, Split
 from datasets.files import HELP, UnreadableFile, check_size, read_label_map, read_picture, require_masks
@@ -42,8 +42,8 @@ class Options(base.Options, base.Masked):
         crop_aspect: of the training crop, smallest and largest width / height.
     """
 
-    crop_area: list[float] = numbers(2, increasing=True, above=0, high=1)
-    crop_aspect: list[float] = numbers(2, increasing=True, above=0)
+    crop_area: list[float] = reading(numbers(2, increasing=True, above=0, high=1))
+    crop_aspect: list[float] = reading(numbers(2, increasing=True, above=0))
 
 
 def build(options: Options, dataset_root: Path, split: Split, purpose: Purpose) -> "DeepFashion":

@@ -1,12 +1,15 @@
 """What a checkpoint was trained with, under what the command line gives."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from conf.fields import number, reading
 from conf.trained import is_on_own_data, num_parts_asked, with_settings_of
+from datasets import folder
 from tests.composition import composed, given
 from tests.shared import GOLDEN
 from utils.errors import UserError
@@ -119,6 +122,21 @@ def test_another_folder_or_category_of_the_same_data_set_is_told_and_another_mas
     assert capsys.readouterr().out == ""
     used(run, "dataset.folder=elsewhere")
     assert "dataset.folder=elsewhere." in capsys.readouterr().out
+
+
+def test_a_data_set_says_itself_which_of_its_keys_leave_its_pictures_the_same(monkeypatch):
+    @dataclass
+    class Options(folder.Options):
+        tint: float = reading(number(low=0))
+        scene: int = number()
+
+    monkeypatch.setattr(folder, "Options", Options)
+    own = ("dataset_name=folder", "+dataset.tint=1", "+dataset.scene=1")
+    run = trained(*own)
+    assert is_on_own_data(run, composed(*own, "dataset.tint=2", "dataset.cache=disk", "dataset.box_padding=0.3"))
+    assert not is_on_own_data(run, composed(*own, "dataset.scene=2"))
+    with pytest.raises(UserError, match="dataset.tint must be at least 0"):
+        composed(*own, "dataset.tint=-1")
 
 
 def test_a_value_of_the_two_together_is_checked():

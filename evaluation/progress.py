@@ -97,6 +97,6 @@ class CollapseWatch:
         self._told = True
         return (
             f"part {counts.argmax() + 1} holds {100 * held:.1f} % of the foreground, in the last {self.checks} "
-            "pictures of the training too. Try another seed, a higher loss_weights.contrastive, or a lower "
-            "optimizer.lr."
+            "pictures of the training too. Try another seed, a lower optimizer.lr, or other loss_weights: a higher one "
+            "of what keeps parts apart."
         )

@@ -226,6 +226,7 @@ def test_a_part_that_holds_nearly_all_of_the_foreground_is_named_once_after_so_m
     found = [watch.check([one]) for one in (collapsed, fine, empty, collapsed, collapsed, collapsed, fine, collapsed)]
     assert [one is not None for one in found] == [False] * 4 + [True] + [False] * 3
     assert found[4].startswith("part 3 holds 99.8 % of the foreground, in the last 2 pictures")
+    assert "loss_weights." not in found[4], "every method has weights of its own"
 
 
 def test_a_collapsed_solution_is_warned_about_in_the_log_and_on_wandb(tmp_path, monkeypatch, capsys):

@@ -91,6 +91,8 @@ def made_from(checkpoint: Checkpoint | None, config: DictConfig) -> dict[str, ob
 def output_directory(config: DictConfig) -> Path:
     """``output_dir``, or a new dated directory under ``runs/``; never one that holds an evaluation already.
 
+    It can be made, and is once there is something to write: an evaluation that is refused leaves nothing behind.
+
     Raises:
         UserError: it holds one, or cannot be written.
     """
@@ -99,7 +101,9 @@ def output_directory(config: DictConfig) -> Path:
     if (path / "metrics.json").exists():
         raise UserError(f"output_dir {path} holds the figures of another evaluation: give another output_dir.")
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(parents=True)
+            path.rmdir()
     except OSError as error:
         raise UserError(f"Cannot write output_dir {path}: {error.strerror}. Give another one.") from error
     return path

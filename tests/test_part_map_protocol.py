@@ -55,12 +55,13 @@ def test_the_commands_beside_the_label_maps_print_the_figures(tmp_path, monkeypa
     split = draw_split("test", 2, part_maps=True)
     protocol = protocol_of(split, 48, Noisy(), label_maps=tmp_path)
     score(protocol, split.samples)
+    metrics = protocol.metrics()
     text = (tmp_path / "README.txt").read_text()
     code = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    ") or not line)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.txt", "exec"), {})
     printed = {line.split()[0]: float(line.split()[1]) for line in capsys.readouterr().out.splitlines()}
-    assert printed == pytest.approx(protocol.metrics(), abs=1e-6)
+    assert printed == pytest.approx(metrics, abs=1e-6)
 
 
 def test_the_mask_decides_the_background_but_not_the_parts():

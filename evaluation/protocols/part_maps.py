@@ -72,15 +72,6 @@ class Protocol(base.Protocol):
             if compared in asked_for
         }
         self.metric_names = [compared.format(index) for compared in self.tables for index in INDICES]
-        if options.label_maps:
-            for view in self.views.values():
-                self._folder(view).mkdir(parents=True, exist_ok=True)
-                commands = [
-                    f'    print("{compared.format(index)}", 100 * {index.lower()}({_IN_PYTHON[compared]}))\n'
-                    for compared in _compared(view)
-                    for index in INDICES
-                ]
-                (self._folder(view) / "README.txt").write_text(_README + "".join(commands))
 
     @classmethod
     def of(cls, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> Self | None:
@@ -119,6 +110,8 @@ class Protocol(base.Protocol):
     def metrics(self) -> dict[str, float]:
         """FG-NMI, FG-ARI, NMI and ARI in percent; where the data set asks for it also those with true masks.
 
+        Where label maps are kept, a README beside them gets the commands that compute the figures again.
+
         Raises:
             UserError: no pixel of the held-out pictures belongs to an annotated part.
         """
@@ -127,6 +120,14 @@ class Protocol(base.Protocol):
                 f"No held-out picture shows an annotated part; the first is {self.dataset.sample_name(0)}: check the "
                 "data set's split and part maps."
             )
+        if self.options.label_maps:
+            for view in self.views.values():
+                commands = [
+                    f'    print("{compared.format(index)}", 100 * {index.lower()}({_IN_PYTHON[compared]}))\n'
+                    for compared in _compared(view)
+                    for index in INDICES
+                ]
+                (self._folder(view) / "README.txt").write_text(_README + "".join(commands))
         return {
             compared.format(index): function(table.counts)
             for compared, table in self.tables.items()

@@ -24,6 +24,7 @@ from utils.console import Lenient
 from utils.errors import UserError
 from utils.ranks import leave_to_first
 
+ONE_OF_EACH = ("method", "dataset_name")  # conf/train.yaml names a recipe after them
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -58,6 +59,9 @@ def run(config_name: str, task: Callable[[DictConfig], None], schema: type = Tra
         for argument in sys.argv[1:]:
             if argument.startswith("--") and (key := argument[2:].partition("=")[0]) in known_keys(schema):
                 raise UserError(f"keys are given without dashes: {key}=VALUE")
+            key, _, value = argument.lstrip("~+").partition("=")
+            if key in ONE_OF_EACH and (argument.startswith("~") or value.startswith("[")):
+                raise UserError(f"{argument}: there is one {key} in every config, give {key}=OPTION.")
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     except KeyboardInterrupt as interruption:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # Ctrl-C reaches every process of a run on several devices

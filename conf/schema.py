@@ -4,6 +4,7 @@ The nodes in ``NODES`` are typed by the module that their name stands for, so th
 told is written beside its code. One mechanism types all configs: of command lines, run directories and checkpoints.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -188,6 +189,8 @@ def validate(config: DictConfig) -> DictConfig:
     """
     config = config.copy()
     OmegaConf.resolve(config)
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise UserError(f"{missing[0]} is required: give {missing[0]}=VALUE{_or_in_file(config, missing[0])}.")
     _check_node(config, "", {})
     OmegaConf.get_type(config).check(config)
     return config
@@ -210,10 +213,21 @@ def _chosen_by(kind: str, name: str) -> str:
     if kind == "method":
         return f"method={name}"
     if kind == "dataset":
-        files = Path(__file__).parent.glob("dataset_name/*.yaml")
-        options = sorted(file.stem for file in files if f"\n  name: {name}\n" in file.read_text())
-        return " or ".join(f"dataset_name={option}" for option in options)
+        return " or ".join(f"dataset_name={file.stem}" for file in _files_naming(kind, name))
     return f"{kind}.name={name}"
+
+
+def _or_in_file(config: DictConfig, key: str) -> str:
+    """``, or a value in conf/method/NAME.yaml``: where a key that a module brings is to get its value."""
+    kind, _ = NODES.get(key.partition(".")[0], (None, None))
+    files = _files_naming(kind, config[kind].name) if kind and "." in key else []
+    return ", or a value in " * bool(files) + " or ".join(f"conf/{file.parent.name}/{file.name}" for file in files)
+
+
+def _files_naming(kind: str, name: str) -> list[Path]:
+    """The options, YAML files, that choose a module."""
+    files = (Path(__file__).parent / ("dataset_name" if kind == "dataset" else kind)).glob("*.yaml")
+    return sorted(file for file in files if re.search(rf"^ *name: {name}$", file.read_text(), re.MULTILINE))
 
 
 def _brought() -> Iterator[tuple[str, str, type]]:
@@ -255,8 +269,6 @@ def _check_node(node: DictConfig, prefix: str, rules_of_all: Mapping[str, Any]) 
     rules = {spec.name: spec.metadata for spec in fields(kind)} if is_dataclass(kind) else {}
     for name in node:
         key = prefix + name
-        if OmegaConf.is_missing(node, name):
-            raise UserError(f"{key} is required: give {key}=VALUE.")
         if OmegaConf.is_dict(node[name]):
             _check_node(node[name], f"{key}.", rules.get(name, {}))
         else:

@@ -1,5 +1,6 @@
+import re
 from collections.abc import Iterator
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass, make_dataclass
 from typing import get_type_hints
 
 import pytest
@@ -130,6 +131,19 @@ def test_a_value_that_is_needed_cannot_be_taken_away(key):
     with pytest.raises((OmegaConfBaseException, UserError)) as caught:
         composed("dataset_name=folder", f"{key}=null")
     assert key.partition(".")[0] in str(caught.value)
+
+
+def test_a_key_of_a_module_without_a_value_is_refused_with_the_file_that_lacks_it(monkeypatch):
+    losses = module("method", "scops").LossWeights
+    monkeypatch.setattr(
+        module("method", "scops"), "LossWeights", make_dataclass("L", [("new", float, "???")], bases=(losses,))
+    )
+    message = "loss_weights.new is required: give loss_weights.new=VALUE, or a value in conf/method/scops.yaml."
+    with pytest.raises(UserError, match=re.escape(message)):
+        composed("method=scops")
+    assert composed("method=scops", "+loss_weights.new=2").loss_weights.new == 2
+    with pytest.raises(UserError, match="dataset.test_share=VALUE, or a value in conf/dataset_name/folder.yaml"):
+        composed("dataset_name=folder", "~dataset.test_share")
 
 
 def test_a_value_that_is_to_be_that_of_no_key_is_refused():

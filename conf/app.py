@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.modules import nearest
 from conf.schema import TrainConfig, known_keys, owners, typed, validate
-from conf.trained import CONF, given_keys, resumed_config
+from conf.trained import CONF, command_line_keys, resumed_config
 from conf.upgrade import NEW_FORMS
 from utils import sweep
 from utils.console import Lenient
@@ -87,7 +87,7 @@ def _attempt(task: Callable[[DictConfig], None], config: DictConfig, schema: typ
     try:
         config = typed(config, schema)
         if config.resume is None:
-            if recipe := next((key for key in given_keys() if key.split("/")[0] == "recipe"), None):
+            if recipe := next((key for key in command_line_keys() if key.split("/")[0] == "recipe"), None):
                 raise UserError(f"{recipe} follows from method and dataset_name: leave it out.")
         elif schema is not TrainConfig:
             raise UserError(f"resume is for training. To use a run: checkpoint={config.resume}")
@@ -153,7 +153,7 @@ def _explain(error: Exception, schema: type) -> str:
 
 def _file_of(key: str) -> str | None:
     """The chosen option, as ``experiment/mine``, whose file gives the key a value; None where the command line does."""
-    if not key or not HydraConfig.initialized() or key in given_keys():
+    if not key or not HydraConfig.initialized() or key in command_line_keys():
         return None
     runtime = HydraConfig.get().runtime
     folders = [source.path for source in runtime.config_sources if source.schema == "file"]

@@ -1,6 +1,6 @@
 """What a run or a checkpoint was trained with, under what the command line gives."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,17 @@ FREE = ("dataset.on_error", "dataset.cache", "dataset.cache_dir", "segmenter.wei
 NO_NODE = ("experiment", "recipe", "baseline")
 
 
-def given_keys() -> list[str]:
+def command_line_keys() -> list[str]:
     """The keys and groups that the command line gives values for."""
     return [_key_of(override) for override in (HydraConfig.get().overrides.task if HydraConfig.initialized() else [])]
+
+
+def given_keys() -> list[str]:
+    """The same, and those that the experiments which it chooses do: ``experiment=a`` or ``experiment=[a,b]``."""
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    values = [override.partition("=")[2] for override in overrides if _key_of(override) == "experiment"]
+    experiments = [name.strip("[]'\" ") for value in values for name in value.split(",")]
+    return command_line_keys() + [key for name in experiments for key in _keys_of_experiment(name)]
 
 
 def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
@@ -145,6 +153,24 @@ def _other_data(trained: Mapping[str, Any], config: DictConfig) -> list[str]:
     own, used = trained["dataset"], config.dataset
     keys = [spec.name for spec in fields(OmegaConf.get_type(used)) if "reading" not in spec.metadata]
     return [key for key in keys if key in own and used[key] != own[key]]
+
+
+def _keys_of_experiment(name: str) -> Iterator[str]:
+    """The keys that it, and the experiments in its defaults, give values, and the groups that it overrides."""
+    folders = [source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
+    for file in filter(Path.is_file, (Path(folder, f"experiment/{name}.yaml") for folder in folders)):
+        content = OmegaConf.to_container(OmegaConf.load(file))
+        for entry in content.pop("defaults", []):
+            group, option = next(iter(entry.items())) if isinstance(entry, dict) else ("experiment", entry)
+            group = group.split()[-1].lstrip("/")  # "override /group"
+            yield from _keys_of_experiment(option) if group == "experiment" else [group]
+        yield from _leaves(content)
+        return
+
+
+def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in content.items():
+        yield from _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [prefix + key]
 
 
 def _own(file: Path, config: Mapping[str, Any] | None = None) -> DictConfig:

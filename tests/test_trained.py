@@ -51,6 +51,21 @@ def test_a_group_that_is_given_wins_whole():
     assert config.perceptual == composed("perceptual=vgg16").perceptual
 
 
+def test_what_an_experiment_sets_is_given(tmp_path):
+    run = trained("image_size=128", "seed=5", "perceptual=vgg16", "method.temperature=0.5", "segmenter.init=normal")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - small\n  - override /perceptual: vgg19\nmethod:\n  temperature: 0.25\n"
+    )
+    for experiments in ("experiment=mine", "experiment=[mine,debug]"):
+        config = used(run, f"hydra.searchpath=[file://{tmp_path}]", experiments)
+        assert (config.image_size, config.seed, config.evaluation.size) == (64, 5, 64)
+        assert (config.perceptual.network, config.perceptual.weights) == ("vgg19", "none")
+        assert (config.method.temperature, config.segmenter.weights, config.segmenter.init) == (0.25, "none", "normal")
+    with pytest.raises(UserError, match="was trained with method=contrastive_reconstruction: leave out method=scops"):
+        used(run, "experiment=scops_drawn")
+
+
 def test_another_method_than_the_default_brings_its_nodes():
     run = trained("method=foreground", "loss_weights.foreground=2")
     config = used(run)

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.modules import nearest
-from conf.schema import TrainConfig, known_keys, owners, typed, validate
-from conf.trained import CONF, command_line_keys, resumed_config
+from conf.schema import NODES, TrainConfig, known_keys, owners, typed, validate
+from conf.trained import CONF, command_line_keys, on_modules_of_run, resumed_config
 from conf.upgrade import NEW_FORMS
 from utils import sweep
 from utils.console import Lenient
@@ -62,6 +62,9 @@ def run(config_name: str, task: Callable[[DictConfig], None], schema: type = Tra
             key, _, value = argument.lstrip("~+").partition("=")
             if key in ONE_OF_EACH and (argument.startswith("~") or value.startswith("[")):
                 raise UserError(f"{argument}: there is one {key} in every config, give {key}=OPTION.")
+        if any(argument.startswith(("checkpoint=", "resume=")) for argument in sys.argv[1:]):
+            # Which keys there are is said by the run's modules. Hydra knows the default ones: it is to refuse none.
+            sys.argv[1:] = [re.sub(rf"^(?=({'|'.join(NODES)})\.)", "++", argument) for argument in sys.argv[1:]]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     except KeyboardInterrupt as interruption:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # Ctrl-C reaches every process of a run on several devices
@@ -85,7 +88,7 @@ def composed(config_name: str, overrides: Sequence[str], schema: type = TrainCon
 def _attempt(task: Callable[[DictConfig], None], config: DictConfig, schema: type) -> tuple[int, str]:
     """The exit status of a task, and the error that it was told to have ended with."""
     try:
-        config = typed(config, schema)
+        config = typed(on_modules_of_run(config), schema)
         if config.resume is None:
             if recipe := next((key for key in command_line_keys() if key.split("/")[0] == "recipe"), None):
                 raise UserError(f"{recipe} follows from method and dataset_name: leave it out.")
@@ -134,9 +137,10 @@ def _explain(error: Exception, schema: type) -> str:
         options = error.options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))
         return f"{group} has no option '{option}'.{nearest(option, options)} Options: {', '.join(options)}."
     if isinstance(error, OverrideParseException):
+        argument = error.override.removeprefix("++")
         return (
-            f"cannot read the argument '{error.override}': give KEY=VALUE, and quote special characters, for example "
-            f"""'output_dir="a=b"'.{nearest(error.override.partition("=")[0].lstrip("+~"), known_keys(schema))}"""
+            f"cannot read the argument '{argument}': give KEY=VALUE, and quote special characters, for example "
+            f"""'output_dir="a=b"'.{nearest(argument.partition("=")[0].lstrip("+~"), known_keys(schema))}"""
         )
     causes = [cause for cause in (error.__cause__, error) if cause is not None]
     text = "\n".join(map(str, causes))

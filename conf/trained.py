@@ -5,12 +5,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import typed, validate
+from conf.schema import NODES, typed, validate
 from conf.upgrade import upgrade
 from utils.errors import UserError
 
@@ -41,6 +42,27 @@ def given_keys() -> list[str]:
     values = [override.partition("=")[2] for override in overrides if _key_of(override) == "experiment"]
     experiments = [name.strip("[]'\" ") for value in values for name in value.split(",")]
     return command_line_keys() + [key for name in experiments for key in _keys_of_experiment(name)]
+
+
+def on_modules_of_run(config: DictConfig) -> DictConfig:
+    """A composed config, not typed yet, in which the keys are those of the run or checkpoint that is named.
+
+    Where keys of modules are given and the modules are not, their nodes become the run's, under what is given.
+
+    Raises:
+        UserError: the run's config is damaged, or of another version of the code.
+    """
+    given = given_keys()
+    own = _own_of_run(config) if any(key.partition(".")[0] in NODES and "." in key for key in given) else None
+    for node, (kind, _) in NODES.items() if own else ():
+        if node in given or {"dataset": "dataset_name"}.get(kind, kind) in given:
+            continue
+        defaults, config[node] = config[node], OmegaConf.to_container(own[node])
+        for key in given:
+            if key.startswith(f"{node}."):
+                value = OmegaConf.select(defaults, key.removeprefix(f"{node}."), default=MISSING)
+                OmegaConf.update(config, key, value, force_add=True)
+    return config
 
 
 def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
@@ -171,6 +193,18 @@ def _keys_of_experiment(name: str) -> Iterator[str]:
 def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in content.items():
         yield from _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [prefix + key]
+
+
+def _own_of_run(config: DictConfig) -> DictConfig | None:
+    """That of the run directory or checkpoint that a config names; None where it has none, or cannot be read."""
+    place = Path(str(config.get("resume") or config.get("checkpoint")))
+    if (place / "config.yaml").is_file():
+        return _own(place / "config.yaml")
+    try:
+        trained = torch.load(place, map_location="cpu", weights_only=True, mmap=True)["config"]
+    except Exception:  # whoever reads all of it says what is wrong
+        return None
+    return _own(place, trained) if trained else None
 
 
 def _own(file: Path, config: Mapping[str, Any] | None = None) -> DictConfig:

@@ -1,16 +1,20 @@
 """What a checkpoint was trained with, under what the command line gives."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from conf import app
 from conf.fields import number, reading
 from conf.trained import is_on_own_data, num_parts_asked, with_settings_of
 from datasets import folder
-from tests.composition import composed, given
+from tests.composition import SCHEMAS, composed, given
 from tests.shared import GOLDEN
 from utils.errors import UserError
 
@@ -152,6 +156,64 @@ def test_a_data_set_says_itself_which_of_its_keys_leave_its_pictures_the_same(mo
     assert not is_on_own_data(run, composed(*own, "dataset.scene=2"))
     with pytest.raises(UserError, match="dataset.tint must be at least 0"):
         composed(*own, "dataset.tint=-1")
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "run"])
+def test_the_keys_of_the_runs_modules_can_be_given_without_naming_the_modules(kind, tmp_path, monkeypatch, capsys):
+    run = trained("method=scops", "dataset_name=PP", "dataset.category=car", "loss_weights.landmarks=7")
+    place = tmp_path / "model_5.pth"
+    torch.save({"config": run}, place)
+    if kind == "run":
+        place = tmp_path
+        OmegaConf.save(run, place / "config.yaml")
+    given = ("method.basis_rate=0.5", "dataset.category=dog", "loss_weights.semantic=3", "dataset.saliency=null")
+    for name in ("evaluate", "predict"):
+        status, config = started(monkeypatch, name, f"checkpoint={place}", *given, checkpoint=run)
+        assert status == 0 and (config.method.name, config.method.basis_rate) == ("scops", 0.5)
+        assert (config.dataset_name, config.dataset.category, config.dataset.saliency) == ("PP", "dog", None)
+        assert (config.loss_weights.semantic, config.loss_weights.landmarks) == (3, 7)
+    assert capsys.readouterr().err == ""
+    for wrong, message in (
+        ("method.temperature=1", "method.temperature is a key of method=contrastive_reconstruction only"),
+        ("method.basis_rat=1", "unknown key 'method.basis_rat'. Did you mean 'method.basis_rate'?"),
+        ("dataset.category=lion", "dataset.category must be one of"),
+    ):
+        assert started(monkeypatch, "evaluate", f"checkpoint={place}", wrong, checkpoint=run)[0] == 2
+        assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_a_published_checkpoint_has_the_keys_of_the_modules_that_are_named(tmp_path, monkeypatch, capsys):
+    torch.save({"model_state_dict": {}}, tmp_path / "model.pth")
+    place = f"checkpoint={tmp_path}/model.pth"
+    assert started(monkeypatch, "evaluate", place, "method.basis_rate=1")[0] == 2
+    assert "method.basis_rate is a key of method=scops only" in capsys.readouterr().err
+    _, config = started(monkeypatch, "evaluate", place, "method=scops", "method.basis_rate=1")
+    assert config.method == {"name": "scops", "basis_rate": 1}
+
+
+def test_a_resumed_run_takes_the_keys_of_its_own_modules(tmp_path, monkeypatch, capsys):
+    run = trained("method=scops", "dataset_name=PP", "dataset.category=car")
+    OmegaConf.save(run, tmp_path / "config.yaml")
+    given = ("dataset.category=car", "loss_weights.semantic=3", "dataset.on_error=skip")
+    status, config = started(monkeypatch, "train", f"resume={tmp_path}", *given)
+    assert status == 0 and (config.loss_weights.semantic, config.dataset.on_error) == (3, "skip")
+    assert started(monkeypatch, "train", f"resume={tmp_path}", "method.basis_rate=1")[0] == 2
+    assert "trained with method.basis_rate=0.01: it cannot go on with method.basis_rate=1" in capsys.readouterr().err
+
+
+def started(
+    monkeypatch, name: str, *arguments: str, checkpoint: dict | None = None
+) -> tuple[int | None, DictConfig | None]:
+    """The status of ``python NAME.py ARGUMENTS``, and the config that it goes by once the checkpoint is read."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    found = []
+    try:
+        app.run(name, lambda config: found.append(with_settings_of(checkpoint, FILE, config)), SCHEMAS[name])
+    except SystemExit as end:
+        return end.code, None
+    return 0, found[0]
 
 
 def test_a_value_of_the_two_together_is_checked():

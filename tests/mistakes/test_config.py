@@ -42,6 +42,7 @@ TYPES = [
     row("a key of what is not there", "train.py dataset.drawing.size=64", "dataset.drawing.size", "synthetic only"),
     row("dashes", "train.py --num_parts=3", "num_parts=VALUE"),
     row("an equals sign in a value", "train.py output_dir=a=b", "output_dir=a=b", "quote"),
+    row("the same of a run's data", "evaluate.py checkpoint=a dataset.folder=a=b", "argument 'dataset.folder=a=b'"),
     row("a value of no key", "train.py num_parts=${nothing}", "num_parts=${nothing}", "'nothing' not found"),
     row("several values outside a sweep", "train.py num_steps=3,4", "num_steps=3,4", "cannot compose"),
 ]

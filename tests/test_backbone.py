@@ -1,5 +1,8 @@
 """timm's networks: the maps of the layers asked for, at any size, of convolutional networks and transformers."""
 
+from pathlib import Path
+
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -92,6 +95,17 @@ def test_a_picture_of_another_size_than_patches_is_resized_to_the_nearest() -> N
 def test_what_timm_does_not_have_is_told(arguments: tuple, options: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         backbone(*arguments, **options)
+
+
+def test_a_hub_that_cannot_be_reached_says_where_the_file_is_and_how_to_give_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="(?s)Cannot get timm's weights of vit_small_patch8_224.dino") as caught:
+        perceptual.build(composed("perceptual=dino_vits8").perceptual)
+    for part in ("huggingface.co/timm/vit_small_patch8_224.dino", "perceptual.weights=FILE", "perceptual.weights=none"):
+        assert part in str(caught.value)
 
 
 def test_a_size_that_a_network_cannot_take_is_told_before_training() -> None:

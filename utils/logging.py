@@ -185,7 +185,7 @@ class RunLogger:
         self.num_steps = config.num_steps
         names = "metrics", "timing", "evaluation"
         self._tables = {name: Table(run.path / f"{name}.csv", resumed_step) for name in names}
-        self._text, self._line_due, self._skipped = "", 0.0, 0
+        self._text, self._rate, self._line_due, self._skipped = "", 0.0, 0.0, 0
         columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         description = TextColumn("{task.description}")
         self._progress = Progress(*columns, description, console=stderr, disable=not stderr.is_terminal)
@@ -218,7 +218,12 @@ class RunLogger:
         self._progress.update(self._task, completed=step, description=self._text)
         if not stderr.is_terminal and (time.monotonic() >= self._line_due or step == self.num_steps):
             self._line_due = time.monotonic() + SECONDS_BETWEEN_LINES
-            self.say(f"step {step}/{self.num_steps}  {self._text}")
+            left = (
+                f"  {_duration(self._rate * (self.num_steps - step))} left"
+                if self._rate and step < self.num_steps
+                else ""
+            )
+            self.say(f"step {step}/{self.num_steps}  {self._text}{left}")
 
     def log(self, step: int, scalars: Mapping[str, float | torch.Tensor]) -> None:
         """Losses, ``total``, ``learning_rate``, ``gradient_norm``; and the time per step since the last call."""
@@ -227,7 +232,8 @@ class RunLogger:
         if self._steps:
             timing = {"seconds_per_step": self._seconds / self._steps, "peak_memory_mb": peak_memory_mb()}
             self._add("timing", "timing", step, timing)
-            self._text = f"{timing['seconds_per_step']:.2f} s/step"
+            self._rate = timing["seconds_per_step"]
+            self._text = f"{self._rate:.2f} s/step"
         if "total" in values:
             self._text = f"loss {values['total']:.4g}  {self._text}"
         self._seconds, self._steps, self._clock = 0.0, 0, time.perf_counter()
@@ -284,3 +290,8 @@ def peak_memory_mb() -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _duration(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} min" if minutes < 100 else f"{round(minutes / 60)} h"

@@ -53,6 +53,25 @@ REFUSED = [
         "are all 0",
     ),
     training("unknown layer", "device=cpu +perceptual.layers.relu9_9=1", "perceptual.layers", "relu9_9", "relu5_4"),
+    training(
+        "a network that timm does not have",
+        "device=cpu perceptual=timm perceptual.network=resnet_18 perceptual.layers={4:1}",
+        "perceptual.network=resnet_18: timm has no such network",
+        "The nearest: resnet18",
+    ),
+    training(
+        "a block that a transformer lacks",
+        "device=cpu segmenter=timm segmenter.network=vit_tiny_patch16_224 segmenter.layer=12",
+        "segmenter: vit_tiny_patch16_224 has no layer 12",
+        "11 (blocks.11)",
+    ),
+    training(
+        "finer than the patches",
+        "device=cpu segmenter=timm segmenter.network=vit_tiny_patch16_224 segmenter.output_stride=8",
+        "segmenter.output_stride=8: vit_tiny_patch16_224 cannot have it",
+    ),
+    training("no layers", "device=cpu perceptual=timm perceptual.network=resnet18", "perceptual.layers is required"),
+    training("no such package", "device=cpu segmenter.weights=package:none-such", "no weights file package:none-such"),
     training("no data set", "device=cpu dataset_root=PLACE/none", "No folder", "none/images", "dataset_root="),
     training("no such weights", "device=cpu segmenter.weights=PLACE/none.pth", "There is no weights file", "none.pth"),
     training(

@@ -27,6 +27,8 @@ DATA = ("dataset_name", "dataset_root", "dataset")
 FIXED = (*DATA, "num_parts", "image_size", "batch_size", "seed", "segmenter", "perceptual", "method", "optimizer.name")
 # But these: a run that a broken picture ended may go on without it, and a cache changes no crop.
 FREE = ("dataset.on_error", "dataset.cache", "dataset.cache_dir", "segmenter.weights_dir", "perceptual.weights_dir")
+# null: what the run has measured itself.
+MEASURED = ("perceptual.factor",)
 # Groups without a node of their name: the run's own config holds what they gave.
 NO_NODE = ("experiment", "recipe", "baseline")
 
@@ -95,6 +97,8 @@ def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
         is_group = key != "dataset_name" and (CONF / key).is_dir()
         for name in [f"{key}.{inner}" for inner in given[key]] if is_group else [key]:
             before, value = (OmegaConf.select(configs, name) for configs in (config, given))
+            if value is None and name in MEASURED:
+                continue
             same = before == value or name in ("dataset_root", "output_dir") and _same_place(before, value)
             if not same and name == "output_dir":
                 raise UserError(f"The run goes on in {run}: leave out output_dir={value}.")

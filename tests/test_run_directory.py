@@ -131,6 +131,15 @@ def test_values_that_the_run_has_already_are_accepted(run):
     assert resumed(run, *same, f"output_dir={run.path}/../run").num_parts == 8
 
 
+def test_what_a_run_has_measured_stays_where_its_network_is_named_again(run):
+    config = OmegaConf.load(run.path / "config.yaml")
+    OmegaConf.update(config, "perceptual.factor", 2.5)
+    OmegaConf.save(config, run.path / "config.yaml")
+    assert resumed(run, "perceptual=vgg19", "perceptual.weights=none").perceptual.factor == 2.5
+    with pytest.raises(UserError, match="perceptual.factor=2.5: it cannot go on with perceptual.factor=3"):
+        resumed(run, "perceptual.factor=3")
+
+
 def test_resuming_keeps_the_earlier_config_and_can_be_done_again(run):
     assert RunDirectory.of(resumed(run, "logging.every=3")).path == run.path
     assert OmegaConf.load(run.path / "config.yaml").logging.every == 3

@@ -19,11 +19,12 @@ demo: .venv/installed
 	$(BIN)/python evaluate.py dataset_name=synthetic seed=$(SEED) checkpoint=$(RUN) output_dir=$(RUN)/evaluation \
 	  baseline=[untrained,kmeans_features,kmeans_colours] logging.wandb=disabled
 
+# Most tests start programs, which import more than they compute: several at once, a thread each.
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4
 
-test-all: .venv/installed
-	$(BIN)/python -m pytest
+test-all: test
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .

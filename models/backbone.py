@@ -30,6 +30,7 @@ class Backbone(nn.Module):
             ``"value"``, of all heads, before any rotation by place.
         output_stride: pixels of a cell of the last map, by dilation; None: as the network has it.
         frozen: index or name of a layer that keeps its weights, with all before it; None: all are trained.
+        enlarge: how many times larger than given pictures are seen, for finer maps.
 
     Attributes:
         channels: of each layer's map.
@@ -47,9 +48,10 @@ class Backbone(nn.Module):
         facet: Facet = "token",
         output_stride: int | None = None,
         frozen: str | None = None,
+        enlarge: float = 1.0,
     ) -> None:
         super().__init__()
-        self.network, self.option, self.facet = network, option, facet
+        self.network, self.option, self.facet, self.enlarge = network, option, facet, enlarge
         strided = {} if output_stride is None else {"output_stride": output_stride}
         with torch.device("meta"):
             probe = _create(network, option, strided)
@@ -133,7 +135,8 @@ class Backbone(nn.Module):
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
         """Maps (N, C_i, h_i, w_i), in the order of ``layers``, from normalised images (N, 3, H, W)."""
-        height, width = ((max(1, round(s / p)) * p) for s, p in zip(inputs.shape[-2:], self.patch, strict=True))
+        sides = zip(inputs.shape[-2:], self.patch, strict=True)
+        height, width = (max(1, round(self.enlarge * side / patch)) * patch for side, patch in sides)
         if (height, width) != inputs.shape[-2:]:
             inputs = F.interpolate(inputs, size=(height, width), mode="bilinear", antialias=True)
         if self.facet == "token":

@@ -97,6 +97,14 @@ def test_what_timm_does_not_have_is_told(arguments: tuple, options: dict, words:
         backbone(*arguments, **options)
 
 
+def test_enlarged_pictures_have_finer_maps() -> None:
+    shapes = [maps(backbone("resnet18", "3", enlarge=factor))[0].shape[-2:] for factor in (1, 1.5, 2)]
+    assert shapes == [(4, 6), (6, 9), (8, 12)]
+    plain, enlarged = backbone("vit_tiny_patch16_224", "1"), backbone("vit_tiny_patch16_224", "1", enlarge=2)
+    twice = torch.nn.functional.interpolate(IMAGES, scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(maps(plain, twice)[0], maps(enlarged)[0], rtol=1e-4, atol=1e-4)
+
+
 def test_a_hub_that_cannot_be_reached_says_where_the_file_is_and_how_to_give_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

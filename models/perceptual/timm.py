@@ -16,11 +16,13 @@ class Options(base.Options):
 
     Attributes:
         output_stride: pixels of a cell of the last map of a convolutional network; null: as the network has it.
+        enlarge: how many times larger than the crops the network sees them: its maps are finer, and cost the square.
         facet: of transformers: ``"token"``, or ``"key"``, ``"query"``, ``"value"`` of the attention.
         mean, deviation: of the network's inputs, R, G, B in [0, 1]; null: those of timm's weights.
     """
 
     output_stride: int | None = number(low=1)
+    enlarge: float = number(above=0)
     facet: str = choice("token", "key", "query", "value")
     mean: list[float] | None = numbers(3)
     deviation: list[float] | None = numbers(3, above=0)
@@ -28,7 +30,14 @@ class Options(base.Options):
 
 def build(options: DictConfig) -> base.PerceptualNetwork:
     """See ``models.perceptual.build``."""
-    backbone = Backbone(options.network, list(options.layers or ()), "perceptual", options.facet, options.output_stride)
+    backbone = Backbone(
+        options.network,
+        list(options.layers or ()),
+        "perceptual",
+        facet=options.facet,
+        output_stride=options.output_stride,
+        enlarge=options.enlarge,
+    )
     if options.weights != "none":
         state = backbone.read(options.weights, options.weights_dir)
         copy_by_name(backbone.model, state, f"perceptual.weights={options.weights}")

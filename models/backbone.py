@@ -80,15 +80,17 @@ class Backbone(nn.Module):
             raise UserError(
                 f"{option}.facet={facet}: {network} has no attention with such a facet. Give {option}.facet=token."
             )
-
         if frozen is not None:
-            self._freeze(known[_index(frozen, known, network, option)])
+            self._freeze(known[: _index(frozen, known, network, option) + 1], known)
 
-    def _freeze(self, layer: str) -> None:
-        """All parameters to the last one of a layer: networks have them in the order of computing."""
+    def _freeze(self, layers: Sequence[str], known: Sequence[str]) -> None:
+        """All parameters to the last one of some first layers: networks have them in the order of computing."""
         parameters = [*self.model.named_parameters()]
-        places = [place for place, (name, _) in enumerate(parameters) if name.startswith(f"{layer}.")]
-        for _, parameter in parameters[: max(places) + 1]:
+        of_layer = [next((layer for layer in known if name.startswith(f"{layer}.")), "") for name, _ in parameters]
+        last = max((place for place, layer in enumerate(of_layer) if layer in layers), default=-1)
+        if last < 0:  # the first layer of a ResNet is an activation: what is before the next one
+            last = next(place for place, layer in enumerate(of_layer) if layer) - 1
+        for _, parameter in parameters[: last + 1]:
             parameter.requires_grad_(False)
 
     @property

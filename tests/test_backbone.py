@@ -152,10 +152,20 @@ def test_batch_norms_keep_the_pretrainings_statistics_or_take_the_batchs(kind: s
     assert all(parameter.requires_grad for parameter in segmenter.parameters())
 
 
-@pytest.mark.parametrize(("frozen", "first"), [("1", "blocks.2"), ("blocks.0", "blocks.1"), ("null", "conv_stem")])
-def test_frozen_layers_and_all_before_them_are_not_trained(frozen: str, first: str) -> None:
-    given = ("segmenter=efficientnet_lite0", "segmenter.weights=none", f"segmenter.frozen={frozen}")
-    segmenter = segmenters.build(composed(*given).segmenter, num_parts=3)
+@pytest.mark.parametrize(
+    ("network", "frozen", "first"),
+    [
+        ("tf_efficientnet_lite0", "1", "blocks.2"),
+        ("tf_efficientnet_lite0", "blocks.0", "blocks.1"),
+        ("tf_efficientnet_lite0", "null", "conv_stem"),
+        ("resnet18", "0", "layer1"),
+        ("resnet18", "layer3", "layer4"),
+        ("vit_tiny_patch16_224", "2", "blocks.3"),
+    ],
+)
+def test_frozen_layers_and_all_before_them_are_not_trained(network: str, frozen: str, first: str) -> None:
+    given = ("segmenter=timm", f"segmenter.network={network}", "segmenter.weights=none", f"segmenter.frozen={frozen}")
+    segmenter = segmenters.build(composed(*given, "segmenter.head=convolution").segmenter, num_parts=3)
     trained = [name for name, parameter in segmenter.backbone.model.named_parameters() if parameter.requires_grad]
     assert trained[0].startswith(first)
     groups = segmenter.parameter_groups(10.0)

@@ -26,7 +26,10 @@ DATA = ("dataset_name", "dataset_root", "dataset")
 # A change of any of these makes another run.
 FIXED = (*DATA, "num_parts", "image_size", "batch_size", "seed", "segmenter", "perceptual", "method", "optimizer.name")
 # But these: a run that a broken picture ended may go on without it, and a cache changes no crop.
-FREE = ("dataset.on_error", "dataset.cache", "dataset.cache_dir", "segmenter.weights_dir", "perceptual.weights_dir")
+FREE = (
+    *("dataset.on_error", "dataset.cache", "dataset.cache_dir"),
+    *("segmenter.weights", "segmenter.weights_dir", "perceptual.weights_dir"),  # the checkpoint has the segmenter's
+)
 # null: what the run has measured itself.
 MEASURED = ("perceptual.factor",)
 # Groups without a node of their name: the run's own config holds what they gave.

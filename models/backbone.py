@@ -67,7 +67,8 @@ class Backbone(nn.Module):
             raise UserError(
                 f"{option}.layers is required: give {option}.layers={{{last}: 1}}, or others of {_listed(known)}."
             )
-        indices = [_index(layer, known, network, option) for layer in layers]
+        key = f"{option}.layers" if option == "perceptual" else f"{option}.layer"
+        indices = [_index(layer, known, network, key) for layer in layers]
         self.names = [known[index] for index in indices]
         self.channels = [maps[index].shape[1] for index in indices]
         # Once each, from the finest, as timm gives them.
@@ -81,22 +82,25 @@ class Backbone(nn.Module):
                 f"{option}.facet={facet}: {network} has no attention with such a facet. Give {option}.facet=token."
             )
         if frozen is not None:
-            self._freeze(known[: _index(frozen, known, network, option) + 1], known)
+            self._freeze(known[_index(frozen, known, network, f"{option}.frozen")])
 
-    def _freeze(self, layers: Sequence[str], known: Sequence[str]) -> None:
-        """All parameters to the last one of some first layers: networks have them in the order of computing."""
-        parameters = [*self.model.named_parameters()]
-        of_layer = [next((layer for layer in known if name.startswith(f"{layer}.")), "") for name, _ in parameters]
-        last = max((place for place, layer in enumerate(of_layer) if layer in layers), default=-1)
-        if last < 0:  # the first layer of a ResNet is an activation: what is before the next one
-            last = next(place for place, layer in enumerate(of_layer) if layer) - 1
-        for _, parameter in parameters[: last + 1]:
-            parameter.requires_grad_(False)
+    def _freeze(self, layer: str) -> None:
+        """All parameters to the end of a layer: networks have their modules in the order of computing."""
+        if layer not in dict(self.model.named_modules()):
+            raise UserError(f"{self.option}.frozen: timm does not say where layers of {self.network} are: give null.")
+        reached = False
+        for name, module in self.model.named_modules():
+            if reached and not name.startswith(f"{layer}."):
+                break
+            reached = reached or name == layer
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
 
     @property
     def patch(self) -> tuple[int, int]:
         """Height and width that a picture's are to be multiples of, pixels."""
-        return tuple(self.model.patch_embed.patch_size) if self.is_transformer else (1, 1)
+        size = getattr(getattr(self.model, "patch_embed", None), "patch_size", 1) if self.is_transformer else 1
+        return (size, size) if isinstance(size, int) else tuple(size)
 
     def normalisation(self, mean: Sequence[float] | None = None, deviation: Sequence[float] | None = None) -> nn.Module:
         """Of inputs in [0, 1]: that of timm's weights for what is not given."""
@@ -125,11 +129,11 @@ class Backbone(nn.Module):
 
     def require_size(self, height: int, width: int) -> None:
         """Raises UserError if the network cannot take pictures of so many pixels; nothing is computed."""
-        probe = copy.deepcopy(self).to("meta")
+        probe = copy.deepcopy(self).to("meta").eval()
         try:
             with torch.no_grad():
                 probe(torch.zeros(1, 3, height, width, device="meta"))
-        except (AssertionError, RuntimeError, ValueError) as error:
+        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"{self.option}.network={self.network}: it cannot take pictures of {height} x {width} pixels "
                 f"({first_line(error)}). Give another image_size or evaluation.size, or a network for any size."
@@ -216,13 +220,13 @@ def _names(probe: nn.Module, count: int) -> list[str]:
     return names if len(names) == count else [str(index) for index in range(count)]
 
 
-def _index(layer: str, names: list[str], network: str, option: str) -> int:
+def _index(layer: str, names: list[str], network: str, key: str) -> int:
     if layer in names:
         return names.index(layer)
     try:
         return range(len(names))[int(layer)]
     except (ValueError, IndexError):
-        raise UserError(f"{option}: {network} has no layer {layer}; it has {_listed(names)}.") from None
+        raise UserError(f"{key}: {network} has no layer {layer}; it has {_listed(names)}.") from None
 
 
 def _listed(names: list[str]) -> str:

@@ -29,21 +29,29 @@ def new_segmenter(config: DictConfig, num_parts: int, has_background: bool = Fal
     """
     with seeded_initialisation(config.seed, "segmenter"):
         segmenter = segmenters.build(config.segmenter, num_parts, has_background)
-    size = config.evaluation.size
-    _require_sizes(segmenter, (config.image_size, config.image_size), (size, size * 4 // 3))
+    _require_sizes(segmenter, (config.image_size, config.image_size), *whole_pictures(config))
     return segmenter
 
 
-def new_perceptual_network(config: DictConfig) -> PerceptualNetwork:
+def new_perceptual_network(config: DictConfig, *sizes: tuple[int, int]) -> PerceptualNetwork:
     """The perceptual network of a whole config.
 
+    Args:
+        sizes: height and width of the pictures that it is to see, pixels; else ``image_size``.
+
     Raises:
-        UserError: as ``models.perceptual.build``, or it cannot take pictures of ``image_size``.
+        UserError: as ``models.perceptual.build``, or it cannot take pictures of these sizes.
     """
     with seeded_initialisation(config.seed, "perceptual network"):
         network = perceptual.build(config.perceptual)
-    _require_sizes(network, (config.image_size, config.image_size))
+    _require_sizes(network, *(sizes or [(config.image_size, config.image_size)]))
     return network
+
+
+def whole_pictures(config: DictConfig) -> list[tuple[int, int]]:
+    """Sizes such as an evaluation has: its shorter side, and pictures that are square, or four by three."""
+    size = config.evaluation.size
+    return [(size, size), (size, size * 4 // 3)]
 
 
 def _require_sizes(network: nn.Module, *sizes: tuple[int, int]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -99,8 +100,8 @@ def read_state(choice: str, weights_dir: str | Path, option: str) -> dict[str, T
         UserError: the file cannot be downloaded, is missing or damaged, or holds no tensors.
     """
     if choice.startswith(("http://", "https://", "file://")):
-        folder, name = choice.rsplit("/", 2)[1:]  # many are called checkpoint.pth
-        return _fetched(choice, Path(weights_dir) / folder / name, option)
+        url = urlsplit(choice)  # the whole path: many are called model.safetensors
+        return _fetched(choice, Path(weights_dir) / url.netloc / url.path.lstrip("/"), option)
     path = Path(choice).expanduser()
     return dict(checkpoints.find(path).model) if path.is_dir() else _read(path)
 
@@ -137,12 +138,17 @@ def tensors_of_package(package: str, names: Sequence[str], option: str) -> dict[
             f"{option}=package:{package}: it holds {len(state)} tensors, and the network has {len(names)}: they are "
             "weights of another network."
         )
+    last = [[name.rpartition(".")[2] for name in own] for own in (names, state)]
+    if last[0] != last[1]:
+        place = next(place for place, (a, b) in enumerate(zip(*last, strict=True)) if a != b)
+        raise UserError(
+            f"{option}=package:{package}: its tensor {[*state][place]} stands where the network has {names[place]}: it "
+            "holds weights of another network, or in another order."
+        )
     return dict(zip(names, state.values(), strict=True))
 
 
-def copy_by_name(
-    network: nn.Module, state: Mapping[str, Tensor], source: str, optional: tuple[str, ...] = ("num_batches_tracked",)
-) -> None:
+def copy_by_name(network: nn.Module, state: Mapping[str, Tensor], source: str, head: str | None = None) -> None:
     """Copy tensors into ``network`` by name, and say in one line what was left out and what is new.
 
     Names may have wrappers' segments (``module.``, ``_orig_mod.``) anywhere, and all of the network's one prefix
@@ -152,7 +158,8 @@ def copy_by_name(
         network: receives the tensors.
         state: names and tensors.
         source: ``KEY=VALUE``, for messages.
-        optional: parts of names: those of the network's own that have one need not be there, or of this shape.
+        head: what the names of the network's head begin with, which is taken whole where ``state`` has all of it in
+            these shapes, and else not at all.
 
     Raises:
         UserError: another tensor of the network is missing from ``state`` or has another shape.
@@ -162,7 +169,8 @@ def copy_by_name(
     prefix = _prefix(given, wanted)
     found = {name: given[prefix + name] for name in wanted if prefix + name in given}
     other_shape = [name for name in found if found[name].shape != wanted[name].shape]
-    needed = [name for name in wanted if not any(part in name for part in optional)]
+    of_head = {name for name in wanted if head and name.startswith(head)}
+    needed = [name for name in wanted if name not in of_head and not name.endswith("num_batches_tracked")]
     if missing := [name for name in needed if name not in found]:
         raise UserError(
             f"The weights in {source} do not fit the network: {len(missing)} of its {len(needed)} tensors are missing, "
@@ -173,13 +181,20 @@ def copy_by_name(
             f"The weights in {source} do not fit the network: {wrong[0]} has the shape "
             f"{tuple(found[wrong[0]].shape)} instead of {tuple(wanted[wrong[0]].shape)}."
         )
-    taken = {name: found[name] for name in found if name not in other_shape}
+    has_head = of_head <= found.keys() and not of_head & {*other_shape}
+    taken = {name: found[name] for name in found if has_head or name not in of_head}
     network.load_state_dict(taken, strict=False)
     left = _groups(
         _inside(name, prefix) for name in given if not (name.startswith(prefix) and name[len(prefix) :] in taken)
     )
     new = _groups(name for name in wanted if name not in taken and "num_batches_tracked" not in name)
-    say(f"{source}: {len(taken)} tensors" + (f", left out {left}" * bool(left)) + (f", new {new}" * bool(new)) + ".")
+    also = f" with its head ({head.rstrip('.')})" if of_head and has_head else ""
+    say(
+        f"{source}: {len(taken)} tensors{also}"
+        + (f", left out {left}" * bool(left))
+        + (f", new {new}" * bool(new))
+        + "."
+    )
 
 
 def _prefix(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:

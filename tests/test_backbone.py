@@ -6,6 +6,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
 from models import perceptual, segmenters
@@ -160,6 +161,7 @@ def test_batch_norms_keep_the_pretrainings_statistics_or_take_the_batchs(kind: s
         ("tf_efficientnet_lite0", "null", "conv_stem"),
         ("resnet18", "0", "layer1"),
         ("resnet18", "layer3", "layer4"),
+        ("vgg11", "1", "features.6"),
         ("vit_tiny_patch16_224", "2", "blocks.3"),
     ],
 )
@@ -173,6 +175,32 @@ def test_frozen_layers_and_all_before_them_are_not_trained(network: str, frozen:
     assert [group["multiplier"] for group in groups] == [1.0, 10.0]
     segmenter(IMAGES).sum().backward()
     assert all((p.grad is not None) == p.requires_grad for p in segmenter.parameters())
+
+
+def test_the_head_alone_can_be_trained() -> None:
+    given = ("segmenter=efficientnet_lite0", "segmenter.weights=none", "segmenter.frozen=-1")
+    groups = segmenters.build(composed(*given).segmenter, num_parts=3).parameter_groups(10.0)
+    assert [(len(group["params"]), group["multiplier"]) for group in groups] == [(2, 10.0)]
+
+
+def test_frozen_layers_keep_their_statistics_where_others_follow_the_batch() -> None:
+    given = ("segmenter=efficientnet_lite0", "segmenter.weights=none", "segmenter.frozen=1")
+    segmenter = segmenters.build(composed(*given, "segmenter.batch_norm=trained").segmenter, num_parts=3).train()
+    frozen, trained = segmenter.backbone.model.bn1, segmenter.backbone.model.blocks[6][0].bn1
+    before = [norm.running_mean.clone() for norm in (frozen, trained)]
+    segmenter(IMAGES)
+    assert torch.equal(frozen.running_mean, before[0]) and not torch.equal(trained.running_mean, before[1])
+
+
+def test_batch_norms_over_several_devices_keep_timms_activations() -> None:
+    network = backbone("tf_efficientnet_lite0", "2", "4")
+    expected = maps(network)
+    for found, wanted in zip(maps(convert_sync_batchnorm(network).eval()), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_a_small_size_is_taken_where_the_network_can() -> None:
+    backbone("resnet18", "-1").train().require_size(32, 32)
 
 
 def test_the_laptops_features_are_of_the_means_that_its_weights_were_trained_with() -> None:

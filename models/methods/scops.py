@@ -87,7 +87,9 @@ class Method(base.Method):
     def from_config(cls, config: DictConfig) -> Self:
         predictor = new_segmenter(config, config.num_parts, has_background=True)
         perceptual = new_perceptual_network(config)
-        channels = sum(features.shape[1] for features in perceptual(torch.zeros(1, 3, 32, 32)))
+        channels = sum(
+            features.shape[1] for features in perceptual(torch.zeros(1, 3, config.image_size, config.image_size))
+        )
         with seeded_initialisation(config.seed, "basis"):
             basis = torch.randn(config.num_parts, channels).abs()
         return cls(predictor, perceptual, basis, config.method, config.augmentation)

@@ -41,7 +41,7 @@ def build(options: DictConfig) -> base.PerceptualNetwork:
         copy_by_name(features, state, source=f"perceptual.weights={options.weights}")
 
     indices = vgg_layers(features)
-    unknown = [layer for layer in options.layers if layer not in indices]
+    unknown = [layer for layer in options.layers or () if layer not in indices]
     if unknown or not options.layers:
         raise UserError(
             f"perceptual.layers: {options.network} has no layer {', '.join(unknown) or '(none given)'}; "

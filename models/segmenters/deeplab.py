@@ -15,7 +15,7 @@ from utils.errors import UserError
 
 Variant = Literal["caffe", "torchvision"]
 
-HEAD = "layer5"
+HEAD = "layer5."
 
 
 @dataclass
@@ -98,7 +98,7 @@ def build(options: DictConfig, num_parts: int, has_background: bool) -> Segmente
     segmenter = Segmenter(num_parts, options.variant, has_background)
     if options.weights != "none":
         state = pretrained_state(options.weights, RESNET50[options.variant], options.weights_dir, "segmenter.weights")
-        copy_by_name(segmenter, state, f"segmenter.weights={options.weights}", optional=(HEAD, "num_batches_tracked"))
+        copy_by_name(segmenter, state, f"segmenter.weights={options.weights}", head=HEAD)
     elif options.init == "normal":
         for layer in segmenter.modules():
             if isinstance(layer, nn.Conv2d):
@@ -108,10 +108,10 @@ def build(options: DictConfig, num_parts: int, has_background: bool) -> Segmente
 
 def from_state(options: DictConfig, state: Mapping[str, Tensor], has_background: bool) -> Segmenter:
     """See ``models.segmenters.from_state``."""
-    head = state.get(f"{HEAD}.conv2d_list.0.weight")
+    head = state.get(f"{HEAD}conv2d_list.0.weight")
     if head is None or head.ndim != 4 or len(head) <= has_background:
         raise UserError(
-            f"it is no checkpoint of a segmenter={options.name}: it has no {HEAD}.conv2d_list.0.weight of the shape "
+            f"it is no checkpoint of a segmenter={options.name}: it has no {HEAD}conv2d_list.0.weight of the shape "
             f"({'1 + ' * has_background}K, C, 3, 3). Expected are the published checkpoints or those that train.py "
             "writes."
         )

@@ -30,8 +30,8 @@ class Options:
         output_stride: pixels of a cell of a convolutional network's map; null: as the network has it.
         head: ``"deeplab"`` (four dilated 3 x 3 convolutions) or ``"convolution"`` (one).
         frozen: index or name of a layer that keeps its pretrained weights, with all before it; null: all are trained.
-        batch_norm: ``"fixed"``: normalises by the statistics of the pretraining; ``"trained"``: by the batch. Scale and
-            shift are learnt in both.
+        batch_norm: ``"fixed"``: normalises by the statistics of the pretraining; ``"trained"``: by the batch, but in
+            frozen layers. Scale and shift are learnt in both.
         mean, deviation: of the network's inputs, R, G, B in [0, 1]; null: those of timm's weights.
     """
 
@@ -69,10 +69,10 @@ class Segmenter(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        if self.fixed_statistics:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                is_frozen = module.affine and not module.weight.requires_grad
+                module.train(mode and not self.fixed_statistics and not is_frozen)
         return self
 
     def preprocess(self, images: Tensor) -> Tensor:
@@ -87,7 +87,8 @@ class Segmenter(nn.Module):
         """The trained parameters for ``utils.optimizer``: the head learns ``head_multiplier`` times as fast."""
         backbone = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
         head = [*self.head.parameters()]
-        return [{"params": backbone, "multiplier": 1.0}, {"params": head, "multiplier": head_multiplier}]
+        groups = [{"params": backbone, "multiplier": 1.0}, {"params": head, "multiplier": head_multiplier}]
+        return [group for group in groups if group["params"]]
 
 
 def build(options: DictConfig, num_parts: int, has_background: bool) -> Segmenter:
@@ -99,7 +100,7 @@ def build(options: DictConfig, num_parts: int, has_background: bool) -> Segmente
             f"segmenter.weights={options.weights}",
         )
         if any(OWN in name for name in state):
-            copy_by_name(segmenter, state, source, optional=("head.", "num_batches_tracked"))
+            copy_by_name(segmenter, state, source, head="head.")
         else:
             copy_by_name(segmenter.backbone.model, state, source)
     return segmenter

@@ -62,7 +62,7 @@ REFUSED = [
     training(
         "a block that a transformer lacks",
         "device=cpu segmenter=timm segmenter.network=vit_tiny_patch16_224 segmenter.layer=12",
-        "segmenter: vit_tiny_patch16_224 has no layer 12",
+        "segmenter.layer: vit_tiny_patch16_224 has no layer 12",
         "11 (blocks.11)",
     ),
     training(

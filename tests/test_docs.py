@@ -22,6 +22,7 @@ PROGRAMS = {
     "utils.sweep": None,
     "benchmarks.pascal_part": "pascal_part",
     "benchmarks/step.py": "train",
+    "benchmarks/methods.py": "train",
     "benchmarks/loader.py": "train",
     "benchmarks/evaluate.py": "benchmark_evaluate",
 }
@@ -89,6 +90,10 @@ def test_every_command_line_of_the_docs_composes(program, arguments):
     path = program if program.endswith(".py") else f"{program.replace('.', '/')}.py"
     assert (ROOT / path).is_file()
     if PROGRAMS[program] is not None:
+        named = [argument for argument in arguments if "=" not in argument and program == "benchmarks/methods.py"]
+        for name in named:
+            arguments.remove(name)
+            composed(f"method={name}")
         for overrides in jobs_of(arguments):
             composed(*overrides, name=PROGRAMS[program])
 

@@ -182,7 +182,8 @@ def faulty_payloads() -> dict[str, tuple[dict, str]]:
         "an unknown variant": (
             {
                 "model_state_dict": state,
-                "config": OmegaConf.to_container(composed()) | {"segmenter": {"name": "deeplab", "variant": "vit"}},
+                "config": OmegaConf.to_container(composed())
+                | {"segmenter": {**OmegaConf.to_container(composed().segmenter), "variant": "vit"}},
             },
             "caffe, torchvision.*'vit'",
         ),

@@ -88,7 +88,9 @@ def record(sweep: Path, number: int, overrides: dict, status: int | None = 0, **
     return job
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+@pytest.mark.parametrize(
+    "launcher", ["basic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("joblib", "submitit_local"))]
+)
 def test_a_failed_job_is_reported_and_the_others_go_on(sweep, tmp_path, launcher):
     workers = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     done = sweep("-m", "seed=1,7,3", "num_parts=4", f"hydra/launcher={launcher}", *workers)
@@ -118,6 +120,7 @@ def test_a_fault_of_the_code_in_one_job_is_status_1_and_keeps_its_traceback(swee
     assert (tmp_path / "mine/seed_1/metrics.json").is_file() and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_ends_the_command_with_a_table_of_those_that_were_started(sweep, tmp_path):
     killed = sweep("-m", "seed=5,6,3", "num_parts=4", "output_dir=a b", *JOBLIB)
     assert killed.returncode == 1
@@ -134,6 +137,7 @@ def test_ctrl_c_ends_the_sweep_and_shows_what_is_done(sweep):
     assert "14.0" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_mistake_in_the_command_starts_nothing_and_leaves_nothing(sweep, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()

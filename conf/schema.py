@@ -209,6 +209,11 @@ def owners(key: str) -> list[str]:
     return [owner for prefix, owner, options in _brought() if key in _keys_of(options, prefix)]
 
 
+def group_of(kind: str) -> str:
+    """The config group whose options choose modules of a kind."""
+    return "dataset_name" if kind == "dataset" else kind
+
+
 def _chosen_by(kind: str, name: str) -> str:
     if kind == "method":
         return f"method={name}"
@@ -226,7 +231,7 @@ def _or_in_file(config: DictConfig, key: str) -> str:
 
 def _files_naming(kind: str, name: str) -> list[Path]:
     """The options, YAML files, that choose a module."""
-    files = (Path(__file__).parent / ("dataset_name" if kind == "dataset" else kind)).glob("*.yaml")
+    files = (Path(__file__).parent / group_of(kind)).glob("*.yaml")
     return sorted(file for file in files if re.search(rf"^ *name: {name}$", file.read_text(), re.MULTILINE))
 
 
@@ -249,7 +254,7 @@ def _with_text_keys(value: Any) -> Any:
 def _name(raw: Mapping[str, Any], node: str) -> str:
     name = raw[node].get("name") if isinstance(raw.get(node), Mapping) else None
     if not isinstance(name, str):
-        raise UserError(f"{node} is required: give {'dataset_name' if node == 'dataset' else node}=OPTION.")
+        raise UserError(f"{node} is required: give {group_of(node)}=OPTION.")
     return name
 
 

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import NODES, typed, validate
+from conf.schema import NODES, group_of, typed, validate
 from conf.upgrade import upgrade
 from utils.errors import UserError
 
@@ -60,7 +60,7 @@ def on_modules_of_run(config: DictConfig) -> DictConfig:
     given = given_keys()
     own = _own_of_run(config) if any(key.partition(".")[0] in NODES and "." in key for key in given) else None
     for node, (kind, _) in NODES.items() if own else ():
-        if node in given or {"dataset": "dataset_name"}.get(kind, kind) in given:
+        if node in given or group_of(kind) in given:
             continue
         defaults, config[node] = config[node], OmegaConf.to_container(own[node])
         for key in given:

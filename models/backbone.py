@@ -34,7 +34,6 @@ class Backbone(nn.Module):
 
     Attributes:
         channels: of each layer's map.
-        names: of each layer, as timm has them.
 
     Raises:
         UserError: timm has no such network, or it no such layer, facet or output stride.
@@ -69,7 +68,6 @@ class Backbone(nn.Module):
             )
         key = f"{option}.layers" if option == "perceptual" else f"{option}.layer"
         indices = [_index(layer, known, network, key) for layer in layers]
-        self.names = [known[index] for index in indices]
         self.channels = [maps[index].shape[1] for index in indices]
         # Once each, from the finest, as timm gives them.
         self._wanted = sorted(set(indices))
@@ -127,17 +125,18 @@ class Backbone(nn.Module):
             return tensors_of_package(weights.removeprefix("package:"), names, key)
         return read_state(weights, weights_dir, key)
 
-    def require_size(self, height: int, width: int) -> None:
-        """Raises UserError if the network cannot take pictures of so many pixels; nothing is computed."""
+    def require_sizes(self, *sizes: tuple[int, int]) -> None:
+        """Raises UserError if the network cannot take pictures of a height and width, pixels; nothing is computed."""
         probe = copy.deepcopy(self).to("meta").eval()
-        try:
-            with torch.no_grad():
-                probe(torch.zeros(1, 3, height, width, device="meta"))
-        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{self.option}.network={self.network}: it cannot take pictures of {height} x {width} pixels "
-                f"({first_line(error)}). Give another image_size or evaluation.size, or a network for any size."
-            ) from error
+        for height, width in dict.fromkeys(sizes):
+            try:
+                with torch.no_grad():
+                    probe(torch.zeros(1, 3, height, width, device="meta"))
+            except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{self.option}.network={self.network}: it cannot take pictures of {height} x {width} pixels "
+                    f"({first_line(error)}). Give another image_size or evaluation.size, or a network for any size."
+                ) from error
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
         """Maps (N, C_i, h_i, w_i), in the order of ``layers``, from normalised images (N, 3, H, W)."""

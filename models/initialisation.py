@@ -56,5 +56,4 @@ def whole_pictures(config: DictConfig) -> list[tuple[int, int]]:
 
 def _require_sizes(network: nn.Module, *sizes: tuple[int, int]) -> None:
     for backbone in (module for module in network.modules() if isinstance(module, Backbone)):
-        for size in sizes:
-            backbone.require_size(*size)
+        backbone.require_sizes(*sizes)

@@ -9,7 +9,7 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
-from models import perceptual, segmenters
+from models import methods, perceptual, segmenters
 from models.backbone import Backbone
 from models.initialisation import new_perceptual_network, new_segmenter
 from tests.composition import composed
@@ -177,6 +177,15 @@ def test_frozen_layers_and_all_before_them_are_not_trained(network: str, frozen:
     assert all((p.grad is not None) == p.requires_grad for p in segmenter.parameters())
 
 
+def test_position_embeddings_that_are_trained_are_refused_where_their_gradient_is_not_deterministic() -> None:
+    given = ("segmenter=timm", "segmenter.network=vit_tiny_patch16_224", "segmenter.weights=none", "deterministic=true")
+    given += ("perceptual.weights=none",)
+    with pytest.raises(UserError, match="resized position embeddings .*pos_embed.*give segmenter.frozen=0"):
+        methods.build(composed(*given), has_masks=True, device=torch.device("cuda"))
+    for fine in ((*given, "segmenter.frozen=0"), (*given, "deterministic=false")):
+        methods.build(composed(*fine), has_masks=True, device=torch.device("cuda"))
+
+
 def test_the_head_alone_can_be_trained() -> None:
     given = ("segmenter=efficientnet_lite0", "segmenter.weights=none", "segmenter.frozen=-1")
     groups = segmenters.build(composed(*given).segmenter, num_parts=3).parameter_groups(10.0)
@@ -200,7 +209,7 @@ def test_batch_norms_over_several_devices_keep_timms_activations() -> None:
 
 
 def test_a_small_size_is_taken_where_the_network_can() -> None:
-    backbone("resnet18", "-1").train().require_size(32, 32)
+    backbone("resnet18", "-1").train().require_sizes((32, 32))
 
 
 def test_the_laptops_features_are_of_the_means_that_its_weights_were_trained_with() -> None:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from utils.console import stderr
+from utils.console import say, stderr
 from utils.errors import UserError
 from utils.files import flush_to_disk, written_whole
 from utils.run_directory import RunDirectory
@@ -203,7 +203,7 @@ class RunLogger:
 
     def say(self, message: str) -> None:
         """Prints a line on stderr, above the progress bar."""
-        stderr.print(message, markup=False, highlight=False, soft_wrap=True)
+        say(message)
 
     def skipped(self, messages: Sequence[str]) -> None:
         """Says of each picture that another one stands in for what was wrong with it, and counts them."""
@@ -218,12 +218,10 @@ class RunLogger:
         self._progress.update(self._task, completed=step, description=self._text)
         if not stderr.is_terminal and (time.monotonic() >= self._line_due or step == self.num_steps):
             self._line_due = time.monotonic() + SECONDS_BETWEEN_LINES
-            left = (
-                f"  {_duration(self._rate * (self.num_steps - step))} left"
-                if self._rate and step < self.num_steps
-                else ""
+            seconds = self._rate * (self.num_steps - step)
+            self.say(
+                f"step {step}/{self.num_steps}  {self._text}" + (f"  {_duration(seconds)} left" if seconds else "")
             )
-            self.say(f"step {step}/{self.num_steps}  {self._text}{left}")
 
     def log(self, step: int, scalars: Mapping[str, float | torch.Tensor]) -> None:
         """Losses, ``total``, ``learning_rate``, ``gradient_norm``; and the time per step since the last call."""

@@ -55,7 +55,7 @@ class PerceptualNetwork(nn.Module):
     def __init__(self, network: nn.Module, normalisation: nn.Module, options: DictConfig) -> None:
         super().__init__()
         self.network, self.normalisation, self.options = network, normalisation, options
-        self.scales = {layer: float(scale) for layer, scale in options.layers.items()}
+        self.scales = [float(scale) for scale in options.layers.values()]
         self.factor = options.factor if options.scale == "matched" else 1.0
         self.requires_grad_(False)
         self.eval()
@@ -71,7 +71,7 @@ class PerceptualNetwork(nn.Module):
         """
         maps = self.network(self.normalisation(images))
         factor = self.factor or 1.0
-        return [factor * scale * found for scale, found in zip(self.scales.values(), maps, strict=True)]
+        return [factor * scale * found for scale, found in zip(self.scales, maps, strict=True)]
 
     def measure(self, batches: Callable[[int], Iterable[TrainBatch]]) -> dict[str, Any]:
         """The factor of ``scale=matched``, unless it is known; see ``models.methods.base.Method.measure``.

@@ -95,10 +95,8 @@ def build(options: DictConfig, num_parts: int, has_background: bool) -> Segmente
     """See ``models.segmenters.build``."""
     segmenter = Segmenter(options, num_parts, has_background)
     if options.weights != "none":
-        state, source = (
-            segmenter.backbone.read(options.weights, options.weights_dir),
-            f"segmenter.weights={options.weights}",
-        )
+        source = f"segmenter.weights={options.weights}"
+        state = segmenter.backbone.read(options.weights, options.weights_dir)
         if any(OWN in name for name in state):
             copy_by_name(segmenter, state, source, head="head.")
         else:

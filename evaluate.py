@@ -1,5 +1,7 @@
 """Evaluate a checkpoint, ``python evaluate.py checkpoint=PATH``, or anyone's label maps, ``predictions=DIR``.
 
+Baselines are put beside it, or evaluated alone, ``baseline=[kmeans_features]``.
+
 A run is evaluated on the data that it was trained on, unless another data set is named. Keys are in conf/evaluate.yaml.
 """
 
@@ -27,64 +29,71 @@ from utils.errors import UserError
 from utils.logging import WANDB_ID, WandbRun
 from utils.run_directory import RunDirectory, versions
 
+SUBJECT = "subject"  # what is evaluated, among the baselines
+
 
 def evaluate(config: DictConfig) -> None:
     """One pass over the held-out pictures for what is evaluated, one for each baseline; a table, figures, a picture."""
     set_determinism(config.deterministic)
     fabric = build_fabric(config.device, config.precision)
 
-    # What is evaluated, by what, on which pictures.
-    checkpoint = None
+    # What is evaluated, by what, on which pictures; and what it is compared with.
+    checkpoint, labellers, num_parts = None, {}, config.num_parts
     if config.checkpoint is not None:
-        labeller, checkpoint, config = of_checkpoint(config, fabric)
-        num_parts = labeller.num_parts
+        labellers[SUBJECT], checkpoint, config = of_checkpoint(config, fabric)
+        num_parts = labellers[SUBJECT].num_parts
     method = method_class(config)
     sets = Sets.of(config, method.test_masks)
-    if checkpoint is None:
-        labeller = label_maps.given(config, sets)
-        num_parts = labeller.largest_label
+    if config.predictions is not None:
+        labellers[SUBJECT] = label_maps.given(config, sets)
+        num_parts = labellers[SUBJECT].largest_label
     output = output_directory(config)
-
-    # It, and what it is compared with.
-    options = EvaluationOptions.of(config)
-    with_label_maps = replace(options, label_maps=output / "label_maps")
-    result = run.evaluate(labeller, sets, method.protocols, with_label_maps, fabric.device)
-    rows = {labeller.title: result.metrics}
     for name, own in config.baselines.items():
-        baseline = module("baseline", name).build(own, config, num_parts, fabric.device)
-        rows[baseline.title] = run.evaluate(baseline, sets, method.protocols, options, fabric.device).metrics
+        labellers[name] = module("baseline", name).build(own, config, num_parts, fabric.device)
+    for labeller in labellers.values():
+        labeller.prepare(sets.test)
 
-    print_table(rows)
-    for note in result.notes:
+    options = EvaluationOptions.of(config)
+    first, results = next(iter(labellers)), {}
+    for name, labeller in labellers.items():
+        own = replace(options, label_maps=output / "label_maps") if name == first else options
+        results[name] = run.evaluate(labeller, sets, method.protocols, own, fabric.device)
+
+    print_table({labellers[name].title: result.metrics for name, result in results.items()})
+    for note in dict.fromkeys(note for result in results.values() for note in result.notes):
         print(note)
+    figures = {name: result.metrics for name, result in results.items()}
+    metrics, (counts, pictures) = figures.pop(SUBJECT, {}), (results[first].counts, results[first].pictures)
     write_metrics(
         output / "metrics.json",
-        result.metrics,
+        metrics,
         {
             **made_from(checkpoint, config),
             "num_parts": num_parts,
             "dataset_name": config.dataset_name,
             "dataset_root": config.dataset_root,
             "eval_mask": config.dataset.get("eval_mask"),
-            "counts": result.counts,
+            "counts": counts,
             "versions": versions(),
             "config": OmegaConf.to_container(config),
-            "baselines": dict(list(rows.items())[1:]),
+            "baselines": figures,
         },
     )
     print(f"Figures: {output / 'metrics.json'}")
-    if result.pictures:
-        picture = part_picture(result.pictures, labeller.caption)
+    if pictures:
+        picture = part_picture(pictures, labellers[first].caption)
         Image.fromarray(picture).save(output / "parts.png")
         print(f"Held-out pictures, what was found in them, and what is known: {output / 'parts.png'}")
         if checkpoint and is_on_own_data(checkpoint.config, config):
-            log_to_run(Path(config.checkpoint), config, checkpoint, result.metrics, picture)
+            log_to_run(Path(config.checkpoint), config, checkpoint, metrics, picture)
 
 
 def made_from(checkpoint: Checkpoint | None, config: DictConfig) -> dict[str, object]:
     """What was evaluated, for ``metrics.json``."""
     if checkpoint:
         return {"checkpoint": str(checkpoint.file), "updates": checkpoint.step}
+    if config.predictions is None:
+        return {}
     return {"predictions": config.predictions, "predictions_background": config.predictions_background}
 
 

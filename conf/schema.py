@@ -138,8 +138,11 @@ class EvaluateConfig(TrainConfig):
     @staticmethod
     def check(config: DictConfig) -> None:
         TrainConfig.check(config)
-        if config.checkpoint is None and config.predictions is None:
-            raise UserError("checkpoint is required: give checkpoint=PATH. For label maps: predictions=DIR.")
+        if config.checkpoint is None and config.predictions is None and not config.baselines:
+            raise UserError(
+                "checkpoint is required: give checkpoint=PATH. For label maps: predictions=DIR; for baselines alone: "
+                "baseline=[NAME]."
+            )
         if config.checkpoint is not None and config.predictions is not None:
             raise UserError("checkpoint and predictions are two things to evaluate: give one of them.")
 

@@ -54,8 +54,9 @@ def prepared(
         predicted: (H, W) uint8, a label map of the whole picture made elsewhere, which moves with it.
     """
     ready = prepare(replace(sample, predicted=predicted))
-    maps = {"part_map": ready.part_map, "predicted": ready.predicted}
-    return EvalInput(ready.name, ready.label, ready.image, ready.foreground, view=view, **maps)
+    keypoints = None if ready.keypoints is None else ready.keypoints + [0.5, 0.5, 0]
+    known = {"part_map": ready.part_map, "predicted": ready.predicted, "keypoints": keypoints}
+    return EvalInput(ready.name, ready.label, ready.image, ready.foreground, view=view, **known)
 
 
 def batch(inputs: list[EvalInput]) -> EvalBatch:

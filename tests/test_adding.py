@@ -39,4 +39,4 @@ def test_the_pages_method_and_data_set_train_and_are_evaluated_as_they_stand_the
         assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "runs/discs/figures/metrics.json").read_text())
     assert {"FG-NMI", "FG-ARI", "NMI", "ARI"} <= set(figures)
-    assert set(figures["produced_by"]["baselines"]) == {"untrained", "k-means colours"}
+    assert set(figures["produced_by"]["baselines"]) == {"untrained", "kmeans_colours"}

@@ -59,4 +59,4 @@ def test_a_third_of_the_recipe_finds_parts_of_birds_it_has_not_seen(tmp_path: Pa
     program("evaluate.py", f"checkpoint={tmp_path}/run", f"output_dir={tmp_path}/out", "baseline=[kmeans_features]")
     figures = json.loads((tmp_path / "out/metrics.json").read_text())
     assert figures["FG-NMI"] > 20
-    assert figures["FG-NMI"] > figures["produced_by"]["baselines"]["k-means features"]["FG-NMI"]
+    assert figures["FG-NMI"] > figures["produced_by"]["baselines"]["kmeans_features"]["FG-NMI"]

@@ -112,7 +112,7 @@ def test_the_baselines_keys_that_are_given_reach_an_evaluation(data, tmp_path, c
     printed = call("evaluate", f"checkpoint={of_run}", *baselines, f"output_dir={tmp_path / 'out'}")
     assert "untrained" in printed and "k-means features" in printed
     produced_by = figures(tmp_path / "out")["produced_by"]
-    assert list(produced_by["baselines"]) == ["untrained", "k-means features"]
+    assert list(produced_by["baselines"]) == ["untrained", "kmeans_features"]
     assert all({"FG-NMI", "NMI"} <= set(row) for row in produced_by["baselines"].values())
     wanted = {"untrained": {}, "kmeans_features": {"num_points": 5, "restarts": 10}}
     assert produced_by["config"]["baselines"] == wanted

@@ -220,10 +220,26 @@ def test_the_program_writes_figures_with_where_they_come_from(tmp_path, monkeypa
     assert produced_by["predictions"] == str(tmp_path / "maps") and produced_by["num_parts"] == 4
     # What the maps are compared with has as many parts; their background is none.
     assert built == [4]
-    assert "checkpoint" not in produced_by and set(produced_by["baselines"]) == {"k-means colours"}
+    assert "checkpoint" not in produced_by and set(produced_by["baselines"]) == {"kmeans_colours"}
     assert (tmp_path / "out/parts.png").is_file()
     printed = capsys.readouterr().out
     assert "label maps" in printed and "has no maps of the training pictures" in printed
+
+
+def test_baselines_are_evaluated_alone(tmp_path, capsys):
+    draw, overrides = DRAWN["synthetic"]
+    values = ("dataset_name=synthetic", f"dataset_root={tmp_path}", *SMALL, *overrides, "device=cpu", "num_parts=3")
+    alone = ("baseline=[kmeans_colours,untrained]", f"output_dir={tmp_path / 'out'}")
+    evaluate_program.evaluate(composed(*values, *alone, name="evaluate"))
+    figures = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert set(figures) == {"produced_by"} and figures["produced_by"]["num_parts"] == 3
+    assert {name: "FG-NMI" in own for name, own in figures["produced_by"]["baselines"].items()} == {
+        "kmeans_colours": True,
+        "untrained": True,
+    }
+    assert (tmp_path / "out/parts.png").is_file() and (tmp_path / "out/label_maps/predicted").is_dir()
+    printed = capsys.readouterr().out
+    assert "k-means colours" in printed and "untrained" in printed
 
 
 @pytest.mark.parametrize(

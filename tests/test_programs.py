@@ -82,7 +82,7 @@ def test_evaluation_writes_figures_with_what_produced_them(trained, evaluated):
     produced_by = figures["produced_by"]
     assert produced_by["checkpoint"] == str(trained / "checkpoints/model_2.pth")
     assert produced_by["counts"]["images"] == 8 and produced_by["num_parts"] == 4
-    assert set(produced_by["baselines"]) == {"untrained", "k-means features", "k-means colours"}
+    assert set(produced_by["baselines"]) == {"untrained", "kmeans_features", "kmeans_colours"}
 
 
 def test_training_and_evaluation_give_the_same_figures(trained, evaluated):

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
+from datasets.base import Source
 from datasets.batch import EvalBatch
 from datasets.sample import Sample
 from evaluation.prediction import centres_of_mass
@@ -27,6 +28,8 @@ class Labeller:
         gives_masks: its one part is the foreground, and so its label maps are masks.
         needs_fit: ``fit`` has to be called first.
         knows_training_pictures: it can score those too; else what is fitted on them is left out.
+        leaves_out_absent: the keypoint error leaves out pictures in which something is nowhere; else that is put at the
+            middle of the box.
         notes: what a reader of its figures should know.
     """
 
@@ -37,7 +40,15 @@ class Labeller:
     gives_masks: ClassVar[bool] = False
     needs_fit: ClassVar[bool] = False
     knows_training_pictures: bool = True
+    leaves_out_absent: ClassVar[bool] = False
     notes: tuple[str, ...] = ()
+
+    def prepare(self, dataset: Source) -> None:
+        """Take from the held-out split what it has to know of it, before anything is read.
+
+        Raises:
+            UserError: the data set has not what the labeller needs.
+        """
 
     def fit(self, batches: Iterable[EvalBatch]) -> None:
         """Learn from the test crops of the training pictures.
@@ -60,10 +71,14 @@ class Labeller:
         """Scores of a batch of network inputs."""
         return self.scores(batch.images, batch.foreground)
 
-    def centres(self, probabilities: Tensor) -> Tensor:
-        """Where the parts (N, K, h, w) are (N, K, 2): x and y, one-based pixels; NaN where a part is nowhere.
+    def centres(self, probabilities: Tensor, batch: EvalBatch) -> Tensor:
+        """Where what it has found is (N, L, 2): x and y, one-based pixels; NaN where something is nowhere.
 
-        Their centres of mass, unless a labeller knows better. Off the object the probabilities are 0.
+        The centres of mass of the K parts, unless a labeller knows better.
+
+        Args:
+            probabilities: (N, K, h, w) of the parts; 0 off the object.
+            batch: that they are of.
         """
         return centres_of_mass(probabilities)
 

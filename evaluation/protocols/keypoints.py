@@ -119,15 +119,18 @@ class Protocol(base.Protocol):
             _count(self.in_box, part_scores(scores, has_background).argmax(1), batch.inputs)
             return probabilities
         _count(self.in_whole, probabilities.argmax(1), batch.inputs)
-        self._centres.append(self.labeller.centres(probabilities[:, 1:]))
+        self._centres.append(self.labeller.centres(probabilities[:, 1:], batch))
         self._whole += [replace(shown, image=None, foreground=None, predicted=None) for shown in batch.inputs]
         return probabilities
 
     def located(self, fitted: bool) -> list[Located]:
         """Parts and keypoints of the training samples (``fitted``), or of the held-out ones."""
         centres = torch.cat(self._centres).cpu().numpy() if self._centres else ()
-        placed = zip(self._whole, centres, strict=True)
-        return [_relative_to_box(shown, of_parts) for shown, of_parts in placed if shown.fitted == fitted]
+        return [
+            _relative_to_box(shown, found)
+            for shown, found in zip(self._whole, centres, strict=True)
+            if shown.fitted == fitted and not (self.labeller.leaves_out_absent and np.isnan(found).any())
+        ]
 
     def metrics(self) -> dict[str, float]:
         """FG-NMI, FG-ARI, NMI, ARI and the keypoint errors that can be computed, all in percent.

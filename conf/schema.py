@@ -75,6 +75,7 @@ class Evaluation:
     batch_size: int = number(low=1)
     size: int = number(low=32, high=4096)
     label_resize: str = choice("bilinear", "nearest")
+    ari_with_background: bool = MISSING
     pictures: int = number(low=0)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -190,9 +190,11 @@ def _keys_of_experiment(name: str) -> Iterator[str]:
     for file in filter(Path.is_file, (Path(folder, f"experiment/{name}.yaml") for folder in folders)):
         content = OmegaConf.to_container(OmegaConf.load(file))
         for entry in content.pop("defaults", []):
-            group, option = next(iter(entry.items())) if isinstance(entry, dict) else ("experiment", entry)
-            group = group.split()[-1].lstrip("/")  # "override /group"
-            yield from _keys_of_experiment(option) if group == "experiment" else [group]
+            if isinstance(entry, dict):
+                yield next(iter(entry)).split()[-1].lstrip("/")  # "override /group"
+            else:
+                beside = str(PurePosixPath("/experiment", name).parent / entry)  # entry alone if it begins with a slash
+                yield from _keys_of_experiment(beside.removeprefix("/experiment/"))
         yield from _leaves(content)
         return
 

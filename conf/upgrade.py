@@ -13,6 +13,9 @@ _DATASETS = {"CUB": "cub", "DF": "deepfashion", "PP": "pascal_part", "folder": "
 # What perceptual networks were before there were others.
 _PERCEPTUAL = {"scale": "published", "matched_to": 22200.0, "matched_on": 8, "factor": None, "sobel": False}
 
+# What the paper's method was before its ablations had keys.
+_CONTRASTIVE_RECONSTRUCTION = {"descriptors": "contrastive", "normalisation": "release"}
+
 # Keys of earlier command lines, and what to give now.
 NEW_FORMS = {
     "evaluation.baselines": "give baseline=[untrained,kmeans_features,kmeans_colours], or some of these",
@@ -27,6 +30,10 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     config = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
     if "name" not in config.get("perceptual", {"name": None}):
         config["perceptual"] |= {"name": "vgg", **_PERCEPTUAL}
+    if config.get("method", {}).get("name") == "contrastive_reconstruction":
+        config["method"] = _CONTRASTIVE_RECONSTRUCTION | config["method"]
+    if "evaluation" in config:
+        config["evaluation"] = {"ari_with_background": False} | config["evaluation"]
     if "name" in config.get("dataset", {"name": None}):
         return config
     for node in ("dataset", "method", "optimizer"):

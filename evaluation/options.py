@@ -47,12 +47,14 @@ class EvaluationOptions(PartViewOptions):
         batch_size: the most inputs that go through the labeller at once.
         num_workers: processes that read and resize; 0 reads in this one.
         num_pictures: how many examples a result has, spread evenly over the test set.
+        ari_with_background: at keypoints, also FG-ARI of labels with background.
         label_maps: folder for the label maps that the figures over part maps are of, as PNG; None: they are not kept.
     """
 
     batch_size: int
     num_workers: int
     num_pictures: int
+    ari_with_background: bool = False
     label_maps: Path | None = None
 
     @classmethod
@@ -65,4 +67,5 @@ class EvaluationOptions(PartViewOptions):
             batch_size=config.evaluation.batch_size,
             num_workers=config.loader.num_workers,
             num_pictures=config.evaluation.pictures,
+            ari_with_background=config.evaluation.ari_with_background,
         )

@@ -10,7 +10,8 @@ from torch import Tensor
 from losses.precision import full_precision
 
 Negatives = Literal["all_images", "other_images"]
-PositiveRule = Literal["uniform", "release"]
+PositiveRule = Literal["uniform", "release", "same_image"]
+Normalisation = Literal["release", "paper"]
 
 
 def least_batch(rule: PositiveRule) -> int:
@@ -19,8 +20,8 @@ def least_batch(rule: PositiveRule) -> int:
     Raises:
         ValueError: an unknown rule.
     """
-    if rule not in ("uniform", "release"):
-        raise ValueError(f"positives must be drawn by the rule 'uniform' or 'release', not {rule!r}")
+    if rule not in ("uniform", "release", "same_image"):
+        raise ValueError(f"positives must be drawn by the rule 'uniform', 'release' or 'same_image', not {rule!r}")
     return 3 if rule == "release" else 2
 
 
@@ -32,10 +33,11 @@ def draw_positives(num_images: int, num_parts: int, rng: np.random.Generator, ru
         num_parts: K.
         rng: source of randomness.
         rule: ``"uniform"`` over the other images (paper), or ``"release"``: uniform over the other images except the
-            first of them, which the released code leaves out.
+            first of them, which the released code leaves out; or ``"same_image"`` (an ablation of the paper): the
+            anchor's own, for which the loss takes another view.
 
     Returns:
-        (N, K) int64, never an anchor's own image.
+        (N, K) int64; except for ``"same_image"`` never an anchor's own image.
 
     Raises:
         ValueError: too few images, or an unknown rule.
@@ -45,9 +47,11 @@ def draw_positives(num_images: int, num_parts: int, rng: np.random.Generator, ru
             f"the contrastive loss takes its positives from other images of the batch: the rule {rule!r} needs a batch "
             f"of {least_batch(rule)} or more, not {num_images}"
         )
+    own = np.arange(num_images)[:, None]
+    if rule == "same_image":
+        return torch.from_numpy(own.repeat(num_parts, axis=1))
     first = 1 if rule == "release" else 0
     other = rng.integers(first, num_images - 1, size=(num_images, num_parts))
-    own = np.arange(num_images)[:, None]
     return torch.from_numpy(other + (other >= own))
 
 
@@ -57,6 +61,8 @@ def contrastive_loss(
     temperature: float,
     positives: Tensor,
     negatives: Negatives = "all_images",
+    other_view: Tensor | None = None,
+    normalisation: Normalisation = "release",
 ) -> Tensor:
     """L_c = mean_nk -log [ e^(z_k^n . p / tau) / (e^(z_k^n . p / tau) + sum_ij e^(z_k^n . z_j^i / tau)) ].
 
@@ -70,6 +76,9 @@ def contrastive_loss(
         temperature: tau.
         positives: (N, K), the image each anchor's positive comes from; see :func:`draw_positives`.
         negatives: ``"all_images"`` (release) or ``"other_images"`` (paper).
+        other_view: (N, K, C), descriptors in another view of the same images, of which the positives are; None: they
+            are of ``descriptors`` too.
+        normalisation: the mean over anchors (``"release"``) or their sum (``"paper"``).
 
     Returns:
         Scalar. A descriptor of zeros (an empty mask) has similarity 0 to everything: the loss stays finite.
@@ -88,12 +97,45 @@ def contrastive_loss(
     anchors = F.normalize(descriptors, dim=2).flatten(0, 1)
     similarity = anchors @ anchors.T / temperature
 
-    if descriptors.is_cuda and not positives.is_cuda:
-        positives = positives.pin_memory()  # from other memory the copy would not be under way when this goes on
-    chosen = positives.to(descriptors.device, non_blocking=True).flatten() * num_parts + part
-    positive = similarity.gather(1, chosen[:, None])
+    chosen = _rows(positives, descriptors)
+    if other_view is None:
+        positive = similarity.gather(1, chosen[:, None])
+    else:
+        of_view = F.normalize(other_view, dim=2).flatten(0, 1)[chosen]
+        positive = (anchors * of_view).sum(1, keepdim=True) / temperature
     excluded = part[:, None] == part
     if negatives == "other_images":
         excluded = excluded | (image[:, None] == image)
     candidates = torch.cat([positive, similarity.masked_fill(excluded, -torch.inf)], dim=1)
-    return (candidates.logsumexp(1) - positive[:, 0]).mean()
+    per_anchor = candidates.logsumexp(1) - positive[:, 0]
+    return per_anchor.mean() if normalisation == "release" else per_anchor.sum()
+
+
+@full_precision
+def descriptor_distance(
+    descriptors: Tensor, positives: Tensor, other_view: Tensor | None = None, normalisation: Normalisation = "release"
+) -> Tensor:
+    """mean_nk ||z_k^n - p||^2, the paper's ablation "L2 instead of contrastive": nothing keeps parts apart.
+
+    The paper gives no normalisation. Here z are L2-normalised, as in :func:`contrastive_loss`, whose weight this takes,
+    so that the loss lies in [0, 4].
+
+    Args:
+        descriptors, positives, other_view, normalisation: as for :func:`contrastive_loss`.
+
+    Returns:
+        Scalar.
+    """
+    anchors = F.normalize(descriptors, dim=2).flatten(0, 1)
+    source = anchors if other_view is None else F.normalize(other_view, dim=2).flatten(0, 1)
+    per_anchor = (anchors - source[_rows(positives, descriptors)]).square().sum(1)
+    return per_anchor.mean() if normalisation == "release" else per_anchor.sum()
+
+
+def _rows(positives: Tensor, descriptors: Tensor) -> Tensor:
+    """(N K): the row of each anchor's positive among flattened descriptors (N, K, C), on their device."""
+    num_images, num_parts, _ = descriptors.shape
+    if descriptors.is_cuda and not positives.is_cuda:
+        positives = positives.pin_memory()  # from other memory the copy would not be under way when this goes on
+    part = torch.arange(num_parts, device=descriptors.device).repeat(num_images)
+    return positives.to(descriptors.device, non_blocking=True).flatten() * num_parts + part

@@ -17,6 +17,7 @@ def equivariance_loss(
     grid: Tensor,
     foreground: Tensor,
     formula: Literal["release", "paper"] = "release",
+    normalisation: Literal["release", "paper"] = "release",
 ) -> Tensor:
     """Divergence of the warped parts of the image from the parts of the warped image, over the warped foreground.
 
@@ -30,6 +31,7 @@ def equivariance_loss(
         grid: (N, H, W, 2) sampling grid of T, x then y in [-1, 1] at the corner pixels' centres.
         foreground: (N, 1, H, W) in [0, 1], not warped; T(m) is soft.
         formula: see above.
+        normalisation: ``"paper"`` sums over pixels and images, as the paper writes it.
 
     Returns:
         Scalar: a mean over the images of the batch. An image with an empty warped mask adds 0, with zero gradient;
@@ -48,4 +50,7 @@ def equivariance_loss(
     divergence = (log_p.exp() * (log_p - log_q)).sum(1)
     if formula == "paper":
         divergence = divergence + (log_q.exp() * (log_q - log_p)).sum(1)
-    return ((weight * divergence).sum((1, 2)) / (weight.sum((1, 2)) + EPSILON)).mean()
+    per_image = (weight * divergence).sum((1, 2))
+    if normalisation == "paper":
+        return per_image.sum()
+    return (per_image / (weight.sum((1, 2)) + EPSILON)).mean()

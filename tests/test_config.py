@@ -38,6 +38,27 @@ def test_every_data_set_brings_its_own_steps_weights_and_node_and_goes_with_ever
         assert config.dataset.folder
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("no_feature", "loss_weights.feature", 0),
+        ("no_contrastive", "loss_weights.contrastive", 0),
+        ("no_visual", "loss_weights.visual", 0),
+        ("no_equivariance", "loss_weights.equivariance", 0),
+        ("l2", "method.descriptors", "l2"),
+        ("same_image", "method.positives", "same_image"),
+        ("6_parts", "num_parts", 6),
+        ("8_parts", "num_parts", 8),
+    ],
+)
+def test_an_ablation_changes_one_key_on_whatever_data(name, key, value):
+    for folder, data in (("cub", "CUB"), ("deepfashion", "DF")):
+        full, own = composed(f"dataset_name={data}"), composed(f"experiment={folder}/{name}")
+        OmegaConf.update(full, key, value)
+        assert own == full
+    assert OmegaConf.select(composed(f"experiment=cub/{name}", "dataset_name=synthetic"), key) == value
+
+
 def test_the_default_is_the_published_recipe():
     config = composed()
     assert config.dataset_name == "CUB"

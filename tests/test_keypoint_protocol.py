@@ -6,9 +6,10 @@ import pytest
 import torch
 from scipy.ndimage import center_of_mass
 
+from evaluation.contingency import ari
 from evaluation.inputs import batch
 from evaluation.prediction import centres_of_mass
-from evaluation.protocols.keypoints import Protocol
+from evaluation.protocols.keypoints import WITH_BACKGROUND, Protocol
 from evaluation.regression import Located, keypoint_error
 from tests.golden_checkpoint import golden_labeller
 from tests.quadrants import ColourLabeller, draw_split, evaluated, evaluation_options, quadrants
@@ -97,6 +98,21 @@ def test_a_keypoint_off_the_mask_is_background_on_the_whole_picture_but_a_part_i
     score(protocol, [sample])
     assert protocol.in_whole.counts[:, 0].tolist() == [1, 1, 0, 0]
     assert protocol.in_box.counts.tolist() == np.eye(4, dtype=int).tolist()
+
+
+def test_labels_with_background_have_an_index_of_their_own_on_request():
+    sample = quadrants("a", (100, 100), (10, 10, 80, 80))
+    sample.foreground[:45] = 0
+    options = replace(evaluation_options(size=64), ari_with_background=True)
+    protocol = Protocol(draw_split("test", 1), ColourLabeller(), options)
+    score(protocol, [sample])
+    assert WITH_BACKGROUND in protocol.metric_names
+    assert protocol.in_box_with_background.counts[:, 0].tolist() == [1, 1, 0, 0]
+    score(protocol, draw_split("test", 6).samples)
+    metrics = protocol.metrics()
+    assert metrics[WITH_BACKGROUND] == ari(protocol.in_box_with_background.counts)
+    assert metrics[WITH_BACKGROUND] < metrics["FG-ARI"]
+    assert WITH_BACKGROUND not in protocol_of().metric_names
 
 
 def test_a_background_channel_of_the_labeller_replaces_the_mask():

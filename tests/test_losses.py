@@ -1,5 +1,9 @@
 """The losses against the release's own numbers, against the formulas written naively, and at the edges."""
 
+import itertools
+import math
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import formulas
-from losses.contrastive import contrastive_loss, draw_positives
+from losses.contrastive import contrastive_loss, descriptor_distance, draw_positives
 from losses.descriptors import part_descriptors
 from losses.equivariance import equivariance_loss
 from losses.feature import feature_loss
@@ -174,6 +178,65 @@ def test_equivariance_loss_is_zero_for_a_network_that_follows_the_warp() -> None
     grid = F.affine_grid(turn.expand(3, 2, 3), (3, 1, 24, 20), align_corners=True)
     following = F.grid_sample(c["logits"], grid, align_corners=True)
     assert float(equivariance_loss(c["logits"], following, grid, c["foreground"])) == pytest.approx(0, abs=1e-6)
+
+
+# --- the paper's sums, and its ablations of the contrastive loss ------------------------------------------------------
+
+
+def test_the_papers_normalisation_is_a_sum_over_pixels_images_and_anchors() -> None:
+    c = case()
+    grid = F.affine_grid(torch.tensor([[0.8, -0.5, 0.1], [0.5, 0.8, -0.1]]).expand(3, 2, 3), (3, 1, 24, 20), True)
+    masks, of_warped, areas = c["logits"].softmax(1), torch.randn(3, 4, 24, 20), c["foreground"].sum((1, 2, 3))
+    phi = formulas.upsample(c["deep"], (24, 20))
+    found = feature_loss(masks, [c["deep"]], c["foreground"], normalisation="paper")
+    assert relative(found, (formulas.spread(masks, phi, c["foreground"]) * areas).sum()) < 1e-4
+    found = visual_consistency_loss(masks, c["lab"], c["foreground"], normalisation="paper")
+    assert relative(found, (formulas.spread(masks, c["lab"], c["foreground"]) * areas).sum()) < 1e-4
+
+    warped_areas = F.grid_sample(c["foreground"], grid, align_corners=True).sum((1, 2, 3))
+    alone = [
+        equivariance_loss(*(x[n : n + 1] for x in (c["logits"], of_warped, grid, c["foreground"])), formula="paper")
+        for n in range(3)
+    ]
+    found = equivariance_loss(c["logits"], of_warped, grid, c["foreground"], "paper", normalisation="paper")
+    assert relative(found, sum(value * area for value, area in zip(alone, warped_areas, strict=True))) < 1e-4
+
+    descriptors, positives = torch.randn(3, 4, 8), draw_positives(3, 4, np.random.default_rng(0))
+    contrast, distance = partial(contrastive_loss, temperature=0.19), descriptor_distance
+    for loss in (contrast, distance):
+        of_mean, of_sum = (loss(descriptors, positives=positives, normalisation=how) for how in ("release", "paper"))
+        assert relative(of_sum, 12 * of_mean) < 1e-6
+
+
+def test_positives_of_another_view_are_the_naive_formula() -> None:
+    z, other = (F.normalize(torch.randn(3, 4, 8), dim=2) for _ in range(2))
+    positives = draw_positives(3, 4, np.random.default_rng(0), rule="same_image")
+    assert positives.tolist() == [[n] * 4 for n in range(3)]
+    expected = []
+    for n, k in itertools.product(range(3), range(4)):
+        positive = torch.exp(z[n, k] @ other[n, k] / 0.3)
+        negative = sum(torch.exp(z[n, k] @ z[i, j] / 0.3) for i, j in itertools.product(range(3), range(4)) if j != k)
+        expected.append(-torch.log(positive / (positive + negative)))
+    found = contrastive_loss(2 * z, 0.3, positives, other_view=3 * other)
+    assert float(found) == pytest.approx(float(sum(expected)) / 12, rel=1e-5)
+
+
+@pytest.mark.parametrize("has_other_view", [False, True])
+def test_the_descriptor_distance_is_the_naive_formula(has_other_view: bool) -> None:
+    z, other = torch.randn(3, 4, 8), torch.randn(3, 4, 8) if has_other_view else None
+    positives = draw_positives(3, 4, np.random.default_rng(0))
+    unit, source = (F.normalize(x, dim=2) for x in (z, z if other is None else other))
+    expected = [
+        (unit[n, k] - source[int(positives[n, k]), k]).square().sum() for n, k in itertools.product(range(3), range(4))
+    ]
+    assert float(descriptor_distance(z, positives, other)) == pytest.approx(float(sum(expected)) / 12, rel=1e-5)
+
+
+def test_nothing_keeps_parts_apart_in_the_descriptor_distance() -> None:
+    positives = draw_positives(3, 4, np.random.default_rng(0))
+    one_for_all = torch.randn(8).expand(3, 4, 8)
+    assert float(descriptor_distance(one_for_all, positives)) == pytest.approx(0, abs=1e-10)
+    assert float(contrastive_loss(one_for_all, 0.19, positives)) == pytest.approx(math.log(1 + 9), rel=1e-5)
 
 
 # --- positives -----------------------------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ SMALL = (
 TORCHRUN = "-m", "torch.distributed.run", "--nproc_per_node=2", "train.py"
 FORMULAS = {
     "release": ("dataset_name=synthetic",),
-    "paper": ("method.negatives=other_images", "method.positives=release", "method.equivariance=paper"),
+    "paper": ("experiment=cub/paper_formulas", "dataset_name=synthetic", "method.positives=release"),
+    "same image": ("experiment=cub/same_image", "dataset_name=synthetic"),
     "foreground": ("method=foreground",),
 }
 

@@ -1,5 +1,6 @@
 """The method and its optimiser: two whole training steps against those of the release, and what a run relies on."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +24,14 @@ from utils.seeding import Randomness, generator
 OPTIMIZER = SimpleNamespace(
     name="sgd", lr=1e-5, head_multiplier=10.0, momentum=0.9, weight_decay=5e-4, poly_power=0.9, poly_steps=100000
 )
-METHOD = SimpleNamespace(temperature=0.19, negatives="all_images", positives="uniform", equivariance="release")
+METHOD = SimpleNamespace(
+    temperature=0.19,
+    negatives="all_images",
+    positives="uniform",
+    descriptors="contrastive",
+    equivariance="release",
+    normalisation="release",
+)
 WEIGHTS = {"feature": 5, "contrastive": 2300, "visual": 30, "equivariance": 5700}
 
 
@@ -105,6 +113,24 @@ def test_a_method_gives_four_losses_that_train_the_segmenter_alone(method: Metho
     assert all(parameter.grad is None for parameter in method.perceptual.parameters())
     trained = {id(p) for group in method.parameter_groups(OPTIMIZER) for p in group["params"]}
     assert trained == {id(p) for p in method.parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", ["l2", "same_image", "paper_formulas"])
+def test_an_ablation_changes_the_losses_that_it_is_about(method: Method, name: str) -> None:
+    own = composed(f"experiment=cub/{name}", "dataset_name=synthetic")
+    seen = views(2, 64)
+    if own.method.positives == "same_image":
+        seen = replace(seen, positives=draw_positives(2, 4, generator(0, "positives"), "same_image"))
+    before, method.options = method.options, own.method
+    try:
+        method.eval()
+        losses = method(seen)
+    finally:
+        method.options = before
+    usual, changed = method(views(2, 64)), WEIGHTS if name == "paper_formulas" else {"contrastive"}
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() and loss > 0 for loss in losses.values())
+    assert {loss for loss in usual if not torch.equal(usual[loss], losses[loss])} == set(changed)
 
 
 def test_positives_depend_on_seed_and_step_alone(method: Method) -> None:

@@ -12,7 +12,7 @@ from datasets.batch import TrainBatch
 from datasets.transforms.lab import rgb_to_lab
 from datasets.transforms.pair import JitterAndWarp, Pair, jittered_pair
 from datasets.transforms.warp import warp
-from losses.contrastive import contrastive_loss, draw_positives, least_batch
+from losses.contrastive import contrastive_loss, descriptor_distance, draw_positives, least_batch
 from losses.descriptors import part_descriptors
 from losses.equivariance import equivariance_loss
 from losses.feature import feature_loss
@@ -31,15 +31,20 @@ class Options:
     Attributes:
         temperature: tau of the contrastive loss.
         negatives: ``all_images`` or ``other_images`` (paper).
-        positives: ``uniform`` or ``release`` (leaves one image out, fails for a batch of 2).
+        positives: ``uniform``, ``release`` (leaves one image out, fails for a batch of 2) or ``same_image`` (an
+            ablation: the other, warped view of the anchor's own image).
+        descriptors: ``contrastive``, or ``l2`` (an ablation: positives alone, nothing keeps parts apart).
         equivariance: ``release`` (one way, no gradient through the warped parts) or ``paper`` (both ways).
+        normalisation: ``release``, for which the weights are, or ``paper`` (all four losses are sums).
     """
 
     name: str = MISSING
     temperature: float = number(above=0)
     negatives: str = choice("all_images", "other_images")
-    positives: str = choice("uniform", "release")
+    positives: str = choice("uniform", "release", "same_image")
+    descriptors: str = choice("contrastive", "l2")
     equivariance: str = choice("release", "paper")
+    normalisation: str = choice("release", "paper")
 
 
 @dataclass
@@ -115,11 +120,14 @@ class Method(base.Method):
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Scalars ``feature``, ``contrastive``, ``visual``, ``equivariance``."""
-        pair = views.pair
+        pair, of_warped = views.pair, None
+        if self.options.positives == "same_image":
+            of_warped = self.perceptual(warp(pair.jittered_to_warp, pair.grid))
         return self.losses(
             view=self.predictor.preprocess(pair.jittered),
             view_to_warp=self.predictor.preprocess(pair.jittered_to_warp),
             features=self.perceptual(pair.image),
+            features_of_warped_view=of_warped,
             lab=views.lab,
             foreground=pair.foreground,
             grid=pair.grid,
@@ -135,6 +143,7 @@ class Method(base.Method):
         foreground: Tensor,
         grid: Tensor,
         positives: Tensor,
+        features_of_warped_view: list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """As :meth:`forward`, with the views preprocessed and features and positives (of the whole batch) given."""
         # Zeros outside the image are the mean colour only after preprocessing.
@@ -145,12 +154,23 @@ class Method(base.Method):
 
         part_masks = logits.softmax(1)
         # Every image of the whole batch is compared with every other, whichever device it is on.
-        descriptors = gathered(part_descriptors(part_masks, features, foreground))
-        options = self.options
+        descriptors, other_view = gathered(part_descriptors(part_masks, features, foreground)), None
+        if features_of_warped_view is not None:
+            warped_masks, warped_foreground = logits_of_warped_view.softmax(1), warp(foreground, grid)
+            other_view = gathered(part_descriptors(warped_masks, features_of_warped_view, warped_foreground))
+        options, norm = self.options, self.options.normalisation
+        if options.descriptors == "contrastive":
+            contrastive = contrastive_loss(
+                descriptors, options.temperature, positives, options.negatives, other_view, norm
+            )
+        else:
+            contrastive = descriptor_distance(descriptors, positives, other_view, norm)
+        # Of a sum over images the mean over devices would leave a share.
+        ranks_of_sum = num_ranks() if norm == "paper" else 1
         return {
-            # A sum over images, of which the mean over devices would leave a share.
-            "feature": num_ranks() * feature_loss(part_masks, features, foreground),
-            "contrastive": contrastive_loss(descriptors, options.temperature, positives, options.negatives),
-            "visual": visual_consistency_loss(part_masks, lab, foreground),
-            "equivariance": equivariance_loss(logits, logits_of_warped_view, grid, foreground, options.equivariance),
+            "feature": num_ranks() * feature_loss(part_masks, features, foreground, norm),
+            "contrastive": contrastive,
+            "visual": ranks_of_sum * visual_consistency_loss(part_masks, lab, foreground, norm),
+            "equivariance": ranks_of_sum
+            * equivariance_loss(logits, logits_of_warped_view, grid, foreground, options.equivariance, norm),
         }

@@ -27,6 +27,8 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     config = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
     if "name" not in config.get("perceptual", {"name": None}):
         config["perceptual"] |= {"name": "vgg", **_PERCEPTUAL}
+    if "schedule" not in config.get("optimizer", {"schedule": None}):
+        config["optimizer"] |= {"schedule": "poly"}
     if "name" in config.get("dataset", {"name": None}):
         return config
     for node in ("dataset", "method", "optimizer"):

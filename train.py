@@ -38,7 +38,7 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
 
     # Whatever can be missing is asked for before the first step.
     training_set = datasets.build(config, "train", "training")
-    method = methods.build(config, training_set.has_masks, fabric.device)
+    method = methods.build(config, training_set.has_masks, fabric.device, training_set.num_classes)
     sets = Sets.of(config, method.test_masks)
     training = Training(ranks, config, method)
     batches = partial(

@@ -1,8 +1,8 @@
 """What a step of each method costs: ``python benchmarks/methods.py [METHOD ...] [key=value ...]``.
 
-Without names it takes all methods; ratios are to the first. Keys are those of train.py. Pictures are noise and networks
-untrained, as in ``benchmarks/step.py``; the steps of all methods are timed in turn, so that whatever else the machine
-does meets them all, and peak memory is of a process of its own for each.
+Without names it takes all methods; ratios are to the first, whose size and number of pictures all get. Keys are those
+of train.py. Pictures are noise and networks untrained, as in ``benchmarks/step.py``; the steps of all methods are timed
+in turn, so that whatever else the machine does meets them all, and peak memory is of a process of its own for each.
 """
 
 import statistics
@@ -29,6 +29,8 @@ def main(arguments: list[str]) -> None:
         for name in chosen:
             module("method", name)
         configs = {name: composed("train", [f"method={name}", *overrides]) for name in chosen}
+        for config in configs.values():
+            config.image_size, config.batch_size = (configs[chosen[0]][key] for key in ("image_size", "batch_size"))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -52,6 +52,7 @@ from utils.training import Training
 
 ROUNDS, STEPS_OF_A_ROUND = {"cpu": 2, "cuda": 10}, {"cpu": 1, "cuda": 20}
 MANY_PARTS = 16
+NUM_CLASSES = 200
 UNTRAINED = {"segmenter.weights": "none", "perceptual.weights": "none"}
 NETWORKS, DATA, STEP = "networks alone", "data (copy, colour jitter, Lab, warps)", "step"
 REFERENCE = "reference step, float32"
@@ -83,7 +84,7 @@ class Trainer:
         config = changed(config, **UNTRAINED, **({"precision": "32"} if reference else {}))
         self.config, self.fabric = config, build_fabric(config.device, config.precision)
         set_determinism(config.deterministic, same_shapes=True)
-        self.method = methods.build(config, True, self.fabric.device)
+        self.method = methods.build(config, True, self.fabric.device, num_classes=NUM_CLASSES)
         if reference:
             self.method.__class__ = Reference
         self.training = Training(Ranks(self.fabric), config, self.method)
@@ -137,7 +138,7 @@ class Trainer:
 
 
 def noise(count: int, size: int) -> TrainBatch:
-    """Pictures of noise with a disc for a foreground."""
+    """Pictures of noise with a disc for a foreground, and a class."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     return TrainBatch(
@@ -145,6 +146,7 @@ def noise(count: int, size: int) -> TrainBatch:
         foreground=torch.from_numpy((x**2 + y**2 < 0.6).astype(np.float32)).expand(count, 1, size, size).contiguous(),
         names=[str(place) for place in range(count)],
         step=0,
+        labels=torch.from_numpy(rng.integers(1, NUM_CLASSES + 1, count)),
     )
 
 

@@ -35,6 +35,7 @@ class Optimizer:
     lr: float = number(above=0)
     head_multiplier: float = number(above=0)
     weight_decay: float = number(low=0)
+    schedule: str = choice("poly", "cosine")
     poly_power: float = number(low=0)
     poly_steps: int = number(low=1)
     clip_norm: float = number(above=0)

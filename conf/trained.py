@@ -30,8 +30,8 @@ FREE = (
     *("dataset.on_error", "dataset.cache", "dataset.cache_dir"),
     *("segmenter.weights", "segmenter.weights_dir", "perceptual.weights_dir"),  # the checkpoint has the segmenter's
 )
-# null: what the run has measured itself.
-MEASURED = ("perceptual.factor",)
+# null: what the run has measured itself, or read from its data.
+MEASURED = ("perceptual.factor", "method.num_classes")
 # Groups without a node of their name: the run's own config holds what they gave.
 NO_NODE = ("experiment", "recipe", "baseline")
 

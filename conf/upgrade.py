@@ -16,6 +16,9 @@ _PERCEPTUAL = {"scale": "published", "matched_to": 22200.0, "matched_on": 8, "fa
 # What the paper's method was before its ablations had keys.
 _CONTRASTIVE_RECONSTRUCTION = {"descriptors": "contrastive", "normalisation": "release"}
 
+# Node -> what stood for keys that it did not have yet.
+_BEFORE = {"evaluation": {"ari_with_background": False}, "optimizer": {"schedule": "poly"}}
+
 # Keys of earlier command lines, and what to give now.
 NEW_FORMS = {
     "evaluation.baselines": "give baseline=[untrained,kmeans_features,kmeans_colours], or some of these",
@@ -32,8 +35,9 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
         config["perceptual"] |= {"name": "vgg", **_PERCEPTUAL}
     if config.get("method", {}).get("name") == "contrastive_reconstruction":
         config["method"] = _CONTRASTIVE_RECONSTRUCTION | config["method"]
-    if "evaluation" in config:
-        config["evaluation"] = {"ari_with_background": False} | config["evaluation"]
+    for node, before in _BEFORE.items():
+        if node in config:
+            config[node] = before | config[node]
     if "name" in config.get("dataset", {"name": None}):
         return config
     for node in ("dataset", "method", "optimizer"):

@@ -65,6 +65,7 @@ class Source(Protocol):
         keypoint_names: of its keypoints; empty where it has none.
         part_names: of labels 1.. of its part maps, or None where it has none.
         has_masks: its samples' foreground is an object's; else it is the whole picture, and nothing asks for masks.
+        num_classes: its samples' labels are 1 to this; 0 where they have none.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Source(Protocol):
     keypoint_names: list[str]
     part_names: list[str] | None
     has_masks: bool
+    num_classes: int
 
     def __len__(self) -> int: ...
 

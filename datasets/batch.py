@@ -47,6 +47,7 @@ class TrainBatch(_Batch):
         first_place: the place of the first of these crops among all of the step; other devices have others.
         skipped: what was wrong with each picture that another one stands in for.
         paths: the N pictures' files.
+        labels: (N,) int64, the classes, from 1; or None where the data set has none.
     """
 
     image: Tensor
@@ -56,6 +57,7 @@ class TrainBatch(_Batch):
     first_place: int = 0
     skipped: list[str] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
+    labels: Tensor | None = None
 
     @property
     def places(self) -> range:
@@ -69,7 +71,9 @@ class TrainBatch(_Batch):
         """Stack crops of one size."""
         image, foreground = stack(samples)
         names, paths = [sample.name for sample in samples], [sample.path for sample in samples]
-        return cls(image, foreground, names, step, first_place, list(skipped), paths)
+        classes = [sample.label for sample in samples]
+        labels = None if None in classes else torch.tensor(classes)
+        return cls(image, foreground, names, step, first_place, list(skipped), paths, labels)
 
 
 @dataclass

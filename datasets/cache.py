@@ -21,16 +21,16 @@ from datasets.base import Source
 from datasets.sample import Sample
 from utils.errors import UserError
 
-_LAYOUT = 2  # of a record: raised whenever it changes
-# Key, height and width of the picture, left, top, right, bottom of the part (the last two exclusive), object's box, and
-# whether the last plane is a saliency map.
-_HEADER = struct.Struct("<16s6q4d?")
+_LAYOUT = 3  # of a record: raised whenever it changes
+# Key, height and width of the picture, left, top, right, bottom of the part (the last two exclusive), object's box,
+# whether the last plane is a saliency map, and the class (0: none).
+_HEADER = struct.Struct("<16s6q4d?q")
 
 
 def cached(dataset: Source, cache: str, folder: Path | str) -> Source:
     """A data set of the same training crops that reads each picture's files once.
 
-    Its samples lack what training does not use: label, keypoints and part map.
+    Its samples lack what training does not use: keypoints and part map.
 
     Args:
         cache: "none" gives ``dataset`` itself. "disk" serves other processes and later runs too; a record is made anew
@@ -100,7 +100,7 @@ class _Cached:
         """The sample of a record; None if that is of another state of the files, or not whole."""
         if len(record) < _HEADER.size:
             return None
-        found, height, width, left, top, right, bottom, *box, salient = _HEADER.unpack_from(record)
+        found, height, width, left, top, right, bottom, *box, salient, label = _HEADER.unpack_from(record)
         shape = bottom - top, right - left
         if found != key or len(record) != _HEADER.size + 4 * shape[0] * shape[1]:
             return None
@@ -115,6 +115,7 @@ class _Cached:
             image=image,
             foreground=(foreground > 127).astype(np.uint8) if salient else foreground,
             saliency=foreground if salient else None,
+            label=label or None,
             box=None if np.isnan(box).any() else np.array(box),
         )
 
@@ -124,7 +125,8 @@ def _packed(sample: Sample, region: np.ndarray, key: bytes) -> bytes:
     corners = np.array([*region[:2], *(region[2:] + 1)])
     left, top, right, bottom = np.clip(corners, 0, [width, height] * 2).tolist()
     box = [np.nan] * 4 if sample.box is None else sample.box.tolist()
-    header = _HEADER.pack(key, height, width, left, top, right, bottom, *box, sample.saliency is not None)
+    marks = sample.saliency is not None, sample.label or 0
+    header = _HEADER.pack(key, height, width, left, top, right, bottom, *box, *marks)
     mask = sample.foreground if sample.saliency is None else sample.saliency
     return b"".join([header, *(pixels[top:bottom, left:right].tobytes() for pixels in (sample.image, mask))])
 

@@ -22,6 +22,7 @@ from datasets.files import (
     coordinate,
     extent,
     flag,
+    positive,
     read_label_map,
     read_names,
     read_picture,
@@ -74,6 +75,7 @@ class CUB(BoxCrops):
         keypoint_names: from ``parts/parts.txt``.
         part_names: of labels 1.. of the part maps, or None where the set has no ``part_maps/``.
         notes: what a log should say about this data.
+        num_classes: the largest of ``image_class_labels.txt``, of both splits.
     """
 
     name = "CUB"
@@ -133,7 +135,7 @@ class CUB(BoxCrops):
     def _read_lists(self) -> None:
         paths = self._by_image("images", "image path", str)
         is_train = self._by_image("train_test_split", "image is_train", flag)
-        labels = self._by_image("image_class_labels", "image class", int)
+        labels = self._by_image("image_class_labels", "image class", positive)
         boxes = self._by_image("bounding_boxes", "image x y width height", coordinate, coordinate, extent, extent)
         lists = {"train_test_split": is_train, "image_class_labels": labels, "bounding_boxes": boxes}
         for name, table in lists.items():
@@ -148,7 +150,7 @@ class CUB(BoxCrops):
 
         self._ids = [image for image in paths if is_train[image] == (self.split == "train")]
         self._paths = {image: paths[image] for image in self._ids}
-        self._labels = labels
+        self._labels, self.num_classes = labels, max(labels.values(), default=0)
         # The files count pixels from one.
         self._boxes = {i: np.array([x - 1, y - 1, x + w - 2, y + h - 2]) for i, (x, y, w, h) in boxes.items()}
         self._keypoints = self._read_keypoints()

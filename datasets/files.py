@@ -258,6 +258,14 @@ def coordinate(text: str) -> float:
     return value
 
 
+def positive(text: str) -> int:
+    """A whole number from 1; else ValueError."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
 def extent(text: str) -> float:
     """A positive number; else ValueError."""
     value = coordinate(text)

@@ -124,6 +124,7 @@ class PascalPart(BoxCrops):
 
     keypoint_names: list[str] = []
     has_masks = True
+    num_classes = 0
 
     def __init__(self, root: Path | str, split: Split, mask: Mask, options: Options) -> None:
         """Read the lists and the annotations; pictures and predicted masks are read one by one, when asked for.

@@ -178,6 +178,7 @@ def test_a_missing_mask_folder_names_the_other_choices(tmp_path):
         ("train_test_split.txt", "3 yes"),
         ("train_test_split.txt", "3 2"),
         ("image_class_labels.txt", "3"),
+        ("image_class_labels.txt", "3 0"),
         ("bounding_boxes.txt", "3 1.0 2.0 x 4.0"),
         ("bounding_boxes.txt", "3 1.0 2.0 0.0 4.0"),
         ("bounding_boxes.txt", "3 nan 2.0 3.0 4.0"),

@@ -11,7 +11,9 @@ from torch.optim import Optimizer
 from utils.errors import UserError
 from utils.optimizer import build_optimizer, clip_gradients, restore_optimizer, set_learning_rate
 
-OPTIMIZER = SimpleNamespace(name="sgd", lr=1e-5, momentum=0.9, weight_decay=5e-4, poly_power=0.9, poly_steps=100000)
+OPTIMIZER = SimpleNamespace(
+    name="sgd", lr=1e-5, momentum=0.9, weight_decay=5e-4, schedule="poly", poly_power=0.9, poly_steps=100000
+)
 
 
 def parameters(*gradients: list[float]) -> list[torch.nn.Parameter]:
@@ -28,6 +30,17 @@ def test_the_learning_rate_decays_to_zero_and_keeps_the_heads_multiple() -> None
     assert set_learning_rate(optimizer, OPTIMIZER, 50000) == pytest.approx(1e-5 * 0.5**0.9)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-5 * 0.5**0.9, 1e-4 * 0.5**0.9])
     assert set_learning_rate(optimizer, OPTIMIZER, 100001) == 0
+
+
+@pytest.mark.parametrize(
+    ("step", "share"), [(0, 1.0), (25000, (1 + 0.5**0.5) / 2), (50000, 0.5), (100000, 0), (100001, 0)]
+)
+def test_a_cosine_schedule_is_half_a_wave_to_zero(step: int, share: float) -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "multiplier": multiplier} for multiplier in (1.0, 20.0)]
+    optimizer = build_optimizer(groups, OPTIMIZER)
+    cosine = SimpleNamespace(**vars(OPTIMIZER) | {"schedule": "cosine"})
+    assert set_learning_rate(optimizer, cosine, step) == pytest.approx(1e-5 * share)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-5 * share, 2e-4 * share])
 
 
 def test_a_group_with_a_rate_of_its_own_keeps_it_under_the_schedule() -> None:

@@ -22,7 +22,14 @@ from utils.optimizer import build_optimizer, clip_gradients, set_learning_rate
 from utils.seeding import Randomness, generator
 
 OPTIMIZER = SimpleNamespace(
-    name="sgd", lr=1e-5, head_multiplier=10.0, momentum=0.9, weight_decay=5e-4, poly_power=0.9, poly_steps=100000
+    name="sgd",
+    lr=1e-5,
+    head_multiplier=10.0,
+    momentum=0.9,
+    weight_decay=5e-4,
+    schedule="poly",
+    poly_power=0.9,
+    poly_steps=100000,
 )
 METHOD = SimpleNamespace(
     temperature=0.19,

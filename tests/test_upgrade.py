@@ -91,3 +91,9 @@ def test_a_run_of_format_1_on_an_unknown_data_set_is_refused_by_its_file(tmp_pat
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError, match="config.yaml does not fit this version of the code: dataset is required"):
         resumed_config(composed(f"resume={tmp_path}"), [])
+
+
+def test_an_optimiser_from_before_there_were_schedules_has_the_poly_one():
+    config = OmegaConf.to_container(composed())
+    del config["optimizer"]["schedule"]
+    assert checked(upgrade(config))["optimizer"]["schedule"] == "poly"

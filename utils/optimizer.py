@@ -1,5 +1,6 @@
 """The optimiser and its learning-rate schedule, from the config node ``optimizer``."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,9 +39,12 @@ def build_optimizer(parameter_groups: list[dict[str, Any]], config: Any, fused: 
 def set_learning_rate(optimizer: Optimizer, config: Any, step: int) -> float:
     """Set every group's rate for the update after ``step`` updates; returns the scheduled rate.
 
-    That is lr (1 - step / poly_steps)^poly_power, 0 from poly_steps on.
+    With s = step / poly_steps that is lr (1 - s)^poly_power ("poly") or lr (1 + cos(pi s)) / 2 ("cosine"); 0 from
+    poly_steps on.
     """
-    rate = config.lr * max(0.0, 1 - step / config.poly_steps) ** config.poly_power
+    left = max(0.0, 1 - step / config.poly_steps)
+    shares = {"poly": left**config.poly_power, "cosine": (1 - math.cos(math.pi * left)) / 2}
+    rate = config.lr * shares[config.schedule]
     for group in optimizer.param_groups:
         group["lr"] = _rate_of(group, rate)
     return rate

@@ -65,16 +65,18 @@ class Training:
         return Randomness(self.config.seed, batch.step, batch.places)
 
     def update(self, losses: Mapping[str, Tensor]) -> dict[str, Any]:
-        """One update with the weighted sum of a step's losses.
+        """One update with the weighted sum of a step's losses; what is watched beside them has no part in it.
 
         Returns:
-            What a log should have of it: the losses, ``total``, ``gradient_norm`` (of each set of parameters that is
-            clipped apart) and ``learning_rate``.
+            What a log should have of it: the losses, ``total``, what the method has watched, ``gradient_norm`` (of each
+            set of parameters that is clipped apart) and ``learning_rate``.
 
         Raises:
             NotFinite: see ``utils.finite``; with ``precision=16`` alone.
         """
         fabric, config = self.ranks.fabric, self.config
+        watched = {name: losses[name] for name in self.method.watched}
+        losses = {name: loss for name, loss in losses.items() if name not in watched}
         if losses.keys() != config.loss_weights.keys():
             raise ValueError(f"the method gives the losses {[*losses]}, its LossWeights are {[*config.loss_weights]}")
         total = sum(config.loss_weights[name] * loss for name, loss in losses.items())
@@ -86,19 +88,19 @@ class Training:
         self._updates.watch(self.step, losses, total, norms)
         self.optimizer.step()
         self.step += 1
-        return {**losses, "total": total, "learning_rate": rate, **norms}
+        return {**losses, "total": total, **watched, "learning_rate": rate, **norms}
 
     def due(self, every: int) -> bool:
         """Whether something is to be done after this step: after every so many (0: never), and after the last."""
         return self.step == self.config.num_steps or (every > 0 and self.step % every == 0)
 
     def scalars(self, done: Mapping[str, Any]) -> dict[str, Any]:
-        """What :meth:`update` gave, losses as those of the whole batch.
+        """What :meth:`update` gave, losses and what is watched as those of the whole batch.
 
         Raises:
             NotFinite: an update so far was not finite.
         """
-        names = [*self.config.loss_weights, "total"]
+        names = [*self.config.loss_weights, "total", *self.method.watched]
         means = self.ranks.mean({name: done[name] for name in names})
         self._updates.require_finite()
         return {**done, **means}

@@ -13,16 +13,18 @@ def method_class(config: DictConfig) -> type[Method]:
     return module("method", config.method.name).Method
 
 
-def build(config: DictConfig, has_masks: bool, device: torch.device) -> Method:
+def build(config: DictConfig, has_masks: bool, device: torch.device, num_classes: int = 0) -> Method:
     """The method of a config with its networks, on the CPU, in train mode.
 
     Args:
+        config: of a method that learns from classes, ``method.num_classes`` becomes the data set's where it is null.
         has_masks: whether the data set to train on has foreground masks.
         device: that it is to be trained on.
+        num_classes: how many classes the data set has; 0: none.
 
     Raises:
-        UserError: it needs masks or a larger batch, it cannot be deterministic on the device as ``deterministic`` asks,
-            or weights cannot be had.
+        UserError: it needs masks, classes or a larger batch, it cannot be deterministic on the device as
+            ``deterministic`` asks, or weights cannot be had.
     """
     method, name = method_class(config), config.method.name
     if method.needs_masks and not has_masks:
@@ -30,6 +32,8 @@ def build(config: DictConfig, has_masks: bool, device: torch.device) -> Method:
             f"method={name} trains on foreground masks, and dataset_name={config.dataset_name} has none: give another "
             "data set, or a method that needs no masks."
         )
+    if method.needs_labels:
+        _require_classes(config, num_classes)
     least, because = method.min_batch_size(config.method)
     if config.batch_size < least:
         raise UserError(
@@ -46,3 +50,18 @@ def build(config: DictConfig, has_masks: bool, device: torch.device) -> Method:
                     f"embeddings ({name}): give segmenter.frozen=0, another segmenter, or deterministic=false."
                 )
     return made
+
+
+def _require_classes(config: DictConfig, num_classes: int) -> None:
+    name = config.method.name
+    if not num_classes:
+        raise UserError(
+            f"method={name} trains on the pictures' classes, and dataset_name={config.dataset_name} has none: give "
+            "another data set, or a method that needs no classes."
+        )
+    if config.method.num_classes not in (None, num_classes):
+        raise UserError(
+            f"method.num_classes={config.method.num_classes}: dataset_name={config.dataset_name} has {num_classes}. "
+            "Leave it out."
+        )
+    config.method.num_classes = num_classes

@@ -32,6 +32,9 @@ class Method(nn.Module):
             is annotated so.
         has_background: the predictor's first channel is the background, which it learns itself.
         needs_masks: it trains on foreground masks: a data set without them is refused.
+        needs_labels: it trains on the pictures' classes: a data set without them is refused, and the key
+            ``method.num_classes`` says how many there are.
+        watched: names of scalars that :meth:`forward` gives beside the losses: they are logged and not trained.
         test_masks: which masks an evaluation reads. ``"training"`` is for methods that give those of the evaluation.
     """
 
@@ -39,6 +42,8 @@ class Method(nn.Module):
     protocols: ClassVar[tuple[str, ...]] = ("part_maps", "keypoints")
     has_background: ClassVar[bool] = False
     needs_masks: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
+    watched: ClassVar[tuple[str, ...]] = ()
     test_masks: ClassVar[Purpose] = "evaluation"
 
     predictor: nn.Module
@@ -88,7 +93,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def forward(self, views: Any) -> dict[str, Tensor]:
-        """The unweighted losses, scalars; their names are the fields of ``LossWeights``.
+        """The unweighted losses, scalars; their names are the fields of ``LossWeights``. And what is ``watched``.
 
         Where several devices share a batch, their mean over the devices is to be the loss of the whole batch, and so
         are their gradients; ``utils.ranks`` helps.

@@ -18,8 +18,8 @@ OWN = "backbone.model."  # before the names of the backbone in checkpoints of th
 
 
 @dataclass
-class Options:
-    """Keys of the node ``segmenter``.
+class BackboneOptions:
+    """Keys of the node ``segmenter`` that say which network is below the head.
 
     Attributes:
         network: timm's name of the backbone.
@@ -28,7 +28,6 @@ class Options:
         weights_dir: of downloads.
         layer: index or name of the layer whose map the head sees: a stage, or a transformer's block; ``-1``: the last.
         output_stride: pixels of a cell of a convolutional network's map; null: as the network has it.
-        head: ``"deeplab"`` (four dilated 3 x 3 convolutions) or ``"convolution"`` (one).
         frozen: index or name of a layer that keeps its pretrained weights, with all before it; null: all are trained.
         batch_norm: ``"fixed"``: normalises by the statistics of the pretraining; ``"trained"``: by the batch, but in
             frozen layers. Scale and shift are learnt in both.
@@ -41,11 +40,21 @@ class Options:
     weights_dir: str = MISSING
     layer: str = MISSING
     output_stride: int | None = number(low=1)
-    head: str = choice(*HEADS)
     frozen: str | None = MISSING
     batch_norm: str = choice("fixed", "trained")
     mean: list[float] | None = numbers(3)
     deviation: list[float] | None = numbers(3, above=0)
+
+
+@dataclass
+class Options(BackboneOptions):
+    """Keys of the node ``segmenter``.
+
+    Attributes:
+        head: ``"deeplab"`` (four dilated 3 x 3 convolutions) or ``"convolution"`` (one).
+    """
+
+    head: str = choice(*HEADS)
 
 
 class Segmenter(nn.Module):
@@ -65,7 +74,12 @@ class Segmenter(nn.Module):
             options.network, [options.layer], "segmenter", output_stride=options.output_stride, frozen=options.frozen
         )
         self.normalisation = self.backbone.normalisation(options.mean, options.deviation)
-        self.head = HEADS[options.head](self.backbone.channels[0], num_parts + has_background)
+        self.head = self.new_head(options, self.backbone.channels[0], num_parts + has_background)
+
+    @staticmethod
+    def new_head(options: DictConfig, in_channels: int, out_channels: int) -> nn.Module:
+        """What gives scores (N, ``out_channels``, h, w) of the backbone's map."""
+        return HEADS[options.head](in_channels, out_channels)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -93,7 +107,15 @@ class Segmenter(nn.Module):
 
 def build(options: DictConfig, num_parts: int, has_background: bool) -> Segmenter:
     """See ``models.segmenters.build``."""
-    segmenter = Segmenter(options, num_parts, has_background)
+    return with_weights(Segmenter(options, num_parts, has_background), options)
+
+
+def with_weights(segmenter: Segmenter, options: DictConfig) -> Segmenter:
+    """The same with the pretrained weights of its options: of the backbone, or of a run of this project.
+
+    Raises:
+        UserError: they cannot be had or do not fit.
+    """
     if options.weights != "none":
         source = f"segmenter.weights={options.weights}"
         state = segmenter.backbone.read(options.weights, options.weights_dir)

@@ -28,6 +28,7 @@ class Halves:
     keypoint_names: list[str] = []
     part_names = ["bright", "dark"]
     has_masks = False
+    num_classes = 0
 
     def __init__(self, split: Split, brightness: int) -> None:
         self.split, self.brightness = split, brightness

@@ -29,6 +29,7 @@ class PlainPictures:
     keypoint_names: list[str] = []
     part_names = None
     has_masks = False
+    num_classes = 0
 
     def __init__(self, root: Path, split: Split, flip_probability: float) -> None:
         self.split, self._flip_probability = split, flip_probability

@@ -1,6 +1,6 @@
 """Losses are computed in float32 whatever precision the networks run in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import Any
 
@@ -16,12 +16,20 @@ def _widen(value: Any) -> Any:
     return value
 
 
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
 def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Run a function of tensors outside autocast, with half-precision arguments widened to float32."""
 
     @wraps(function)
     def wrapper(*arguments: Any, **options: Any) -> Tensor:
-        device = next(value.device for value in (*arguments, *options.values()) if isinstance(value, Tensor))
+        device = next(_tensors((*arguments, *options.values()))).device
         with torch.autocast(device.type, enabled=False):
             return function(*map(_widen, arguments), **{name: _widen(value) for name, value in options.items()})
 

@@ -21,6 +21,7 @@ EXPERIMENTS = sorted(
 ASKED = {
     "perceptual=timm": ("perceptual.network=resnet18", "perceptual.layers={4: 1}"),
     "segmenter=timm": ("segmenter.network=resnet18",),
+    "recipe=uld_synthetic": ("method=uld",),
 }
 DATASETS = sorted(path.stem for path in (CONF / "dataset_name").glob("*.yaml"))
 

@@ -155,7 +155,7 @@ def test_a_labeller_that_knows_where_its_parts_are_is_asked():
     class Middle(ColourLabeller):
         """Whatever it sees, its parts are at the middle of the picture."""
 
-        def centres(self, probabilities, batch):
+        def centres(self, probabilities, batch, scores):
             height, width = probabilities.shape[-2:]
             return torch.tensor([(width + 1) / 2, (height + 1) / 2]).expand(*probabilities.shape[:2], 2)
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -71,9 +72,13 @@ def sampling_grid(moved: np.ndarray, height: int, width: int, device: torch.devi
     return grid.view(-1, height, width, 2).float()
 
 
-def warp(images: Tensor, grid: Tensor) -> Tensor:
-    """Images (N, C, H, W), logits or masks at the places of a :func:`sampling_grid`, bilinear, zeros outside."""
-    return F.grid_sample(images, grid, align_corners=True)
+def warp(images: Tensor, grid: Tensor, outside: Literal["zeros", "border"] = "zeros") -> Tensor:
+    """Images (N, C, H, W), logits or masks at the places of a :func:`sampling_grid`, bilinear.
+
+    Args:
+        outside: zeros, or what is nearest on the border.
+    """
+    return F.grid_sample(images, grid, padding_mode=outside, align_corners=True)
 
 
 @lru_cache(maxsize=4)

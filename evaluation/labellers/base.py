@@ -71,7 +71,7 @@ class Labeller:
         """Scores of a batch of network inputs."""
         return self.scores(batch.images, batch.foreground)
 
-    def centres(self, probabilities: Tensor, batch: EvalBatch) -> Tensor:
+    def centres(self, probabilities: Tensor, batch: EvalBatch, scores: Tensor) -> Tensor:
         """Where what it has found is (N, L, 2): x and y, one-based pixels; NaN where something is nowhere.
 
         The centres of mass of the K parts, unless a labeller knows better.
@@ -79,6 +79,7 @@ class Labeller:
         Args:
             probabilities: (N, K, h, w) of the parts; 0 off the object.
             batch: that they are of.
+            scores: that ``scores_of`` gave of it.
         """
         return centres_of_mass(probabilities)
 

@@ -1,27 +1,27 @@
-"""The segmenter as training with the seed starts from it."""
+"""The network as training with the seed starts from it, seen as the method's own is."""
 
 from dataclasses import dataclass
 
 import torch
 from omegaconf import DictConfig
 
-from evaluation.labellers.segmenter import SegmenterLabeller
+from conf.modules import module
+from evaluation.labellers.base import Labeller
 from models.initialisation import new_segmenter
+from models.methods import method_class
 from utils.devices import memory_format
 
 
 @dataclass
 class Options:
-    """It has none of its own: the network is ``config.segmenter``."""
+    """It has none of its own: the network is ``config.segmenter``, the labeller that of ``config.method``."""
 
 
-class Untrained(SegmenterLabeller):
-    """Scores with a network that has seen nothing."""
-
-    title = "untrained"
-
-
-def build(options: Options, config: DictConfig, num_parts: int, device: torch.device) -> Untrained:
+def build(options: Options, config: DictConfig, num_parts: int, device: torch.device) -> Labeller:
     """The network of ``config``; UserError where its pretrained weights cannot be had."""
-    segmenter = new_segmenter(config, num_parts)
-    return Untrained(segmenter.to(device, memory_format=memory_format(config.channels_last)).eval())
+    method = method_class(config)
+    segmenter = new_segmenter(config, num_parts, method.has_background)
+    segmenter.to(device, memory_format=memory_format(config.channels_last)).eval()
+    labeller = module("labeller", method.labeller).of_predictor(segmenter)
+    labeller.title = "untrained"
+    return labeller

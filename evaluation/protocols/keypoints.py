@@ -119,7 +119,8 @@ class Protocol(base.Protocol):
         )
 
     def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
-        scores, has_background = upsample(scores, batch.images.shape[-2:]), self.labeller.has_background
+        given, has_background = scores, self.labeller.has_background
+        scores = upsample(given, batch.images.shape[-2:])
         probabilities = part_probabilities(scores, batch.foreground, has_background)
         if batch.inputs[0].view == "box":
             _count(self.in_box, part_scores(scores, has_background).argmax(1), batch.inputs)
@@ -127,7 +128,7 @@ class Protocol(base.Protocol):
                 _count(self.in_box_with_background, probabilities.argmax(1), batch.inputs)
             return probabilities
         _count(self.in_whole, probabilities.argmax(1), batch.inputs)
-        self._centres.append(self.labeller.centres(probabilities[:, 1:], batch))
+        self._centres.append(self.labeller.centres(probabilities[:, 1:], batch, given))
         self._whole += [replace(shown, image=None, foreground=None, predicted=None) for shown in batch.inputs]
         return probabilities
 

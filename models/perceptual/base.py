@@ -69,6 +69,10 @@ class PerceptualNetwork(nn.Module):
 
         Where the factor is still to be measured it is left out.
         """
+        return self.with_gradient(images)
+
+    def with_gradient(self, images: Tensor) -> list[Tensor]:
+        """The same, with the gradient to the images: for pictures that a network has drawn."""
         maps = self.network(self.normalisation(images))
         factor = self.factor or 1.0
         return [factor * scale * found for scale, found in zip(self.scales, maps, strict=True)]

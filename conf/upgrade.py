@@ -13,6 +13,10 @@ _DATASETS = {"CUB": "cub", "DF": "deepfashion", "PP": "pascal_part", "folder": "
 # What perceptual networks were before there were others.
 _PERCEPTUAL = {"scale": "published", "matched_to": 22200.0, "matched_on": 8, "factor": None, "sobel": False}
 
+# What k-means was before it could see fewer pictures, or more cells than fit in memory.
+_KMEANS = {"num_images": None, "minibatch": None, "epochs": 5}
+_BASELINES = {"kmeans_colours": _KMEANS, "kmeans_features": {**_KMEANS, "normalise": False}}
+
 # Keys of earlier command lines, and what to give now.
 NEW_FORMS = {
     "evaluation.baselines": "give baseline=[untrained,kmeans_features,kmeans_colours], or some of these",
@@ -27,6 +31,8 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     config = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
     if "name" not in config.get("perceptual", {"name": None}):
         config["perceptual"] |= {"name": "vgg", **_PERCEPTUAL}
+    if config.get("baselines"):
+        config["baselines"] = {name: _BASELINES.get(name, {}) | own for name, own in config["baselines"].items()}
     if "name" in config.get("dataset", {"name": None}):
         return config
     for node in ("dataset", "method", "optimizer"):

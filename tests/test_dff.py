@@ -71,7 +71,7 @@ def test_the_error_is_that_of_the_factors_and_never_rises(solver):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_chunks_change_nothing_but_rounding(solver, dtype):
     v = low_rank(noise=0.5).to(dtype)
-    whole, *others = (factorise(v.split(size), start_of(v, 4), solver, 30, NO_TOLERANCE) for size in (300, 1, 77))
+    whole, *others = (factorise(v.split(size), start_of(v, 4), solver, 30, NO_TOLERANCE) for size in (300, 7, 77))
     tolerance = 1e-9 if dtype == torch.float64 else 2e-3
     for found in others:
         torch.testing.assert_close(found.basis, whole.basis, rtol=tolerance, atol=tolerance)
@@ -123,10 +123,11 @@ def test_new_rows_get_the_best_activations_and_each_for_itself(solver):
     v = low_rank(noise=0.5)
     basis = factorise([v], start_of(v, 4), solver, 50, NO_TOLERANCE).basis
     rows = low_rank(noise=0.5, rows=40, seed=1)
-    found = activations_of(rows, basis, solver, 3000)
+    found = activations_of(rows, basis, solver, 1000)
     expected = np.stack([nnls(basis.numpy().T, row)[0] for row in rows.numpy()])
-    np.testing.assert_allclose(found, expected, atol=2e-3 * expected.max())
-    torch.testing.assert_close(torch.cat([activations_of(row[None], basis, solver, 3000) for row in rows]), found)
+    np.testing.assert_allclose(found, expected, atol=5e-3 * expected.max())
+    parts = (activations_of(part, basis, solver, 1000) for part in rows.split([1, 2, 37]))
+    torch.testing.assert_close(torch.cat(list(parts)), found)
     assert (activations_of(torch.zeros_like(rows), basis, solver, 9) == 0).all()
 
 

@@ -28,11 +28,10 @@ from rich.table import Table
 from sklearn.decomposition import NMF
 from torch import Tensor
 
-from conf.app import composed
 from datasets.batch import EvalBatch
 from evaluation.cells import Cells
 from evaluation.factorisation import factorise, random_start
-from evaluation.labellers.kmeans import KMeansLabeller
+from evaluation.labellers.kmeans import KMeansLabeller, Options
 from utils.console import stdout
 
 GRID, CHANNELS, CHANNELS_OF_K_MEANS, NUM_PARTS = 16, 512, 1024, 4
@@ -79,8 +78,7 @@ class _OfFeatures(KMeansLabeller):
 
 def k_means(num_cells: int, sweeps: int) -> float:
     """Seconds of an epoch, with the writing of the file and the start."""
-    options = composed("train", ["baseline=[kmeans_colours]"]).baselines.kmeans_colours
-    options.num_points, options.minibatch, options.epochs = num_cells, MINIBATCH, 1
+    options = Options(num_points=num_cells, restarts=10, num_images=None, minibatch=MINIBATCH, epochs=1)
     batches = (
         EvalBatch(rows.T[None, :, :, None], torch.ones(1, 1, len(rows), 1), [])
         for rows in drawn(num_cells, CHANNELS_OF_K_MEANS)

@@ -19,6 +19,10 @@ _CONTRASTIVE_RECONSTRUCTION = {"descriptors": "contrastive", "normalisation": "r
 # Node -> what stood for keys that it did not have yet.
 _BEFORE = {"evaluation": {"ari_with_background": False}, "optimizer": {"schedule": "poly"}}
 
+# What k-means was before it could see fewer pictures, or more cells than fit in memory.
+_KMEANS = {"num_images": None, "minibatch": None, "epochs": 5}
+_BASELINES = {"kmeans_colours": _KMEANS, "kmeans_features": {**_KMEANS, "normalise": False}}
+
 # Keys of earlier command lines, and what to give now.
 NEW_FORMS = {
     "evaluation.baselines": "give baseline=[untrained,kmeans_features,kmeans_colours], or some of these",
@@ -38,6 +42,8 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     for node, before in _BEFORE.items():
         if node in config:
             config[node] = before | config[node]
+    if config.get("baselines"):
+        config["baselines"] = {name: _BASELINES.get(name, {}) | own for name, own in config["baselines"].items()}
     if "name" in config.get("dataset", {"name": None}):
         return config
     for node in ("dataset", "method", "optimizer"):

@@ -29,6 +29,12 @@ def part_probabilities(scores: Tensor, foreground: Tensor, has_background: bool 
     return torch.cat([1 - foreground, foreground * scores.softmax(1)], dim=1)
 
 
+def hard(part_masks: Tensor) -> Tensor:
+    """All of a pixel's mass in (N, K, h, w) for its largest part: one-hot labels times the mask."""
+    largest = F.one_hot(part_masks.argmax(1), part_masks.shape[1]).permute(0, 3, 1, 2)
+    return largest * part_masks.sum(1, keepdim=True)
+
+
 def centres_of_mass(part_masks: Tensor) -> Tensor:
     """Centres (N, K, 2) of soft part masks (N, K, h, w): x and y, one-based pixels; NaN where a mask is empty."""
     height, width = part_masks.shape[-2:]

@@ -63,7 +63,9 @@ def evaluate(
     chosen = [protocol for protocol in found if protocol is not None] or [crops.Protocol(sets.test, labeller, options)]
     names = figure_names(chosen)
     if labeller.needs_fit:
-        to_fit = _Inputs(sets.fit, [crops.Protocol(sets.fit, labeller, options)], labeller, fitted=True)
+        to_fit: Dataset = _Inputs(sets.fit, [crops.Protocol(sets.fit, labeller, options)], labeller, fitted=True)
+        if labeller.num_fitted is not None and labeller.num_fitted < len(sets.fit):
+            to_fit = Subset(to_fit, _spread(labeller.num_fitted, len(sets.fit)))
         labeller.fit(batch for _, batch in _batches(to_fit, "fitting", options, device))
     pictures = score(labeller, sets, chosen, options, device)
 
@@ -102,7 +104,7 @@ def score(
     labeller: Labeller, sets: Sets, protocols: Sequence[Protocol], options: EvaluationOptions, device: torch.device
 ) -> list[Example]:
     """Show the labeller all inputs, tell each protocol what it found in its own, and keep examples of the first."""
-    places = set(np.linspace(0, len(sets.test) - 1, options.num_pictures).round().astype(int).tolist())
+    places = set(_spread(options.num_pictures, len(sets.test)))
     splits: list[Dataset] = [_Inputs(sets.test, protocols, labeller)]
     if all(protocol.only_shown for protocol in protocols):
         splits = [Subset(splits[0], sorted(places))]
@@ -120,6 +122,11 @@ def score(
                 predicted = probability.argmax(0).to(torch.uint8).cpu().numpy()
                 pictures.append(Example(shown, predicted, pictured.known(shown)))
     return sorted(pictures, key=lambda example: example.shown.place)
+
+
+def _spread(count: int, length: int) -> list[int]:
+    """``count`` places spread evenly over ``length``; the same one several times where there are fewer."""
+    return np.linspace(0, length - 1, count).round().astype(int).tolist()
 
 
 @dataclass

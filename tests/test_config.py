@@ -176,13 +176,14 @@ def test_a_value_that_is_to_be_that_of_no_key_is_refused():
 def test_a_baseline_is_a_module_and_is_refused_by_name_where_there_is_none():
     assert list(composed("baseline=[kmeans_colours,untrained]").baselines) == ["kmeans_colours", "untrained"]
     assert "baselines.magic" not in known_keys()
-    with pytest.raises(UserError, match="There is no baseline 'magik'.*There are kmeans_colours, kmeans_features, unt"):
+    with pytest.raises(UserError, match="There is no baseline 'magik'.*There are dff, keypoint, .*, untrained"):
         composed("+baselines.magik.restarts=1")
 
 
 def test_a_baselines_keys_reach_it():
     config = composed("baseline=[kmeans_features,untrained]", "baselines.kmeans_features.num_points=5")
-    assert config.baselines.kmeans_features == {"num_points": 5, "restarts": 10}
+    own = {"num_images": None, "minibatch": None, "epochs": 5, "normalise": False}
+    assert config.baselines.kmeans_features == {"num_points": 5, "restarts": 10, **own}
     with pytest.raises(UserError, match="baselines.kmeans_features.restarts must be at least 1, not 0"):
         composed("baseline=[kmeans_features]", "baselines.kmeans_features.restarts=0")
 

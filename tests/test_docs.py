@@ -25,6 +25,7 @@ PROGRAMS = {
     "benchmarks/methods.py": "train",
     "benchmarks/loader.py": "train",
     "benchmarks/evaluate.py": "benchmark_evaluate",
+    "benchmarks/fitted.py": None,
 }
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

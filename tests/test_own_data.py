@@ -114,5 +114,5 @@ def test_the_baselines_keys_that_are_given_reach_an_evaluation(data, tmp_path, c
     produced_by = figures(tmp_path / "out")["produced_by"]
     assert list(produced_by["baselines"]) == ["untrained", "kmeans_features"]
     assert all({"FG-NMI", "NMI"} <= set(row) for row in produced_by["baselines"].values())
-    wanted = {"untrained": {}, "kmeans_features": {"num_points": 5, "restarts": 10}}
-    assert produced_by["config"]["baselines"] == wanted
+    assert produced_by["config"]["baselines"]["untrained"] == {}
+    assert produced_by["config"]["baselines"]["kmeans_features"].items() >= {"num_points": 5, "restarts": 10}.items()

@@ -27,6 +27,7 @@ class Labeller:
         caption: of what it finds, in a figure.
         gives_masks: its one part is the foreground, and so its label maps are masks.
         needs_fit: ``fit`` has to be called first.
+        num_fitted: training pictures that ``fit`` is shown at most, spread evenly over the split; None: all.
         knows_training_pictures: it can score those too; else what is fitted on them is left out.
         leaves_out_absent: the keypoint error leaves out pictures in which something is nowhere; else that is put at the
             middle of the box.
@@ -39,6 +40,7 @@ class Labeller:
     caption: ClassVar[str] = "discovered parts"
     gives_masks: ClassVar[bool] = False
     needs_fit: ClassVar[bool] = False
+    num_fitted: int | None = None
     knows_training_pictures: bool = True
     leaves_out_absent: ClassVar[bool] = False
     notes: tuple[str, ...] = ()

@@ -1,17 +1,26 @@
 """k-means on the perceptual network's features."""
 
+from dataclasses import dataclass
+
 import torch
-import torch.nn.functional as F
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 from torch import Tensor
 
-from evaluation.labellers.kmeans import KMeansLabeller, Options
-from models.initialisation import new_perceptual_network, whole_pictures
+from datasets.batch import EvalBatch
+from evaluation.features import on_one_grid, perceptual_of
+from evaluation.labellers import kmeans
+from evaluation.prediction import centres_of_mass, hard
 from models.perceptual import PerceptualNetwork
-from utils.devices import memory_format
 
 
-class KMeansFeatures(KMeansLabeller):
+@dataclass
+class Options(kmeans.Options):
+    """How k-means is fitted, and on what."""
+
+    normalise: bool = MISSING  # each layer's features have length 1 in each cell
+
+
+class KMeansFeatures(kmeans.KMeansLabeller):
     """k-means on perceptual features: all maps brought to the finest map's size and concatenated."""
 
     title = "k-means features"
@@ -21,15 +30,13 @@ class KMeansFeatures(KMeansLabeller):
         self.perceptual = perceptual
 
     def describe(self, images: Tensor) -> Tensor:
-        maps = self.perceptual(images.float() / 255)
-        size = max((features.shape[-2:] for features in maps), key=lambda size: size[0] * size[1])
-        return torch.cat(
-            [F.interpolate(features, size=size, mode="bilinear", align_corners=True) for features in maps], dim=1
-        )
+        return on_one_grid(self.perceptual, images, self.options.normalise)
+
+    def centres(self, probabilities: Tensor, batch: EvalBatch, scores: Tensor) -> Tensor:
+        """Of mass; of the labels where features have length 1, whose distances leave softmax nearly even."""
+        return centres_of_mass(hard(probabilities) if self.options.normalise else probabilities)
 
 
 def build(options: Options, config: DictConfig, num_parts: int, device: torch.device) -> KMeansFeatures:
-    """The perceptual network is that of ``config``; UserError where its pretrained weights cannot be had."""
-    network = new_perceptual_network(config, *whole_pictures(config))
-    perceptual = network.to(device, memory_format=memory_format(config.channels_last))
-    return KMeansFeatures(perceptual, options, num_parts, config.seed)
+    """On the perceptual network of ``config``; UserError where its pretrained weights cannot be had."""
+    return KMeansFeatures(perceptual_of(config, device), options, num_parts, config.seed)

@@ -61,7 +61,7 @@ REFERENCE = "reference step, float32"
 class Reference(contrastive_reconstruction.Method):
     """The paper's method with its losses as the formulas stand."""
 
-    def losses(self, view, view_to_warp, features, lab, foreground, grid, positives) -> dict[str, Tensor]:
+    def losses(self, view, view_to_warp, features, lab, foreground, grid, positives, **_) -> dict[str, Tensor]:
         warped_view = torch.nn.functional.grid_sample(view_to_warp, grid, align_corners=True)
         logits, of_warped = self.full_size_logits(view), self.full_size_logits(warped_view)
         masks = logits.softmax(1)

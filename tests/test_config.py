@@ -21,7 +21,9 @@ EXPERIMENTS = sorted(
 ASKED = {
     "perceptual=timm": ("perceptual.network=resnet18", "perceptual.layers={4: 1}"),
     "segmenter=timm": ("segmenter.network=resnet18",),
+    "augmentation=brightness": ("method=region_grouping",),
     "recipe=uld_synthetic": ("method=uld",),
+    "recipe=region_grouping_synthetic": ("method=region_grouping",),
 }
 DATASETS = sorted(path.stem for path in (CONF / "dataset_name").glob("*.yaml"))
 

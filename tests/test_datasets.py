@@ -184,7 +184,10 @@ def test_cached_training_crops_are_equal_to_the_bit_and_decoded_once(config, tmp
 
 
 def test_every_data_set_can_be_evaluated_by_all_that_is_known_about_it(config):
-    sets, labeller = Sets.of(config, "evaluation"), KMeansColours(Options(num_points=1000, restarts=1), 4, seed=0)
+    sets, labeller = (
+        Sets.of(config, "evaluation"),
+        KMeansColours(Options(num_points=1000, restarts=1, num_images=None, minibatch=None, epochs=1), 4, seed=0),
+    )
     result = evaluate(labeller, sets, ("part_maps", "keypoints"), EvaluationOptions.of(config), "cpu")
     assert result.metrics and all(math.isfinite(value) for value in result.metrics.values())
     assert {"FG-NMI", "FG-ARI", "NMI", "ARI"} <= set(result.metrics)

@@ -26,7 +26,7 @@ from evaluation.run import figure_names
 from tests.quadrants import SIZES, ColourLabeller, draw_split, evaluated, evaluation_options
 from utils.errors import UserError
 
-KMEANS = Options(num_points=1000, restarts=1)
+KMEANS = Options(num_points=1000, restarts=1, num_images=None, minibatch=None, epochs=1)
 
 
 class HalfRight(ColourLabeller):

@@ -44,7 +44,7 @@ _composed_once = functools.cache(app.composed)
 @pytest.fixture(autouse=True)
 def once(monkeypatch):
     """Each config is composed once for all tests: that takes a third of a second."""
-    monkeypatch.setattr(app, "composed", lambda name, overrides: _composed_once(name, tuple(overrides)).copy())
+    monkeypatch.setattr(app, "composed", lambda name, own, *schema: _composed_once(name, tuple(own), *schema).copy())
 
 
 def saved(*overrides: str, **changed) -> dict:

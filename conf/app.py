@@ -6,10 +6,12 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import get_origin
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -81,7 +83,8 @@ def run(config_name: str, task: Callable[[DictConfig], None], schema: type = Tra
 
 def composed(config_name: str, overrides: Sequence[str], schema: type = TrainConfig) -> DictConfig:
     """The checked config of ``python CONFIG_NAME.py OVERRIDES``, without its process; raises what is wrong with it."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    in_program = GlobalHydra.instance().is_initialized()  # whose folders of configs are then those
+    with nullcontext() if in_program else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return validate(typed(hydra.compose(config_name, list(overrides)), schema))
 
 
@@ -122,11 +125,16 @@ def _end_before_jobs(error: Exception, schema: type) -> int:
 
 
 def _tell(error: Exception, schema: type) -> str:
-    message = str(error) if isinstance(error, UserError) else _explain(error, schema)
+    text = message(error, schema)
     if any(argument.lower() == "debug=true" for argument in sys.argv):
         traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
-    return message
+    print(f"error: {text}", file=sys.stderr)
+    return text
+
+
+def message(error: Exception, schema: type = TrainConfig) -> str:
+    """What a mistake of the user's is told as, whether this project, Hydra or OmegaConf has found it."""
+    return str(error) if isinstance(error, UserError) else _explain(error, schema)
 
 
 def _explain(error: Exception, schema: type) -> str:

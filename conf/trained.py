@@ -84,7 +84,7 @@ def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
     run = Path(given.resume)
     file = run / "config.yaml"
     try:
-        config = _own(file)
+        config = saved_config(file)
     except OSError as error:
         raise UserError(f"No run to resume in {run}: cannot read {file} ({error.strerror or error}).") from error
     config.resume = config.output_dir = str(run)
@@ -136,7 +136,7 @@ def with_settings_of(trained: Mapping[str, Any] | None, file: Path, config: Dict
     """
     if not trained:
         return config
-    own, given = _own(file, trained), given_keys()
+    own, given = saved_config(file, trained), given_keys()
     if "method" in given and config.method.name != own.method.name:
         raise UserError(f"{file} was trained with method={own.method.name}: leave out method={config.method.name}.")
     same_set = "dataset_name" not in given or config.dataset_name == own.dataset_name
@@ -208,16 +208,21 @@ def _own_of_run(config: DictConfig) -> DictConfig | None:
     """That of the run directory or checkpoint that a config names; None where it has none, or cannot be read."""
     place = Path(str(config.get("resume") or config.get("checkpoint")))
     if (place / "config.yaml").is_file():
-        return _own(place / "config.yaml")
+        return saved_config(place / "config.yaml")
     try:
         trained = torch.load(place, map_location="cpu", weights_only=True, mmap=True)["config"]
     except Exception:  # whoever reads all of it says what is wrong
         return None
-    return _own(place, trained) if trained else None
+    return saved_config(place, trained) if trained else None
 
 
-def _own(file: Path, config: Mapping[str, Any] | None = None) -> DictConfig:
-    """The config that a checkpoint has, or else a YAML file, typed and resolved; keys that it lacks are missing."""
+def saved_config(file: Path, config: Mapping[str, Any] | None = None) -> DictConfig:
+    """The config that a checkpoint has, or else a YAML file, typed and resolved; keys that it lacks are missing.
+
+    Raises:
+        UserError: it is damaged, or of another version of the code.
+        OSError: there is no such file, or it cannot be read.
+    """
     try:
         own = typed(upgrade(config or OmegaConf.to_container(OmegaConf.load(file))))
         OmegaConf.resolve(own)

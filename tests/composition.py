@@ -8,15 +8,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.evaluate import BenchmarkEvaluateConfig
-from benchmarks.pascal_part import PascalPartConfig
 from conf import app
 from conf.schema import EvaluateConfig, PredictConfig, TrainConfig, typed, validate
+from evaluation.table import TableConfig
 
 SCHEMAS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
-    "pascal_part": PascalPartConfig,
+    "evaluation_table": TableConfig,
     "benchmark_evaluate": BenchmarkEvaluateConfig,
 }
 

@@ -20,7 +20,7 @@ PROGRAMS = {
     "datasets.check": "train",
     "datasets.example": None,
     "utils.sweep": None,
-    "benchmarks.pascal_part": "pascal_part",
+    "evaluation.table": "evaluation_table",
     "benchmarks/step.py": "train",
     "benchmarks/methods.py": "train",
     "benchmarks/loader.py": "train",

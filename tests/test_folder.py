@@ -340,7 +340,7 @@ def test_the_annotation_that_is_there_decides_the_figures(root):
     config = composed("dataset_name=folder", f"dataset_root={root}", *sizes)
 
     def evaluated():
-        labeller = KMeansColours(kmeans.Options(num_points=1000, restarts=1), 3, seed=0)
+        labeller = KMeansColours(kmeans.Options(1000, 1, num_images=None, minibatch=None, epochs=1), 3, seed=0)
         sets = Sets.of(config, "evaluation")
         return evaluate(labeller, sets, ("part_maps", "keypoints"), EvaluationOptions.of(config), "cpu")
 

@@ -219,9 +219,7 @@ class RunLogger:
         if not stderr.is_terminal and (time.monotonic() >= self._line_due or step == self.num_steps):
             self._line_due = time.monotonic() + SECONDS_BETWEEN_LINES
             seconds = self._rate * (self.num_steps - step)
-            self.say(
-                f"step {step}/{self.num_steps}  {self._text}" + (f"  {_duration(seconds)} left" if seconds else "")
-            )
+            self.say(f"step {step}/{self.num_steps}  {self._text}" + (f"  {duration(seconds)} left" if seconds else ""))
 
     def log(self, step: int, scalars: Mapping[str, float | torch.Tensor]) -> None:
         """Losses, ``total``, ``learning_rate``, ``gradient_norm``; and the time per step since the last call."""
@@ -290,6 +288,7 @@ def peak_memory_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``12 min``, ``3 h``."""
     minutes = max(1, round(seconds / 60))
     return f"{minutes} min" if minutes < 100 else f"{round(minutes / 60)} h"

@@ -116,10 +116,15 @@ def _locked(run: Path) -> IO[str]:
 
 def to_resume(run: Path | str) -> str:
     """The argument that goes on with a run, as the shell and Hydra read it."""
-    text = str(run)
+    return shlex.quote(argument("resume", run))
+
+
+def argument(key: str, path: Path | str) -> str:
+    """``key=path``, as Hydra reads it."""
+    text = str(path)
     if not re.fullmatch(r"[\w./+-]+", text, re.ASCII):
         text = '"' + text.replace('"', r"\"") + '"'
-    return shlex.quote(f"resume={text}")
+    return f"{key}={text}"
 
 
 def code_state() -> tuple[str, bytes]:

@@ -218,7 +218,7 @@ def read(sweep: Path) -> list[Job]:
     """The jobs of a sweep that were started, in their order, with the last metrics of those that are done."""
     jobs = [Job(**yaml.safe_load(file.read_text())) for file in (sweep / "jobs").glob("*.yaml")]
     for job in jobs:
-        metrics = _final_metrics(Path(job.directory or sweep / job.name))
+        metrics = final_metrics(Path(job.directory or sweep / job.name))
         if metrics is not None:  # also where somebody has resumed it since
             job.status, job.error, job.metrics = 0, "", metrics
     return sorted(jobs, key=lambda job: job.number)
@@ -263,16 +263,25 @@ def _label(overrides: Iterable[tuple[str, str]]) -> str:
     return " ".join(f"{key}={value}" for key, value in overrides)
 
 
-def _final_metrics(run: Path) -> dict[str, float] | None:
+def final_metrics(run: Path) -> dict[str, float] | None:
     """The metrics in a directory of evaluate.py, or those of the last step in one of train.py; None where none are."""
     if (run / "metrics.json").is_file():
-        found = json.loads((run / "metrics.json").read_text())
-        return {name: value for name, value in found.items() if isinstance(value, float)}
+        return metrics_in(json.loads((run / "metrics.json").read_text()))
     if not (run / "evaluation.csv").is_file():
         return None
-    with (run / "evaluation.csv").open(newline="") as file:
+    return metrics_after(run / "evaluation.csv", yaml.safe_load((run / "config.yaml").read_text())["num_steps"])
+
+
+def metrics_in(found: Mapping[str, Any]) -> dict[str, float]:
+    """Those of what a ``metrics.json`` holds."""
+    return {name: value for name, value in found.items() if isinstance(value, float)}
+
+
+def metrics_after(evaluations: Path, num_steps: int) -> dict[str, float] | None:
+    """The last row of a run's ``evaluation.csv`` if that is of its last step, ``num_steps``; else None."""
+    with evaluations.open(newline="") as file:
         last = (list(csv.DictReader(file)) or [{}])[-1]
-    if last.pop("step", None) != str(yaml.safe_load((run / "config.yaml").read_text())["num_steps"]):
+    if last.pop("step", None) != str(num_steps):
         return None
     return {name: float(value) for name, value in last.items() if value}
 

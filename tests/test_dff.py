@@ -139,7 +139,7 @@ def test_the_file_gives_the_rows_again_in_half_precision_whatever_their_scale():
         for part in rows.split(123):
             cells.add(part)
         for _ in range(2):
-            chunks = list(cells)
+            chunks = [chunk.clone() for chunk in cells]
             assert [len(chunk) for chunk in chunks] == [300, 300, 300, 100]
             found = torch.cat(chunks)
             assert ((found - rows).abs() <= 2.0**-10 * rows.abs().amax(1, keepdim=True)).all()
@@ -231,7 +231,7 @@ def test_cells_at_the_masks_edge_count_by_their_share():
     edge = training_batches(1)
     seen = []
     labeller = DFF(colour_features, OPTIONS, 4, 0)
-    labeller._basis = lambda cells: seen.append(torch.cat(list(cells)))
+    labeller._basis = lambda cells: seen.append(torch.cat([chunk.clone() for chunk in cells]))
     labeller.fit(edge)
     share = nn.functional.avg_pool2d(edge[0].foreground, 4)
     expected = (colour_features(edge[0].images / 255)[0] * share).permute(0, 2, 3, 1)[share[:, 0] > 0]

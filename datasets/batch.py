@@ -72,7 +72,7 @@ class TrainBatch(_Batch):
         image, foreground = stack(samples)
         names, paths = [sample.name for sample in samples], [sample.path for sample in samples]
         classes = [sample.label for sample in samples]
-        labels = None if None in classes else torch.tensor(classes)
+        labels = None if None in classes else torch.from_numpy(np.array(classes, np.int64))
         return cls(image, foreground, names, step, first_place, list(skipped), paths, labels)
 
 

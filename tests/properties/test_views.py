@@ -239,7 +239,14 @@ def test_in_training_picture_and_mask_are_warped_alike(count, size, num_parts, n
     changes = dict(jitter_probability=0.0, greyscale_probability=0.0, noise=noise, rotation=180.0, translation=0.3)
     numbers, random = augmentation(**changes), Randomness(seed, batch.step, batch.places)
 
-    settings = SimpleNamespace(temperature=0.19, negatives="all_images", positives="release", equivariance="paper")
+    settings = SimpleNamespace(
+        temperature=0.19,
+        negatives="all_images",
+        positives="release",
+        descriptors="contrastive",
+        equivariance="paper",
+        normalisation="release",
+    )
     segmenter = ColoursAlone(num_parts, seed)
     perceptual = torch.nn.Module()
     perceptual.forward = lambda image: [image]

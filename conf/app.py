@@ -27,6 +27,7 @@ from utils.errors import UserError
 from utils.ranks import leave_to_first
 
 ONE_OF_EACH = ("method", "dataset_name")  # conf/train.yaml names a recipe after them
+MAPPINGS = ("perceptual.layers",)  # keys whose value is replaced as a whole by one in braces
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -64,6 +65,7 @@ def run(config_name: str, task: Callable[[DictConfig], None], schema: type = Tra
             key, _, value = argument.lstrip("~+").partition("=")
             if key in ONE_OF_EACH and (argument.startswith("~") or value.startswith("[")):
                 raise UserError(f"{argument}: there is one {key} in every config, give {key}=OPTION.")
+        sys.argv[1:] = replacing(sys.argv[1:])
         if any(argument.startswith(("checkpoint=", "resume=")) for argument in sys.argv[1:]):
             # Which keys there are is said by the run's modules. Hydra knows the default ones: it is to refuse none.
             sys.argv[1:] = [re.sub(rf"^(?=({'|'.join(NODES)})\.)", "++", argument) for argument in sys.argv[1:]]
@@ -79,6 +81,15 @@ def run(config_name: str, task: Callable[[DictConfig], None], schema: type = Tra
         status = status or of_jobs
     if status:
         sys.exit(status)
+
+
+def replacing(arguments: Sequence[str]) -> list[str]:
+    """The same, but that a mapping in braces stands for the whole one: Hydra would only change keys that are there."""
+    apart = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        apart += [f"++{key}=null", f"++{argument}"] if key in MAPPINGS and value.startswith("{") else [argument]
+    return apart
 
 
 def composed(config_name: str, overrides: Sequence[str], schema: type = TrainConfig) -> DictConfig:

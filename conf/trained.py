@@ -66,7 +66,7 @@ def on_modules_of_run(config: DictConfig) -> DictConfig:
         for key in given:
             if key.startswith(f"{node}."):
                 value = OmegaConf.select(defaults, key.removeprefix(f"{node}."), default=MISSING)
-                OmegaConf.update(config, key, value, force_add=True)
+                OmegaConf.update(config, key, value, force_add=True, merge=False)
     return config
 
 
@@ -148,7 +148,7 @@ def with_settings_of(trained: Mapping[str, Any] | None, file: Path, config: Dict
             OmegaConf.update(merged, key, OmegaConf.select(own, key), merge=False)
     for key in given:
         if "." in key and key.partition(".")[0] in keys:
-            OmegaConf.update(merged, key, OmegaConf.select(config, key))
+            OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False)
     try:
         merged = validate(typed(merged, OmegaConf.get_type(config)))
     except UserError as error:

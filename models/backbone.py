@@ -1,9 +1,13 @@
 """Feature maps of timm's networks: convolutional ones by stage, vision transformers by block and facet."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
+from socket import getaddrinfo
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 import torch.nn.functional as F
@@ -182,7 +186,9 @@ def _create(network: str, option: str, strided: dict[str, int], classes: bool = 
     import timm  # seconds, and most runs do without
 
     if not timm.is_model(network) or ("." in network and network not in timm.list_pretrained()):
-        near = get_close_matches(network, timm.list_models() + timm.list_pretrained(), n=3, cutoff=0.5)
+        known, name = timm.list_models() + timm.list_pretrained(), network.rpartition("/")[2]
+        family = [other for other in known if name.partition("_")[0] in other]  # dinov2_vits14: what has dinov2
+        near = get_close_matches(name, family or known, n=3, cutoff=0.1 if family else 0.5)
         hint = f" The nearest: {', '.join(near)}." if near else ""
         raise UserError(f"{option}.network={network}: timm has no such network.{hint}")
     keep = {} if classes else {"num_classes": 0}
@@ -252,7 +258,8 @@ def _from_hub(network: str, key: str) -> dict[str, Tensor]:
     import timm
 
     try:
-        return timm.create_model(network, pretrained=True, num_classes=0).state_dict()
+        with _cache_alone_where_unreachable():
+            return timm.create_model(network, pretrained=True, num_classes=0).state_dict()
     except Exception as error:  # of the hub's client, of the network below it, of files
         place = _place_on_hub(network)
         raise UserError(
@@ -261,6 +268,23 @@ def _from_hub(network: str, key: str) -> dict[str, Tensor]:
             f"  with the network there: fetch its model.safetensors elsewhere, and give {key}=FILE\n"
             f"  or start without pretrained weights: {key}=none"
         ) from error
+
+
+@contextmanager
+def _cache_alone_where_unreachable() -> Iterator[None]:
+    """Where the hub's name is not known its client would try for a minute before it looks into its cache."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not getproxies():
+            getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _place_on_hub(network: str) -> str:

@@ -49,9 +49,15 @@ def new_perceptual_network(config: DictConfig, *sizes: tuple[int, int]) -> Perce
 
 
 def whole_pictures(config: DictConfig) -> list[tuple[int, int]]:
-    """Sizes such as an evaluation has: its shorter side, and pictures that are square, or four by three."""
+    """Sizes such as an evaluation has: its shorter side, and pictures that are square, or four by three.
+
+    But for DeepFashion's they are cut to multiples of 16 (``evaluation/protocols/keypoints.py``).
+    """
     size = config.evaluation.size
-    return [(size, size), (size, size * 4 // 3)]
+    width = size * 4 // 3
+    if config.dataset.name != "deepfashion":
+        size, width = size // 16 * 16, width // 16 * 16
+    return [(size, size), (size, width)]
 
 
 def _require_sizes(network: nn.Module, *sizes: tuple[int, int]) -> None:

@@ -103,6 +103,17 @@ def read_state(choice: str, weights_dir: str | Path, option: str) -> dict[str, T
         url = urlsplit(choice)  # the whole path: many are called model.safetensors
         return _fetched(choice, Path(weights_dir) / url.netloc / url.path.lstrip("/"), option)
     path = Path(choice).expanduser()
+    if not path.exists():
+        if choice.startswith("package:") or choice in ("hub", "imagenet"):
+            raise UserError(
+                f"{option}={choice}: there are none of that kind for this network. Give a file, a URL, the directory "
+                "of a run, or none."
+            )
+        known = f" A run that goes on has them in its checkpoint: there {option}=none does."
+        raise UserError(
+            f"{option}={choice}: there is no such file or run. Give another one, or none."
+            f"{known if option.startswith('segmenter') else ''}"
+        )
     return dict(checkpoints.find(path).model) if path.is_dir() else _read(path)
 
 
@@ -128,7 +139,7 @@ def tensors_of_package(package: str, names: Sequence[str], option: str) -> dict[
     """
     try:
         paths = [file.locate() for file in files(package) or () if file.suffix == ".pth"]
-    except PackageNotFoundError:
+    except (PackageNotFoundError, ValueError):  # the latter of no name at all
         raise UserError(f"{option}=package:{package}: it is not installed. python -m pip install {package}") from None
     if len(paths) != 1:
         raise UserError(f"{option}=package:{package}: it brings {len(paths)} .pth files, and should bring one.")
@@ -148,7 +159,13 @@ def tensors_of_package(package: str, names: Sequence[str], option: str) -> dict[
     return dict(zip(names, state.values(), strict=True))
 
 
-def copy_by_name(network: nn.Module, state: Mapping[str, Tensor], source: str, head: str | None = None) -> None:
+def copy_by_name(
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    head: str | None = None,
+    beside: Iterable[str] = (),
+) -> None:
     """Copy tensors into ``network`` by name, and say in one line what was left out and what is new.
 
     Names may have wrappers' segments (``module.``, ``_orig_mod.``) anywhere, and all of the network's one prefix
@@ -160,9 +177,10 @@ def copy_by_name(network: nn.Module, state: Mapping[str, Tensor], source: str, h
         source: ``KEY=VALUE``, for messages.
         head: what the names of the network's head begin with, which is taken whole where ``state`` has all of it in
             these shapes, and else not at all.
+        beside: names of tensors beside the network that are new, for the line.
 
     Raises:
-        UserError: another tensor of the network is missing from ``state`` or has another shape.
+        UserError: another tensor of the network is missing from ``state``, has another shape, or is not finite.
     """
     wanted = network.state_dict()
     given = {".".join(part for part in name.split(".") if part not in WRAPPERS): t for name, t in state.items()}
@@ -183,11 +201,13 @@ def copy_by_name(network: nn.Module, state: Mapping[str, Tensor], source: str, h
         )
     has_head = of_head <= found.keys() and not of_head & {*other_shape}
     taken = {name: found[name] for name in found if has_head or name not in of_head}
+    if broken := [name for name in taken if not taken[name].isfinite().all()]:
+        raise UserError(f"The weights in {source} are of no use: {broken[0]} has numbers that are not finite.")
     network.load_state_dict(taken, strict=False)
     left = _groups(
         _inside(name, prefix) for name in given if not (name.startswith(prefix) and name[len(prefix) :] in taken)
     )
-    new = _groups(name for name in wanted if name not in taken and "num_batches_tracked" not in name)
+    new = _groups([*(name for name in wanted if name not in taken and "num_batches_tracked" not in name), *beside])
     also = f" with its head ({head.rstrip('.')})" if of_head and has_head else ""
     say(
         f"{source}: {len(taken)} tensors{also}"

@@ -123,7 +123,22 @@ def test_a_size_that_a_network_cannot_take_is_told_before_training() -> None:
         new_perceptual_network(composed(*given, "perceptual.weights=none"))
     given = ("segmenter=timm", "segmenter.network=swin_tiny_patch4_window7_224", "segmenter.weights=none")
     with pytest.raises(UserError, match="cannot take pictures of 256 x 341 pixels"):
-        new_segmenter(composed(*given), num_parts=4)
+        new_segmenter(composed(*given, "dataset_name=DF"), num_parts=4)
+    new_segmenter(composed(*given), num_parts=4)  # CUB's are cut to multiples of 16
+
+
+@pytest.mark.parametrize(
+    ("network", "near"), [("dinov2_vits14", "dinov2"), ("hf_hub:timm/resnet18", "resnet18"), ("resnet5O", "resnet50")]
+)
+def test_the_nearest_networks_are_of_the_family_that_is_asked_for(network: str, near: str) -> None:
+    config = composed("segmenter=timm", "segmenter.weights=none", f"'segmenter.network=\"{network}\"'"[1:-1])
+    with pytest.raises(UserError, match=f"timm has no such network. The nearest: [^,]*{near}"):
+        new_segmenter(config, num_parts=4)
+
+
+def test_a_factor_without_matching_is_refused() -> None:
+    with pytest.raises(UserError, match="perceptual.factor=3.0 is for perceptual.scale=matched"):
+        new_perceptual_network(composed("perceptual.weights=none", "perceptual.factor=3"))
 
 
 @pytest.mark.parametrize("head", ["deeplab", "convolution"])

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from conf.app import CONF
+from conf.app import CONF, replacing
 from conf.modules import module, names
 from conf.schema import NODES, OPTIMIZERS, EvaluateConfig, TrainConfig, known_keys, owners
 from tests.composition import composed
@@ -231,3 +231,14 @@ def test_pascal_part_has_its_weights_limits_and_categories():
     weights = dict(config.loss_weights)
     assert weights == {"feature": 5, "contrastive": 2300, "visual": 30, "equivariance": 57000}
     assert (config.dataset.min_train_area, config.dataset.min_test_area) == (0.1, 0.2)
+
+
+@pytest.mark.parametrize("given", ["perceptual=vgg19", "experiment=laptop", "perceptual=dino_vits8", "perceptual=timm"])
+def test_layers_in_braces_stand_for_all_layers(given):
+    network = ("perceptual.network=resnet18",) if given == "perceptual=timm" else ()
+    arguments = replacing([given, "perceptual.layers={1: 2, 3: 0.5}", "num_parts=5", *network])
+    assert composed(*arguments).perceptual.layers == {"1": 2, "3": 0.5}
+    assert replacing(["perceptual.layers.2=3", "+perceptual.layers.3=1"]) == [
+        "perceptual.layers.2=3",
+        "+perceptual.layers.3=1",
+    ]

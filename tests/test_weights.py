@@ -78,7 +78,7 @@ def test_an_unreadable_file_is_named(content: bytes | None, source: Path, tmp_pa
 
 
 def test_a_missing_file_is_named(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no weights file .*missing.pth"):
+    with pytest.raises(UserError, match="missing.pth: there is no such file or run"):
         fetch(published(source), tmp_path, choice=str(tmp_path / "missing.pth"))
 
 

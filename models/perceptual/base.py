@@ -56,6 +56,11 @@ class PerceptualNetwork(nn.Module):
         super().__init__()
         self.network, self.normalisation, self.options = network, normalisation, options
         self.scales = [float(scale) for scale in options.layers.values()]
+        if options.scale == "published" and options.factor is not None:
+            raise UserError(
+                f"perceptual.factor={options.factor} is for perceptual.scale=matched: give that, or "
+                "perceptual.factor=null."
+            )
         self.factor = options.factor if options.scale == "matched" else 1.0
         self.requires_grad_(False)
         self.eval()

@@ -122,7 +122,8 @@ def with_weights(segmenter: Segmenter, options: DictConfig) -> Segmenter:
         if any(OWN in name for name in state):
             copy_by_name(segmenter, state, source, head="head.")
         else:
-            copy_by_name(segmenter.backbone.model, state, source)
+            new = [f"head.{name}" for name in segmenter.head.state_dict()]
+            copy_by_name(segmenter.backbone.model, state, source, beside=new)
     return segmenter
 
 

@@ -71,9 +71,15 @@ REFUSED = [
         "segmenter.output_stride=8: vit_tiny_patch16_224 cannot have it",
     ),
     training("no layers", "device=cpu perceptual=timm perceptual.network=resnet18", "perceptual.layers is required"),
-    training("no such package", "device=cpu segmenter.weights=package:none-such", "no weights file package:none-such"),
+    training(
+        "no such package",
+        "device=cpu segmenter.weights=package:none-such",
+        "none-such: there are none of that kind",
+    ),
     training("no data set", "device=cpu dataset_root=PLACE/none", "No folder", "none/images", "dataset_root="),
-    training("no such weights", "device=cpu segmenter.weights=PLACE/none.pth", "There is no weights file", "none.pth"),
+    training(
+        "no such weights", "device=cpu segmenter.weights=PLACE/none.pth", "none.pth: there is no such file or run"
+    ),
     training(
         "damaged weights",
         "device=cpu segmenter.weights=PLACE/damaged.pth",

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import get_origin
+from typing import get_args, get_origin
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -205,6 +205,9 @@ def _explain_key(key: str, keys: dict[str, object], where: str, text: str) -> st
         that = "that" if len(owned_by) == 1 else "one of these"
         return f"{key}{where} is a key of {' or '.join(owned_by)} only: leave it out, or choose {that}."
     parent, _, name = key.rpartition(".")
-    if get_origin(keys.get(parent)) is dict and parent != "baselines":
+    kind = keys.get(parent)
+    if dict in map(get_origin, (kind, *get_args(kind))) and parent != "baselines":
+        if "could not be converted" in text:
+            return f"{key}{where}: {text.splitlines()[0].rstrip('.')}; it must be a number."
         return f"{parent} has no '{name}' to change: to add one, give +{key}=VALUE."
     return f"unknown key '{key}'{where}.{nearest(key, keys)} All keys: --help."

@@ -70,6 +70,11 @@ REFUSED = [
         "device=cpu segmenter=timm segmenter.network=vit_tiny_patch16_224 segmenter.output_stride=8",
         "segmenter.output_stride=8: vit_tiny_patch16_224 cannot have it",
     ),
+    training(
+        "a factor that is no number",
+        "device=cpu perceptual=timm perceptual.network=resnet18 perceptual.layers={2:a}",
+        "perceptual.layers.2: Value 'a' of type 'str' could not be converted to Float; it must be a number",
+    ),
     training("no layers", "device=cpu perceptual=timm perceptual.network=resnet18", "perceptual.layers is required"),
     training(
         "no such package",

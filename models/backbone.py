@@ -1,6 +1,7 @@
 """Feature maps of timm's networks: convolutional ones by stage, vision transformers by block and facet."""
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -215,7 +216,9 @@ def _maps_of(probe: nn.Module, network: str, option: str) -> tuple[list[Tensor],
     images = torch.zeros(1, *probe.pretrained_cfg["input_size"], device="meta")
     with torch.no_grad():
         maps = probe.eval().forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
-    return maps, round(images.shape[-1] / maps[-1].shape[-1])
+    size, cells = images.shape[-1], maps[-1].shape[-1]
+    # Of a size that is no multiple of the stride the last cell is cut: 260 pixels have 17 cells of 16.
+    return maps, size // cells if size % cells == 0 else 2 ** round(math.log2(size / cells))
 
 
 def _names(probe: nn.Module, count: int) -> list[str]:

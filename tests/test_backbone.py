@@ -230,3 +230,9 @@ def test_a_small_size_is_taken_where_the_network_can() -> None:
 def test_the_laptops_features_are_of_the_means_that_its_weights_were_trained_with() -> None:
     network = perceptual.build(composed("perceptual=efficientnet_lite0", "perceptual.weights=none").perceptual)
     torch.testing.assert_close(network.normalisation(IMAGES), (IMAGES * 255 - 127) / 128)
+
+
+def test_a_network_made_for_a_size_that_is_no_multiple_of_its_stride_takes_an_output_stride() -> None:
+    config = composed("experiment=laptop", "perceptual.network=tf_efficientnet_lite2", "perceptual.weights=none")
+    maps = new_perceptual_network(config)(torch.rand(1, 3, 96, 96))
+    assert [tuple(features.shape[2:]) for features in maps] == [(12, 12), (6, 6)]

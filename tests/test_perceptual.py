@@ -24,6 +24,7 @@ def build(**changes: object) -> PerceptualNetwork:
         "weights": "none",
         "weights_dir": "none",
         "scale": "published",
+        "factor": None,
         "sobel": False,
     }
     return perceptual.build(SimpleNamespace(**settings | changes))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from utils.errors import UserError
 
 # Losses stay in float32 in every case; "mixed" keeps the weights there too.
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+MEMORY = Path("/proc/meminfo")  # of Linux
 
 
 def build_fabric(device: str, precision: str, devices: int = 1, num_nodes: int = 1, strategy: str = "auto") -> Fabric:
@@ -50,6 +53,17 @@ def build_fabric(device: str, precision: str, devices: int = 1, num_nodes: int =
         )
     except RuntimeError as error:  # what SLURM was asked for
         raise UserError(str(error)) from error
+
+
+def memory_available(device: torch.device) -> int | None:
+    """Bytes that can be had on a device now; None where it does not tell (the CPU, but on Linux)."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    if device.type != "cpu" or not MEMORY.is_file():
+        return None
+    kibibytes = next(line.split()[1] for line in MEMORY.read_text().splitlines() if line.startswith("MemAvailable"))
+    return int(kibibytes) * 1024
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:

@@ -1,7 +1,7 @@
-"""Masked convolutions and attention whose order can be chosen at each pass (Ouali et al., ECCV 2020), and their network.
+"""Masked convolutions and attention in an order that each pass chooses (Ouali et al., ECCV 2020), and their network.
 
-An ordering is a scan of the pixels: with it, an output sees the pixels up to its own. Orderings 1 to 8 are raster scans,
-9 to 16 zigzags, 0 is none. One set of weights serves all: an ordering chooses mask and padding.
+An ordering is a scan of the pixels: with it, an output sees the pixels up to its own. Orderings 1 to 8 are raster
+scans, 9 to 16 zigzags, 0 is none. One set of weights serves all: an ordering chooses mask and padding.
 
 The paper's text was not at hand. Kernels, shifts and the rule of attention are the paper's (its slides); the numbering
 of the raster scans, the residual blocks and where attention stands are a third party's reading of it; zigzags and
@@ -53,8 +53,8 @@ class Ordering:
         """Which weights of a 3 x 3 kernel may be used: (3, 3), ones and zeros.
 
         A raster scan's kernel is shifted against the scan, so that type B keeps 8 weights (A: 7) instead of 5 (4). A
-        zigzag's is not: beside itself, the pixel towards the start, and that one's two neighbours are before it at every
-        turn, and no others are.
+        zigzag's is not: of a pixel's neighbours, the three in the square towards the start alone are before it at
+        every turn, so that type B keeps 4.
         """
         mask = torch.ones(3, 3)
         if self.zigzag:
@@ -231,8 +231,8 @@ def _require_memory(height: int, width: int, device: torch.device) -> None:
     if there is not None and needed > there:
         raise UserError(
             f"segmenter.attention_after: the mask of attention between {height} x {width} cells takes "
-            f"{needed / 2**30:.1f} GiB, and {there / 2**30:.1f} GiB are free. Give a larger segmenter.stride, a smaller "
-            "image_size, or segmenter.attention_after=null."
+            f"{needed / 2**30:.1f} GiB, and {there / 2**30:.1f} GiB are free. Give a larger segmenter.stride, a "
+            "smaller image_size, or segmenter.attention_after=null."
         )
 
 

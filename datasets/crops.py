@@ -186,11 +186,15 @@ def random_box(
     return np.array([x, y, x + w - 1, y + h - 1])
 
 
-def cut(sample: Sample, box: np.ndarray) -> Sample:
-    """Cut (x0, y0, x1, y1), int and inclusive, out of a sample; outside the picture as in :func:`crop`."""
+def cut(sample: Sample, box: np.ndarray, outside: int = 1) -> Sample:
+    """Cut (x0, y0, x1, y1), int and inclusive, out of a sample.
+
+    Args:
+        outside: what the picture is outside the picture; labels are as in :func:`crop`.
+    """
     return replace(
         sample,
-        image=_cut(sample.image, box, 1),
+        image=_cut(sample.image, box, outside),
         **_labels(sample, lambda labels, rules: _cut(labels, box, rules["outside"])),
         **_moved(sample, box[:2], 1.0),
     )

@@ -62,3 +62,32 @@ def equivariance(logits: Tensor, of_warped: Tensor, grid: Tensor, foreground: Te
     if formula == "paper":
         divergence = divergence + (q * (q / p).log()).sum(1)
     return sum((w * d).sum() / w.sum() for w, d in zip(weight[:, 0], divergence, strict=True)) / len(logits)
+
+
+def joint_table(x: Tensor, y: Tensor, down: int, right: int) -> Tensor:
+    """P[i, j] = sum_n,u x_n[i, u + (down, right)] y_n[j, u]: (K, K) of maps (N, K, H, W), zeros outside."""
+    height, width = x.shape[2:]
+    moved = x[..., max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
+    still = y[..., max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)]
+    return torch.einsum("nihw,njhw->ij", moved, still)
+
+
+def information_of(table: Tensor, weight: float) -> Tensor:
+    """Minus the information of a joint table (K, K), which is divided by its sum and made symmetric."""
+    joint = table / table.sum()
+    joint = (joint + joint.T) / 2
+    rows, columns = joint.sum(1, keepdim=True), joint.sum(0, keepdim=True)
+    return -(joint * (joint.log() - weight * rows.log() - weight * columns.log())).sum()
+
+
+def mutual_information(
+    x: Tensor, y: Tensor, half_window: int, mask: Tensor | None, shifts: str, weight: float
+) -> Tensor:
+    """The loss of IIC and AC, shift by shift; mask (N, H, W)."""
+    if mask is not None:
+        x, y = x * mask[:, None], y * mask[:, None]
+    window = range(-half_window, half_window + 1)
+    tables = [joint_table(x, y, down, right) for down, right in itertools.product(window, window)]
+    if shifts == "summed":
+        return information_of(sum(tables), weight)
+    return sum(information_of(table, weight) for table in tables) / len(tables)

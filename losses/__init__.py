@@ -1,5 +1,6 @@
 """Tensors in, scalars out; one file for each loss."""
 
+from losses.mutual_information import mutual_information_loss
 from losses.part_occurrence import part_occurrence_loss
 
-__all__ = ["part_occurrence_loss"]
+__all__ = ["mutual_information_loss", "part_occurrence_loss"]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from datasets.batch import TrainBatch
+from datasets.batch import EvalBatch, TrainBatch
 from evaluation.examples import Example, Known
 from evaluation.inputs import EvalInput
 from evaluation.labellers.base import Labeller
@@ -65,7 +65,8 @@ class Progress:
 @torch.inference_mode()
 def examples(labeller: Labeller, batch: TrainBatch) -> list[Example]:
     """Training crops with what the labeller finds in them."""
-    scores = upsample(labeller.scores(batch.image, batch.foreground), batch.image.shape[-2:])
+    shown = EvalBatch(batch.image, batch.foreground, [], infrared=batch.infrared)
+    scores = upsample(labeller.scores_of(shown), batch.image.shape[-2:])
     foreground = batch.foreground.to(scores.device)
     predicted = part_probabilities(scores, foreground, labeller.has_background).argmax(1).byte().cpu().numpy()
     images, masks = batch.image.permute(0, 2, 3, 1).cpu().numpy(), batch.foreground[:, 0].byte().cpu().numpy()

@@ -1,0 +1,29 @@
+"""Clusters of pixels that a trained network gives; it sees infrared where there is any."""
+
+from torch import Tensor, nn
+
+from datasets.batch import EvalBatch
+from evaluation.labellers.segmenter import SegmenterLabeller
+
+
+def network_scores(predictor: nn.Module, images: Tensor, infrared: Tensor | None) -> Tensor:
+    """What a network in eval mode says (N, C, h, w) of images (N, 3, H, W) and infrared (N, 1, H, W), uint8."""
+    device, training = next(predictor.parameters()).device, predictor.training
+    infrared = None if infrared is None else infrared.to(device).float() / 255
+    predictor.eval()
+    try:
+        return predictor(predictor.preprocess(images.to(device).float() / 255, infrared))
+    finally:
+        predictor.train(training)
+
+
+class PixelClusters(SegmenterLabeller):
+    """Scores with a network whose ``preprocess`` takes images and infrared."""
+
+    caption = "clusters"
+
+    def scores_of(self, batch: EvalBatch) -> Tensor:
+        return network_scores(self.predictor, batch.images, batch.infrared)
+
+
+of_predictor = PixelClusters

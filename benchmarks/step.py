@@ -215,18 +215,20 @@ def peak_memory(config: DictConfig, row: str) -> float:
         return pool.apply(_peak_memory, (config, row))
 
 
-def _peak_memory(config: DictConfig, row: str) -> float:
-    def peak() -> float:
-        if torch.cuda.is_available() and config.device != "cpu":
-            return torch.cuda.max_memory_allocated() / 2**20
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return kilobytes / 2**10 if sys.platform == "linux" else kilobytes / 2**20
+def peak(config: DictConfig) -> float:
+    """MiB that this process has had at most."""
+    if torch.cuda.is_available() and config.device != "cpu":
+        return torch.cuda.max_memory_allocated() / 2**20
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / 2**10 if sys.platform == "linux" else kilobytes / 2**20
 
-    before = peak()
+
+def _peak_memory(config: DictConfig, row: str) -> float:
+    before = peak(config)
     trainer = Trainer(config, reference=row == REFERENCE)
     for _ in range(2):
         trainer.networks() if row == NETWORKS else trainer.step()
-    return peak() - before
+    return peak(config) - before
 
 
 def print_times(seconds: dict[str, list[float]], config: DictConfig, device: torch.device) -> None:

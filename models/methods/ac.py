@@ -138,7 +138,7 @@ def cluster_entropy(probabilities: Tensor, mask: Tensor) -> Tensor:
 
 def draw_orderings(orderings: list[int], pairs: str, rng: np.random.Generator) -> tuple[int, int]:
     """Two of the orderings, which may be one twice where pairs are ``random``."""
-    first, second = (orderings[place] for place in rng.integers(len(orderings), size=2))
+    first, second = (orderings[place] for place in rng.integers(len(orderings), size=2).tolist())
     if pairs == "hard":
         return first, opposite(first)
     if pairs == "no_repetition":

@@ -36,6 +36,11 @@ def predict(config: DictConfig) -> None:
     set_determinism(config.deterministic)
     fabric = build_fabric(config.device, config.precision)
     labeller, _, config = of_checkpoint(config, fabric)
+    if labeller.needs_fit:
+        raise UserError(
+            f"{config.checkpoint} was trained with method={config.method.name} and gives features, not clusters: these "
+            f"are fitted to a data set, give python evaluate.py checkpoint={config.checkpoint}."
+        )
 
     # Whatever is in the way is found before the first picture.
     work = masks_of_a_data_set(config, labeller) if config.images is None else files_of_a_folder(config, labeller)

@@ -55,6 +55,8 @@ class Progress:
 
     def show(self, batch: TrainBatch, step: int, logger: RunLogger) -> None:
         """What is found in training crops; a warning where that is one part alone, several times in a row."""
+        if self.labeller.needs_fit:
+            return  # it is fitted by an evaluation, which has pictures of its own
         with of_any_shape():
             found = examples(self.labeller, batch)
         logger.log_pictures(step, {f"training_{self.found}": part_picture(found, self.labeller.caption)})

@@ -22,8 +22,15 @@ ASKED = {
     "perceptual=timm": ("perceptual.network=resnet18", "perceptual.layers={4: 1}"),
     "segmenter=timm": ("segmenter.network=resnet18",),
     "augmentation=brightness": ("method=region_grouping",),
+    "augmentation=pixels": ("method=ac",),
     "recipe=uld_synthetic": ("method=uld",),
     "recipe=region_grouping_synthetic": ("method=region_grouping",),
+}
+ASKED |= {
+    option: (f"method={method}",)
+    for option in OPTIONS
+    for method in ("ac", "iic")
+    if option.startswith(f"recipe={method}_")
 }
 DATASETS = sorted(path.stem for path in (CONF / "dataset_name").glob("*.yaml"))
 

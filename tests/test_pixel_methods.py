@@ -133,9 +133,13 @@ def test_what_ac_cannot_train_with_is_refused(overrides, message):
 
 def test_a_network_of_another_kind_is_refused():
     with pytest.raises(UserError, match="method=ac needs a network with orderings, and segmenter=hourglass has none"):
-        methods.build(composed("method=ac", "dataset_name=synthetic", "segmenter=hourglass"), False, torch.device("cpu"))
+        methods.build(
+            composed("method=ac", "dataset_name=synthetic", "segmenter=hourglass"), False, torch.device("cpu")
+        )
     with pytest.raises(UserError, match="method=iic needs segmenter=iic"):
-        methods.build(composed("method=iic", "dataset_name=synthetic", "segmenter=hourglass"), False, torch.device("cpu"))
+        methods.build(
+            composed("method=iic", "dataset_name=synthetic", "segmenter=hourglass"), False, torch.device("cpu")
+        )
 
 
 # --- IIC -----------------------------------------------------------------------------------------------------------

@@ -49,6 +49,10 @@ class KMeansLabeller(Labeller):
         """Descriptions (N, C, h', w') of images (N, 3, h, w) uint8."""
         raise NotImplementedError
 
+    def describe_batch(self, batch: EvalBatch) -> Tensor:
+        """The same of a batch, where more than its images are described."""
+        return self.describe(batch.images)
+
     def fit(self, batches: Iterable[EvalBatch]) -> None:
         """Find the means from the foreground of training images.
 
@@ -79,7 +83,7 @@ class KMeansLabeller(Labeller):
         The numbers depend on how pictures are batched.
         """
         for place, batch in enumerate(batches):
-            described = self.describe(batch.images)
+            described = self.describe_batch(batch)
             inside = F.interpolate(batch.foreground, size=described.shape[-2:], mode="area")[:, 0] > 0.5
             found = described.permute(0, 2, 3, 1)[inside].float()
             yield found, generator(self.seed, "k-means", place).random(len(found))
@@ -124,7 +128,13 @@ class KMeansLabeller(Labeller):
         return clusters.cluster_centers_
 
     def scores(self, images: Tensor, foreground: Tensor) -> Tensor:
-        described = self.describe(images).float()
+        return self._scores_of_description(self.describe(images))
+
+    def scores_of(self, batch: EvalBatch) -> Tensor:
+        return self._scores_of_description(self.describe_batch(batch))
+
+    def _scores_of_description(self, described: Tensor) -> Tensor:
+        described = described.float()
         points = described.permute(0, 2, 3, 1).flatten(1, 2)
         distances = torch.cdist(points, self.means.to(points.device), compute_mode="donot_use_mm_for_euclid_dist")
         return -distances.square().transpose(1, 2).unflatten(2, described.shape[-2:])

@@ -7,7 +7,6 @@ from omegaconf import DictConfig
 
 from conf.modules import module
 from evaluation.labellers.base import Labeller
-from models.initialisation import new_segmenter
 from models.methods import method_class
 from utils.devices import memory_format
 
@@ -20,7 +19,7 @@ class Options:
 def build(options: Options, config: DictConfig, num_parts: int, device: torch.device) -> Labeller:
     """The network of ``config``; UserError where its pretrained weights cannot be had."""
     method = method_class(config)
-    segmenter = new_segmenter(config, num_parts, method.has_background)
+    segmenter = method.new_predictor(config, num_parts)
     segmenter.to(device, memory_format=memory_format(config.channels_last)).eval()
     labeller = module("labeller", method.labeller).of_predictor(segmenter)
     labeller.title = "untrained"

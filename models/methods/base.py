@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from datasets.batch import TrainBatch
 from datasets.sample import Purpose
 from models import segmenters
+from models.initialisation import new_segmenter
 from models.predictor import require_finite, restore
 from utils.checkpoints import Checkpoint
 from utils.errors import UserError
@@ -66,6 +67,15 @@ class Method(nn.Module):
             UserError: weights cannot be had.
         """
         raise NotImplementedError
+
+    @classmethod
+    def new_predictor(cls, config: DictConfig, num_parts: int) -> nn.Module:
+        """The predictor as its training starts from the seed, with the pretrained weights that the config names.
+
+        Raises:
+            UserError: weights cannot be had.
+        """
+        return new_segmenter(config, num_parts, cls.has_background)
 
     @classmethod
     def predictor_of(cls, config: DictConfig, state: Mapping[str, Tensor]) -> nn.Module:

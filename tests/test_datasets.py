@@ -30,7 +30,7 @@ from evaluation.labellers.kmeans_colours import KMeansColours
 from evaluation.options import EvaluationOptions, Sets
 from evaluation.run import evaluate
 from tests.composition import composed
-from tests.trees import draw_cub_tree, draw_deepfashion_tree, draw_pascal_tree
+from tests.trees import draw_coco_tree, draw_cub_tree, draw_deepfashion_tree, draw_pascal_tree, draw_potsdam_tree
 from utils.errors import UserError
 from utils.seeding import Randomness
 
@@ -46,6 +46,10 @@ DRAWN: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda root: None,
         ("dataset.drawing.num_train=6", "dataset.drawing.num_test=3", "dataset.drawing.size=48"),
     ),
+    "potsdam": (lambda root: draw_potsdam_tree(root / "Potsdam"), ()),
+    "potsdam3": (lambda root: draw_potsdam_tree(root / "Potsdam"), ()),
+    "coco_stuff15": (lambda root: draw_coco_tree(root / "COCOStuff164k"), ()),
+    "coco_stuff3": (lambda root: draw_coco_tree(root / "COCOStuff164k"), ()),
     "textures": (
         lambda root: None,
         ("dataset.drawing.num_train=6", "dataset.drawing.num_test=3", "dataset.drawing.size=48"),
@@ -111,6 +115,8 @@ def test_every_split_gives_samples_of_one_kind(config, split, purpose):
 
 
 def test_training_and_test_pictures_are_different_ones(config):
+    if config.dataset.name in ("potsdam", "coco_stuff"):
+        pytest.skip("the published test is on the training pictures")
     train, test = built(config), built(config, "test", "evaluation")
     assert not {train[i].path for i in range(len(train))} & {test[i].path for i in range(len(test))}
 

@@ -277,17 +277,18 @@ def draw_coco_tree(
 ) -> Path:
     """Draw COCO-Stuff in the layout of the download, with both curated lists, and return ``root``.
 
-    A label map has a thing, unlabelled pixels, and one strip of each class of stuff.
+    A label map is of small squares of a thing, of nothing, and of each class of stuff.
 
     Args:
         sizes: height and width of each picture; the last one is of val2017.
     """
     rng = np.random.default_rng(0)
-    strips = np.array([3, 255, *(labels[0] for labels in coco_stuff.CLASSES.values())], np.uint8)
+    squares = np.array([3, 255, *(labels[0] for labels in coco_stuff.CLASSES.values())], np.uint8)
     for number, (height, width) in enumerate(sizes, start=1):
         folder = "val2017" if number == len(sizes) else "train2017"
         name = f"{number:012d}"
-        labels = np.repeat(strips[None, np.arange(width) * len(strips) // width], height, 0)
+        y, x = np.mgrid[:height, :width] // 20
+        labels = squares[(x + 5 * y) % len(squares)]
         _save(root / f"images/{folder}/{name}.jpg", rng.integers(0, 256, (height, width, 3)))
         _save(root / f"annotations/{folder}/{name}.png", labels)
         for curated in coco_stuff.PUBLISHED:

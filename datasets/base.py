@@ -66,6 +66,7 @@ class Source(Protocol):
         part_names: of labels 1.. of its part maps, or None where it has none.
         has_masks: its samples' foreground is an object's; else it is the whole picture, and nothing asks for masks.
         num_classes: its samples' labels are 1 to this; 0 where they have none.
+        pixel_classes: names of the classes 0.. of its class maps; empty where it has none.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Source(Protocol):
     part_names: list[str] | None
     has_masks: bool
     num_classes: int
+    pixel_classes: list[str]
 
     def __len__(self) -> int: ...
 

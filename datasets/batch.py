@@ -48,6 +48,8 @@ class TrainBatch(_Batch):
         skipped: what was wrong with each picture that another one stands in for.
         paths: the N pictures' files.
         labels: (N,) int64, the classes, from 1; or None where the data set has none.
+        class_map: (N, 1, H, W) uint8, the true class of each pixel, 0.., 255 = void; or None where there is none.
+        infrared: (N, 1, H, W) uint8, the pictures' fourth channel; or None where there is none.
     """
 
     image: Tensor
@@ -58,6 +60,8 @@ class TrainBatch(_Batch):
     skipped: list[str] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
     labels: Tensor | None = None
+    class_map: Tensor | None = None
+    infrared: Tensor | None = None
 
     @property
     def places(self) -> range:
@@ -73,7 +77,9 @@ class TrainBatch(_Batch):
         names, paths = [sample.name for sample in samples], [sample.path for sample in samples]
         classes = [sample.label for sample in samples]
         labels = None if None in classes else torch.from_numpy(np.array(classes, np.int64))
-        return cls(image, foreground, names, step, first_place, list(skipped), paths, labels)
+        class_map = planes([sample.class_map for sample in samples])
+        infrared = planes([sample.infrared for sample in samples])
+        return cls(image, foreground, names, step, first_place, list(skipped), paths, labels, class_map, infrared)
 
 
 @dataclass
@@ -84,11 +90,20 @@ class EvalBatch(_Batch):
         images: (N, 3, h, w) uint8, RGB, in any memory format.
         foreground: (N, 1, h, w) float32, 1 on the object and 0 elsewhere.
         inputs: for each of the N images what the protocol needs to score it.
+        class_map: (N, 1, h, w) uint8, the true class of each pixel, 0.., 255 = void; or None where there is none.
+        infrared: (N, 1, h, w) uint8, the images' fourth channel; or None where there is none.
     """
 
     images: Tensor
     foreground: Tensor
     inputs: list[Any]
+    class_map: Tensor | None = None
+    infrared: Tensor | None = None
+
+
+def planes(maps: Sequence[np.ndarray | None]) -> Tensor | None:
+    """Maps (H, W) of one size as (N, 1, H, W); None where one is missing."""
+    return None if any(found is None for found in maps) else torch.from_numpy(np.stack(maps)[:, None])
 
 
 def stack(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
 """Training pictures kept decoded (``dataset.cache``), so that only the first epoch reads their files.
 
 Kept is the part of a picture that its training crops can show, at the picture's own resolution: three bytes a pixel for
-the colours and one for the foreground mask. A sample comes back in its full size with nothing but that part filled in,
-so that a data set cuts it as it cuts what was read from the files, and the crops are equal to the bit.
+the colours, one for the foreground mask, and one each for a class map and for infrared, where there are any. A sample
+comes back in its full size with nothing but that part filled in, so that a data set cuts it as it cuts what was read
+from the files, and the crops are equal to the bit.
 """
 
 import hashlib
@@ -18,13 +19,13 @@ import numpy as np
 import PIL
 
 from datasets.base import Source
-from datasets.sample import Sample
+from datasets.sample import VOID, Sample
 from utils.errors import UserError
 
-_LAYOUT = 3  # of a record: raised whenever it changes
+_LAYOUT = 4  # of a record: raised whenever it changes
 # Key, height and width of the picture, left, top, right, bottom of the part (the last two exclusive), object's box,
-# whether the last plane is a saliency map, and the class (0: none).
-_HEADER = struct.Struct("<16s6q4d?q")
+# whether the fourth plane is a saliency map, whether a class map and infrared follow, and the class (0: none).
+_HEADER = struct.Struct("<16s6q4d???q")
 
 
 def cached(dataset: Source, cache: str, folder: Path | str) -> Source:
@@ -100,15 +101,23 @@ class _Cached:
         """The sample of a record; None if that is of another state of the files, or not whole."""
         if len(record) < _HEADER.size:
             return None
-        found, height, width, left, top, right, bottom, *box, salient, label = _HEADER.unpack_from(record)
+        found, height, width, left, top, right, bottom, *marks, label = _HEADER.unpack_from(record)
+        box, (salient, mapped, infrared) = marks[:4], marks[4:]
         shape = bottom - top, right - left
-        if found != key or len(record) != _HEADER.size + 4 * shape[0] * shape[1]:
+        if found != key or len(record) != _HEADER.size + (4 + mapped + infrared) * shape[0] * shape[1]:
             return None
         kept = np.frombuffer(record, np.uint8, offset=_HEADER.size)
-        colours, mask = np.split(kept, [3 * shape[0] * shape[1]])
-        image, foreground = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8)
+        colours, maps = np.split(kept, [3 * shape[0] * shape[1]])
+        image = np.zeros((height, width, 3), np.uint8)
         image[top:bottom, left:right] = colours.reshape(*shape, 3)
-        foreground[top:bottom, left:right] = mask.reshape(shape)
+        planes = iter(maps.reshape(-1, *shape))
+
+        def plane(outside: int) -> np.ndarray:
+            whole = np.full((height, width), outside, np.uint8)
+            whole[top:bottom, left:right] = next(planes)
+            return whole
+
+        foreground = plane(0)
         return Sample(
             name=self._dataset.sample_name(index),
             path=self._dataset.files(index)[0],
@@ -117,6 +126,8 @@ class _Cached:
             saliency=foreground if salient else None,
             label=label or None,
             box=None if np.isnan(box).any() else np.array(box),
+            class_map=plane(VOID) if mapped else None,
+            infrared=plane(0) if infrared else None,
         )
 
 
@@ -125,10 +136,12 @@ def _packed(sample: Sample, region: np.ndarray, key: bytes) -> bytes:
     corners = np.array([*region[:2], *(region[2:] + 1)])
     left, top, right, bottom = np.clip(corners, 0, [width, height] * 2).tolist()
     box = [np.nan] * 4 if sample.box is None else sample.box.tolist()
-    marks = sample.saliency is not None, sample.label or 0
+    kept = [sample.class_map, sample.infrared]
+    marks = sample.saliency is not None, *(labels is not None for labels in kept), sample.label or 0
     header = _HEADER.pack(key, height, width, left, top, right, bottom, *box, *marks)
     mask = sample.foreground if sample.saliency is None else sample.saliency
-    return b"".join([header, *(pixels[top:bottom, left:right].tobytes() for pixels in (sample.image, mask))])
+    planes = [sample.image, mask, *(labels for labels in kept if labels is not None)]
+    return b"".join([header, *(pixels[top:bottom, left:right].tobytes() for pixels in planes)])
 
 
 class _Records:

@@ -20,7 +20,8 @@ from conf import app
 from datasets import build_from_lists
 from datasets.base import Source
 from datasets.files import HELP, MissingFile, SizesDiffer, UnreadableFile, read_picture
-from datasets.sample import Sample
+from datasets.folder import ENDINGS
+from datasets.sample import VOID, Sample
 from utils import workers
 from utils.console import stdout
 from utils.errors import UserError
@@ -58,11 +59,13 @@ class Findings:
         faults: (kind, message) pairs; the message names the file.
         keypoints: it shows a keypoint.
         part_map: it has a part map with a part.
+        class_map: it has a class map with a class.
     """
 
     faults: list[tuple[str, str]] = field(default_factory=list)
     keypoints: bool = False
     part_map: bool = False
+    class_map: bool = False
 
     @property
     def fails(self) -> bool:
@@ -120,7 +123,8 @@ def findings_of(dataset: Source, index: int) -> Findings:
         sample = dataset[index]
     except UserError as error:
         faults = [(_kind(error), str(error))]
-        for path in dataset.files(index):  # the others may be broken too
+        # The others may be broken too; what is no picture, the data set alone can read.
+        for path in (path for path in dataset.files(index) if path.suffix.lower() in ENDINGS):
             try:
                 read_picture(path)
             except UserError as other:
@@ -130,6 +134,7 @@ def findings_of(dataset: Source, index: int) -> Findings:
         list(_odd(sample, dataset, [path for path in dataset.files(index) if path != sample.path])),
         keypoints=sample.keypoints is not None and bool(sample.keypoints[:, 2].any()),
         part_map=sample.part_map is not None and bool(sample.part_map.any()),
+        class_map=sample.class_map is not None and bool((sample.class_map != VOID).any()),
     )
 
 
@@ -179,6 +184,7 @@ def _counted(findings: list[Findings]) -> Counter[str]:
             "pictures": len(findings),
             "with visible keypoints": sum(found.keypoints for found in findings),
             "with a part map": sum(found.part_map for found in findings),
+            "with a class map": sum(found.class_map for found in findings),
         }
     )
     counts.update(kind for found in findings for kind, _ in found.faults)
@@ -189,11 +195,12 @@ def _table(counts: dict[str, Counter[str]], title: str) -> Table:
     table = Table("", title=title)
     for reading in counts:
         table.add_column(reading, justify="right")
-    for row in ("pictures", "with visible keypoints", "with a part map", *FAULTS):
+    known = ("pictures", "with visible keypoints", "with a part map", "with a class map")
+    for row in (*known, *FAULTS):
         bad = row in FAULTS and any(count[row] for count in counts.values())
         style = None if not bad else "bold red" if FAULTS[row] else "yellow"
         table.add_row(row, *(f"{count[row]:,}" if count[row] else "-" for count in counts.values()), style=style)
-        if row == "with a part map":
+        if row == known[-1]:
             table.add_section()
     return table
 

@@ -59,8 +59,8 @@ def crop(sample: Sample, box: np.ndarray, size: int) -> Sample:
     """Cut a square out and resize it to ``size`` x ``size``.
 
     Outside the picture the picture is 1 (on the scale 0..255, as in the release) and masks are 0. The picture is
-    resized by OpenCV, bilinear, fractions cut off as in the release; masks and label maps take the nearest pixel.
-    Keypoints and the object's box follow; hidden keypoints stay at (0, 0).
+    resized by OpenCV, bilinear, fractions cut off as in the release, and infrared with it; masks and label maps take
+    the nearest pixel. Keypoints and the object's box follow; hidden keypoints stay at (0, 0).
 
     Args:
         box: (x0, y0, x1, y1) int, inclusive, square.
@@ -68,7 +68,10 @@ def crop(sample: Sample, box: np.ndarray, size: int) -> Sample:
     corner, scale = box[:2], size / (box[2] - box[0] + 1)
 
     def resized(labels: np.ndarray, rules: Mapping[str, Any]) -> np.ndarray:
-        return cv2.resize(_cut(labels, box, rules["outside"]), (size, size), interpolation=cv2.INTER_NEAREST)
+        found = _cut(labels, box, rules["outside"])
+        if rules.get("bilinear") == "always":
+            return _resized_as_released(found, size)
+        return cv2.resize(found, (size, size), interpolation=cv2.INTER_NEAREST)
 
     return replace(
         sample,
@@ -183,11 +186,15 @@ def random_box(
     return np.array([x, y, x + w - 1, y + h - 1])
 
 
-def cut(sample: Sample, box: np.ndarray) -> Sample:
-    """Cut (x0, y0, x1, y1), int and inclusive, out of a sample; outside the picture as in :func:`crop`."""
+def cut(sample: Sample, box: np.ndarray, outside: int = 1) -> Sample:
+    """Cut (x0, y0, x1, y1), int and inclusive, out of a sample.
+
+    Args:
+        outside: what the picture is outside the picture; labels are as in :func:`crop`.
+    """
     return replace(
         sample,
-        image=_cut(sample.image, box, 1),
+        image=_cut(sample.image, box, outside),
         **_labels(sample, lambda labels, rules: _cut(labels, box, rules["outside"])),
         **_moved(sample, box[:2], 1.0),
     )
@@ -213,17 +220,22 @@ def resize(sample: Sample, width: int, height: int, labels: Literal["bilinear", 
 
     Args:
         labels: how masks and part maps are resized. "bilinear" takes them for pictures too: where two parts meet, the
-            mean of their numbers may be a third part's. Label maps that are not ``bilinear`` take the nearest pixel.
+            mean of their numbers may be a third part's. Label maps that are not ``bilinear`` take the nearest pixel,
+            and infrared is resized as the picture is.
     """
 
     def resized(pixels: np.ndarray, how: str) -> np.ndarray:
         return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling[how.upper()]))
 
+    def how(rules: Mapping[str, Any]) -> str:
+        bilinear = rules.get("bilinear")
+        return "bilinear" if bilinear == "always" else labels if bilinear else "nearest"
+
     scale = np.array([width, height]) / sample.foreground.shape[::-1]
     return replace(
         sample,
         image=resized(sample.image, "bilinear"),
-        **_labels(sample, lambda found, rules: resized(found, labels if rules.get("bilinear") else "nearest")),
+        **_labels(sample, lambda found, rules: resized(found, how(rules))),
         **_moved(sample, np.zeros(2), scale),
     )
 
@@ -231,8 +243,8 @@ def resize(sample: Sample, width: int, height: int, labels: Literal["bilinear", 
 def pad_to_square(sample: Sample, size: int) -> Sample:
     """The whole picture in a square of ``size`` pixels.
 
-    The longer side is resized to ``size``, the picture by OpenCV, bilinear, masks by the nearest pixel. The shorter
-    direction is centred and filled: the picture with its edge, masks with what is outside.
+    The longer side is resized to ``size``, the picture and infrared by OpenCV, bilinear, masks by the nearest pixel.
+    The shorter direction is centred and filled: the picture and infrared with their edge, masks with what is outside.
     """
     height, width = sample.foreground.shape
     inner = np.maximum(np.rint(np.array([width, height]) * size / max(height, width)), 1).astype(int)
@@ -244,9 +256,14 @@ def pad_to_square(sample: Sample, size: int) -> Sample:
         resized = cv2.resize(pixels, inner.tolist(), interpolation=interpolation)
         return np.pad(resized, ((top, bottom), (left, right), *[(0, 0)] * (pixels.ndim - 2)), **how)
 
+    def changed(labels: np.ndarray, rules: Mapping[str, Any]) -> np.ndarray:
+        if rules.get("bilinear") == "always":
+            return padded(labels, cv2.INTER_LINEAR, mode="edge")
+        return padded(labels, cv2.INTER_NEAREST, constant_values=rules["outside"])
+
     return replace(
         sample,
         image=padded(sample.image, cv2.INTER_LINEAR, mode="edge"),
-        **_labels(sample, lambda labels, rules: padded(labels, cv2.INTER_NEAREST, constant_values=rules["outside"])),
+        **_labels(sample, changed),
         **_moved(sample, -np.array([left, top]) / scale, scale),
     )

@@ -80,6 +80,7 @@ class CUB(BoxCrops):
 
     name = "CUB"
     has_masks = True
+    pixel_classes: list[str] = []
 
     def __init__(
         self, root: Path | str, split: Split, mask: Mask | None, options: Options, *, use_cleaned_list: bool = True

@@ -66,6 +66,7 @@ class DeepFashion:
     name = "DeepFashion"
     has_masks = True
     num_classes = 0
+    pixel_classes: list[str] = []
     keypoint_names: list[str] = []
     part_names = [f"label {number}" for number in range(1, len(PALETTE))]
 

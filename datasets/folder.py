@@ -72,6 +72,7 @@ class Folder(BoxCrops):
     name = "folder"
     has_masks = True
     num_classes = 0
+    pixel_classes: list[str] = []
 
     def __init__(self, root: Path | str, split: Split, mask: Mask | None, options: Options) -> None:
         """List the files; they are read one by one, when asked for.

@@ -125,6 +125,7 @@ class PascalPart(BoxCrops):
     keypoint_names: list[str] = []
     has_masks = True
     num_classes = 0
+    pixel_classes: list[str] = []
 
     def __init__(self, root: Path | str, split: Split, mask: Mask, options: Options) -> None:
         """Read the lists and the annotations; pictures and predicted masks are read one by one, when asked for.

@@ -29,7 +29,7 @@ class WithSaliency:
         self._source, self._folder = source, folder
         self.name, self.split, self.notes = source.name, source.split, [*source.notes, f"Saliency from {folder}."]
         self.keypoint_names, self.part_names = source.keypoint_names, source.part_names
-        self.num_classes = source.num_classes
+        self.num_classes, self.pixel_classes = source.num_classes, source.pixel_classes
         self.sample_name = source.sample_name
         self.train_crop, self.train_region = source.train_crop, source.train_region
         self.test_crop = source.test_crop

@@ -5,9 +5,6 @@ and place in every species, but the hues are dealt out anew: the colour of one s
 colour alone cannot tell the parts; texture, shape and place can.
 """
 
-import json
-import shutil
-import tempfile
 from colorsys import hsv_to_rgb
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +14,10 @@ from omegaconf import MISSING
 from PIL import Image
 
 from conf.fields import number
-from datasets import base
+from datasets import base, drawn
 from datasets.base import Split
 from datasets.cub import CUB
 from datasets.sample import Purpose
-from utils.errors import UserError
 from utils.seeding import generator
 
 PARTS = ("body", "head", "wing", "tail")
@@ -52,7 +48,6 @@ HUES_OF_SPECIES = (
 )
 HUES = (0.02, 0.16, 0.42, 0.64)
 
-STAMP = "drawing.json"
 _VERSION = 1  # of the drawing: raised whenever the same numbers would give other pictures
 _SUPERSAMPLING = 3
 
@@ -94,41 +89,8 @@ class Synthetic(CUB):
 
 
 def ensure(root: Path, drawing: Drawing) -> None:
-    """Draw the set into ``root`` unless just this one lies there already.
-
-    Args:
-        root: the folder that will hold ``CUB_200_2011/`` and ``part_maps/``.
-
-    Raises:
-        UserError: ``root`` holds something that this program did not draw.
-    """
-    wanted = {"version": _VERSION, **asdict(drawing)}
-    found = _stamp(root)
-    if found == wanted:
-        return
-    if root.exists() and any(root.iterdir()) and found is None:
-        raise UserError(f"{root} holds files that were not drawn here: name another dataset_root=, or move them away.")
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        # Drawn beside its place and moved there whole: a drawing that was cut off is never taken for a data set.
-        with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
-            drawn = Path(folder) / root.name
-            _draw_tree(drawn, drawing)
-            (drawn / STAMP).write_text(json.dumps(wanted))
-            # Another program may have drawn the same set meanwhile.
-            if _stamp(root) != wanted:
-                shutil.rmtree(root, ignore_errors=True)
-                drawn.rename(root)
-    except OSError as error:
-        raise UserError(f"Cannot draw into {root}: {error.strerror}. Name another dataset_root=.") from None
-
-
-def _stamp(root: Path) -> dict | None:
-    """What the set in ``root`` was drawn from; None where nothing readable says so."""
-    try:
-        return json.loads((root / STAMP).read_text())
-    except (OSError, ValueError):
-        return None
+    """Draw the set into ``root``, which will hold ``CUB_200_2011/`` and ``part_maps/``; see ``drawn.ensure``."""
+    drawn.ensure(root, {"version": _VERSION, **asdict(drawing)}, lambda folder: _draw_tree(folder, drawing))
 
 
 def _draw_tree(root: Path, drawing: Drawing) -> None:

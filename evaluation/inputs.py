@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from datasets.batch import EvalBatch
+from datasets.batch import EvalBatch, planes
 from datasets.sample import Sample
 
 
@@ -27,6 +27,8 @@ class EvalInput:
         box: (x, y, width, height) float, the object's box in pixels, no larger than the picture and not left of it or
             above it; or None.
         part_map: (h, w) uint8, 0 is background, 1.. are the annotated parts, or None.
+        class_map: (h, w) uint8, the true class of each pixel, 0.., 255 = void, or None.
+        infrared: (h, w) uint8, the picture's fourth channel, or None.
         predicted: (h, w) uint8, what a label map made elsewhere says of these pixels, or None.
         place: the sample's index in its split, set by the runner.
     """
@@ -40,6 +42,8 @@ class EvalInput:
     keypoints: np.ndarray | None = None
     box: np.ndarray | None = None
     part_map: np.ndarray | None = None
+    class_map: np.ndarray | None = None
+    infrared: np.ndarray | None = None
     predicted: np.ndarray | None = None
     place: int = 0
 
@@ -55,7 +59,8 @@ def prepared(
     """
     ready = prepare(replace(sample, predicted=predicted))
     keypoints = None if ready.keypoints is None else ready.keypoints + [0.5, 0.5, 0]
-    known = {"part_map": ready.part_map, "predicted": ready.predicted, "keypoints": keypoints}
+    known = {name: getattr(ready, name) for name in ("part_map", "class_map", "infrared", "predicted")}
+    known["keypoints"] = keypoints
     return EvalInput(ready.name, ready.label, ready.image, ready.foreground, view=view, **known)
 
 
@@ -63,7 +68,9 @@ def batch(inputs: list[EvalInput]) -> EvalBatch:
     """Stack inputs of one size; the pictures stay as they lie in files, channels last, which networks take faster."""
     images = torch.from_numpy(np.stack([shown.image for shown in inputs])).permute(0, 3, 1, 2)
     foreground = torch.from_numpy(np.stack([shown.foreground for shown in inputs]))[:, None].float()
-    return EvalBatch(images, foreground, inputs)
+    class_map = planes([shown.class_map for shown in inputs])
+    infrared = planes([shown.infrared for shown in inputs])
+    return EvalBatch(images, foreground, inputs, class_map, infrared)
 
 
 def batches_of_equal_shape(

@@ -53,6 +53,7 @@ class Quadrants:
     name = "quadrants"
     keypoint_names = ["a", "b", "c", "d"]
     part_names = None
+    pixel_classes: list[str] = []
 
     def __init__(self, samples: list[Sample], part_maps: bool = False) -> None:
         self.samples = samples

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +192,24 @@ def test_no_more_is_kept_than_training_crops_can_show(root, tmp_path):
         x0, y0, x1, y1 = sample.box
         side = max(x1 - x0, y1 - y0) + 3  # a pixel more on each side
         assert 4 * side**2 * 0.8 < record.stat().st_size < 4 * side**2 + 200 < sample.image.size
+
+
+@pytest.mark.parametrize("fields", [("class_map",), ("infrared",), ("class_map", "infrared")])
+def test_class_maps_and_infrared_are_kept(root, tmp_path, monkeypatch, fields):
+    read = CUB.__getitem__
+
+    def with_maps(self, index):
+        sample, rng = read(self, index), np.random.default_rng(index)
+        maps = {field: rng.integers(0, 256, sample.foreground.shape, dtype=np.uint8) for field in fields}
+        return replace(sample, **maps)
+
+    monkeypatch.setattr(CUB, "__getitem__", with_maps)
+    dataset = cub(root, "train", "gt")
+    kept = cached(dataset, "disk", tmp_path / "cache")
+    wanted = dataset.train_crop(kept[2], 24, np.random.default_rng(4))
+    monkeypatch.setattr(CUB, "__getitem__", None)  # nothing is read from here on
+    again = kept.train_crop(kept[2], 24, np.random.default_rng(4))
+    for field in ("class_map", "infrared"):
+        assert (getattr(wanted, field) is not None) == (field in fields)
+        np.testing.assert_array_equal(getattr(again, field), getattr(wanted, field))
+    np.testing.assert_array_equal(again.foreground, wanted.foreground)

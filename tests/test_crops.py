@@ -6,7 +6,7 @@ import pytest
 
 from datasets import crops
 from datasets.cub import CUB
-from datasets.sample import Sample
+from datasets.sample import VOID, Sample
 from tests.shared import SHARED, needs_shared
 from tests.trees import cub, draw_cub_tree
 
@@ -231,3 +231,30 @@ def test_a_further_map_moves_with_the_part_map_and_is_never_mixed(change, reache
     np.testing.assert_array_equal(changed.class_map[~beyond], class_of_part[nearest][~beyond])
     assert not nearest[beyond].any() and not changed.foreground[beyond].any()
     assert change(sample).part_map is None and change(replace(sample, class_map=None)).class_map is None
+
+
+CHANGES = {
+    "crop": lambda sample: crops.crop(sample, np.array([-4, -4, 35, 35]), 20),
+    "cut": lambda sample: crops.cut(sample, np.array([-4, -4, 35, 35])),
+    "resize": lambda sample: crops.resize(sample, 15, 10, "bilinear"),
+    "pad": lambda sample: crops.pad_to_square(sample, 20),
+    "flip": lambda sample: crops.flip(sample, []),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_class_maps_take_the_nearest_pixel_and_infrared_moves_as_the_picture_does(change):
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 256, (20, 30), dtype=np.uint8)
+    classes = rng.choice(np.array([0, 7, 14], np.uint8), (20, 30))
+    image = np.repeat(grey[..., None], 3, -1)
+    whole = np.ones_like(grey)
+    sample = Sample("sample", Path("sample.png"), image, whole, class_map=classes, infrared=grey)
+    moved = CHANGES[change](sample)
+    assert moved.class_map.shape == moved.infrared.shape == moved.image.shape[:2] and moved.infrared.dtype == np.uint8
+    inside = moved.foreground == 1
+    np.testing.assert_array_equal(moved.infrared[inside], moved.image[..., 0][inside])
+    assert set(np.unique(moved.class_map[inside])) == {0, 7, 14}
+    assert (moved.class_map[~inside] == VOID).all()
+    if change in ("crop", "cut", "pad"):
+        assert not inside.all()

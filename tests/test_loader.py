@@ -7,6 +7,7 @@ import torch
 
 from datasets.batch import EvalBatch, TrainBatch
 from datasets.loader import StepSampler, train_batches
+from evaluation import inputs
 from tests.trees import cub, draw_cub_tree
 from utils.errors import UserError
 
@@ -142,9 +143,9 @@ def test_moving_a_batch_moves_its_tensors_and_keeps_the_rest(dataset):
     moved = batch.to("meta")
     assert moved.image.device.type == moved.foreground.device.type == "meta"
     assert (moved.names, moved.step) == (batch.names, batch.step) and batch.image.device.type == "cpu"
-    inputs = [object()]
-    evaluated = EvalBatch(batch.image, batch.foreground, inputs).to("meta")
-    assert evaluated.images.device.type == "meta" and evaluated.inputs is inputs
+    known = [object()]
+    evaluated = EvalBatch(batch.image, batch.foreground, known).to("meta")
+    assert evaluated.images.device.type == "meta" and evaluated.inputs is known
 
 
 def test_fabric_moves_batches(dataset):
@@ -160,3 +161,21 @@ def test_collating_keeps_names_in_place(dataset):
     batch = TrainBatch.collate([replace(sample, name=f"sample {i}") for i, sample in enumerate(samples)], step=4)
     assert batch.names == ["sample 0", "sample 1"] and batch.step == 4
     np.testing.assert_array_equal(batch.image[1].permute(1, 2, 0).numpy(), samples[1].image)
+
+
+def test_class_maps_and_infrared_come_with_the_batch_where_every_sample_has_them(dataset):
+    rng = np.random.default_rng(0)
+    maps = rng.integers(0, 256, (2, 2, 16, 16), dtype=np.uint8)
+    samples = [
+        replace(dataset.test_crop(dataset[index], 16), class_map=classes, infrared=infrared)
+        for index, (classes, infrared) in enumerate(maps)
+    ]
+    batch = TrainBatch.collate(samples, step=0)
+    np.testing.assert_array_equal(batch.class_map, maps[:, :1])
+    np.testing.assert_array_equal(batch.infrared, maps[:, 1:])
+    assert batch.to("meta").class_map.device.type == "meta"
+    shown = inputs.batch([inputs.prepared(sample, "crop", lambda whole: whole) for sample in samples])
+    np.testing.assert_array_equal(shown.class_map, maps[:, :1])
+    np.testing.assert_array_equal(shown.infrared, maps[:, 1:])
+    without = TrainBatch.collate([samples[0], replace(samples[1], class_map=None)], step=0)
+    assert without.class_map is None and without.infrared is not None

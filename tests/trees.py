@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
+from datasets import coco_stuff, potsdam
 from datasets.cub import CUB, Options
 
 KEYPOINTS = ("beak", "left eye", "right eye", "tail")
@@ -231,6 +232,71 @@ def _save_pascal(path: Path, name: str, objects: list[tuple]) -> None:
     types = [(field, object) for field in ("class", "class_ind", "mask", "parts")]
     annotation = {"imname": name, "objects": np.array(objects, types)[None]}
     savemat(path, {"anno": annotation}, do_compression=True)
+
+
+def draw_potsdam_download(root: Path, stems: tuple[str, ...] = ("2_10", "6_10", "6_7"), side: int = 800) -> Path:
+    """Draw Potsdam as it is downloaded, labels for all pictures but the last, and return ``root``."""
+    rng = np.random.default_rng(0)
+    colours = np.array(potsdam.COLOURS, np.uint8)
+    for stem in stems:
+        pixels = rng.integers(0, 256, (side, side, 4), dtype=np.uint8)
+        name = f"top_potsdam_{stem}"
+        path = root / f"4_Ortho_RGBIR/{name}_RGBIR.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels, "RGBX").save(path)  # a fourth channel that is called nothing
+        if stem != stems[-1]:
+            labels = np.kron(rng.integers(0, 6, (side // 8, side // 8)), np.ones((8, 8), int))
+            _save(root / f"5_Labels_for_participants/{name}_label.tif", colours[labels])
+    return root
+
+
+def draw_potsdam_tree(root: Path, num_labelled: int = 4, num_unlabelled: int = 2) -> Path:
+    """Draw tiles of Potsdam in the layout of IIC's author, and return ``root``."""
+    rng = np.random.default_rng(0)
+    for folder in ("imgs", "gt"):
+        (root / folder).mkdir(parents=True)
+    names = [str(name) for name in rng.permutation(num_labelled + num_unlabelled)]
+    for name in names:
+        pixels = rng.integers(0, 256, (potsdam.TILE, potsdam.TILE, 4), dtype=np.uint8)
+        savemat(root / f"imgs/{name}.mat", {"img": pixels})
+    for name in names[:num_labelled]:
+        labels = rng.integers(0, 6, (potsdam.TILE, potsdam.TILE), dtype=np.int32)
+        savemat(root / f"gt/{name}.mat", {"gt": labels}, do_compression=True)
+    for listed, tiles in (
+        ("labelled_test", names[:1]),
+        ("labelled_train", names[1:num_labelled]),
+        ("unlabelled_train", names[num_labelled:]),
+    ):
+        (root / f"{listed}.txt").write_text("".join(f"{tile}\n" for tile in tiles))
+    (root / "debugged.out").write_text("")
+    return root
+
+
+def draw_coco_tree(
+    root: Path, sizes: tuple[tuple[int, int], ...] = ((420, 500), (500, 380), (400, 400), (360, 360))
+) -> Path:
+    """Draw COCO-Stuff in the layout of the download, with both curated lists, and return ``root``.
+
+    A label map is of small squares of a thing, of nothing, and of each class of stuff.
+
+    Args:
+        sizes: height and width of each picture; the last one is of val2017.
+    """
+    rng = np.random.default_rng(0)
+    squares = np.array([3, 255, *(labels[0] for labels in coco_stuff.CLASSES.values())], np.uint8)
+    for number, (height, width) in enumerate(sizes, start=1):
+        folder = "val2017" if number == len(sizes) else "train2017"
+        name = f"{number:012d}"
+        y, x = np.mgrid[:height, :width] // 20
+        labels = squares[(x + 5 * y) % len(squares)]
+        _save(root / f"images/{folder}/{name}.jpg", rng.integers(0, 256, (height, width, 3)))
+        _save(root / f"annotations/{folder}/{name}.png", labels)
+        for curated in coco_stuff.PUBLISHED:
+            path = coco_stuff.list_of(root, folder, curated)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.write(f"{name}\n")
+    return root
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:

@@ -29,6 +29,7 @@ class Halves:
     part_names = ["bright", "dark"]
     has_masks = False
     num_classes = 0
+    pixel_classes: list[str] = []
 
     def __init__(self, split: Split, brightness: int) -> None:
         self.split, self.brightness = split, brightness

@@ -30,6 +30,7 @@ class PlainPictures:
     part_names = None
     has_masks = False
     num_classes = 0
+    pixel_classes: list[str] = []
 
     def __init__(self, root: Path, split: Split, flip_probability: float) -> None:
         self.split, self._flip_probability = split, flip_probability

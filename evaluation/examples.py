@@ -33,8 +33,10 @@ class Example:
         shown: the picture and its annotation.
         predicted: (h, w) uint8, 0 is background, 1..K are the parts.
         known: what a figure compares that with.
+        recolouring: (K + 1,) int, for each predicted label the label whose colour it takes, where the protocol knows.
     """
 
     shown: EvalInput
     predicted: np.ndarray
     known: Known
+    recolouring: np.ndarray | None = None

@@ -43,7 +43,8 @@ def part_picture(examples: Sequence[Example], caption: str) -> np.ndarray:
     """A figure of pictures above what was found in them and what is known of them: parts, keypoints or the foreground.
 
     Where true parts are known each discovered part takes the colour of the one that it matches best over these examples
-    (one to one); elsewhere colours follow the parts' numbers. Keypoints are dots, a colour for each.
+    (one to one), and clusters that of the class that they were matched with over the whole split; elsewhere colours
+    follow the parts' numbers. Keypoints are dots, a colour for each.
 
     Args:
         examples: at least one; the same is known of all.
@@ -71,6 +72,8 @@ def part_picture(examples: Sequence[Example], caption: str) -> np.ndarray:
 
 def _matching_colours(examples: Sequence[Example]) -> np.ndarray:
     """For each predicted label the label whose colour it takes."""
+    if examples[0].recolouring is not None:
+        return examples[0].recolouring
     num_predicted = max(int(example.predicted.max()) for example in examples)
     same = np.arange(num_predicted + 1)
     if any(example.known.labels is None for example in examples):

@@ -69,12 +69,14 @@ def evaluate(
         labeller.fit(batch for _, batch in _batches(to_fit, "fitting", options, device))
     pictures = score(labeller, sets, chosen, options, device)
 
-    result = Result({}, {}, [], pictures)
+    result = Result({}, {}, [], [])
     for protocol in chosen:
         result.metrics |= {names[protocol.name, metric]: value for metric, value in protocol.metrics().items()}
         result.counts |= protocol.counts()
         result.notes += protocol.notes
     result.notes += labeller.notes
+    recolouring = chosen[0].recolouring()
+    result.pictures = [replace(example, recolouring=recolouring) for example in pictures]
     return result
 
 

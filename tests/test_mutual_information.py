@@ -178,8 +178,8 @@ def test_shifts_at_which_the_masks_do_not_overlap_count_as_nothing():
     a, b, _ = case(num_images=1)
     mask = torch.zeros(1, 9, 7)
     mask[0, 4, 2:5] = 1
-    x, y = a.float().softmax(1), b.float().softmax(1)
-    found = mutual_information_loss(x, y, 3, mask, "separate")
+    found = mutual_information_loss(a.float().softmax(1), b.float().softmax(1), 3, mask, "separate")
+    x, y = a.softmax(1), b.softmax(1)
     overlapping = [formulas.joint_table(x * mask, y * mask, 0, right) for right in range(-2, 3)]
     expected = sum(formulas.information_of(table, 1.0) for table in overlapping) / 49
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)

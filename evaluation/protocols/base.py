@@ -88,3 +88,10 @@ class Protocol:
     def known(self, shown: EvalInput) -> Known:
         """What a figure of examples compares the prediction with; here the mask."""
         return Known("foreground", shown.image * shown.foreground[..., None])
+
+    def recolouring(self) -> np.ndarray | None:
+        """For each label 0..K that is predicted the known one whose colour it takes in a figure of examples.
+
+        None: the one that it matches best over the examples.
+        """
+        return None

@@ -1,0 +1,102 @@
+"""The protocol for data sets with class maps: every pixel's cluster, as the class that it stands for, is compared."""
+
+from typing import Self
+
+import numpy as np
+from torch import Tensor
+
+from datasets.base import Source
+from datasets.batch import EvalBatch
+from datasets.sample import VOID, Sample
+from evaluation.contingency import ContingencyTable, ari, nmi
+from evaluation.examples import Known
+from evaluation.inputs import EvalInput
+from evaluation.labellers.base import Labeller
+from evaluation.matching import matched_accuracy
+from evaluation.options import EvaluationOptions
+from evaluation.prediction import part_probabilities, part_scores, upsample
+from evaluation.protocols import base
+from utils.errors import UserError
+
+ONE_TO_ONE, MANY_TO_ONE = "pixel accuracy", "pixel accuracy (many-to-one)"
+
+
+class Protocol(base.Protocol):
+    """Scores clusters at every pixel of the test crops with a class (IIC, Ji et al., ICCV 2019; AC takes it over).
+
+    All pictures are in one table; void pixels are not. Clusters are matched with classes once for the whole split,
+    by its own classes: one to one, or with more clusters than classes many to one, which is a figure of another name.
+    """
+
+    name = "pixel_accuracy"
+    gives_way_to = ("part_maps", "keypoints")
+
+    def __init__(self, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> None:
+        super().__init__(dataset, labeller, options)
+        self.num_classes = len(dataset.pixel_classes)
+        self.table = ContingencyTable(self.num_classes, labeller.num_parts)
+        self.accuracy = MANY_TO_ONE if labeller.num_parts > self.num_classes else ONE_TO_ONE
+        self.metric_names = (self.accuracy, "NMI", "ARI")
+        if labeller.num_parts < self.num_classes:
+            self.notes = [
+                f"{labeller.num_parts} clusters cannot stand for the {self.num_classes} classes of {dataset.name}: the "
+                "pixels of classes that are left over count as wrong."
+            ]
+
+    @classmethod
+    def of(cls, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> Self | None:
+        return cls(dataset, labeller, options) if dataset.pixel_classes else None
+
+    def inputs(self, sample: Sample, fitted: bool = False, predicted: np.ndarray | None = None) -> list[EvalInput]:
+        """The test crop.
+
+        Raises:
+            UserError: the sample has no class map, or one with labels that the data set does not name.
+        """
+        known = sample.class_map
+        if known is None or (known[known != VOID] >= self.num_classes).any():
+            raise UserError(
+                f"{sample.name} has no class map, or one with labels above {self.num_classes - 1} that are not {VOID}."
+            )
+        return super().inputs(sample, fitted, predicted)
+
+    def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
+        has_background = self.labeller.has_background
+        scores = upsample(scores, batch.images.shape[-2:])
+        true = batch.class_map[:, 0]
+        self.table.update(true, part_scores(scores, has_background).argmax(1), true != VOID)
+        return part_probabilities(scores, batch.foreground, has_background)
+
+    def metrics(self) -> dict[str, float]:
+        """Accuracy of the matched clusters, NMI and ARI, in percent, of the same pixels.
+
+        Raises:
+            UserError: no pixel of the held-out pictures has a class.
+        """
+        counts = self._counts()
+        return {self.accuracy: 100 * matched_accuracy(counts)[0], "NMI": nmi(counts), "ARI": ari(counts)}
+
+    def counts(self) -> dict[str, int]:
+        """How many held-out images and pixels with a class the metrics are of."""
+        return {"images": len(self.dataset), "class_pixels": self.table.total}
+
+    def known(self, shown: EvalInput) -> Known:
+        """The true classes."""
+        # Void is 0 there, and so is class 0 here: 255 + 1 is 0 in 8 bits.
+        return Known("true classes", shown.image, labels=shown.class_map + np.uint8(1))
+
+    def recolouring(self) -> np.ndarray:
+        """The colours of the classes; clusters without one have those that follow."""
+        _, assignment = matched_accuracy(self._counts())
+        without = assignment < 0
+        assignment[without] = self.num_classes + np.arange(without.sum())
+        return np.concatenate([[0], assignment + 1])
+
+    def _counts(self) -> np.ndarray:
+        counts = self.table.counts
+        if counts.sum() == 0:
+            raise UserError(
+                f"No held-out picture has a pixel with a class; the first is {self.dataset.sample_name(0)}: check the "
+                "data set's split and class maps."
+            )
+        return counts

@@ -25,6 +25,7 @@ PROGRAMS = {
     "evaluation.table": "evaluation_table",
     "benchmarks/step.py": "train",
     "benchmarks/methods.py": "train",
+    "benchmarks/autoregressive.py": "train",
     "benchmarks/loader.py": "train",
     "benchmarks/evaluate.py": "benchmark_evaluate",
     "benchmarks/fitted.py": None,

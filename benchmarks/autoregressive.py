@@ -1,6 +1,6 @@
 """What masking costs a training step: ``python benchmarks/autoregressive.py [key=value ...]``.
 
-Takes every key of train.py; the method is AC, on noise, four pictures of 200 pixels unless told otherwise. The rows,
+Takes every key of train.py but the method, which is AC; noise, four pictures of 200 pixels unless told otherwise. Rows,
 measured in turn so that whatever else the machine does meets them all:
 
 - plain: two passes of the network without an ordering, whose convolutions are ordinary ones, and back;

@@ -19,6 +19,9 @@ _CONTRASTIVE_RECONSTRUCTION = {"descriptors": "contrastive", "normalisation": "r
 # Node -> what stood for keys that it did not have yet.
 _BEFORE = {"evaluation": {"ari_with_background": False}, "optimizer": {"schedule": "poly"}}
 
+# How the drawn set's creatures stood before that had a key.
+_DRAWING = {"turn": 50}
+
 # What k-means was before it could see fewer pictures, or more cells than fit in memory.
 _KMEANS = {"num_images": None, "minibatch": None, "epochs": 5}
 _BASELINES = {"kmeans_colours": _KMEANS, "kmeans_features": {**_KMEANS, "normalise": False}}
@@ -44,6 +47,8 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
             config[node] = before | config[node]
     if config.get("baselines"):
         config["baselines"] = {name: _BASELINES.get(name, {}) | own for name, own in config["baselines"].items()}
+    if config.get("dataset", {}).get("drawing"):
+        config["dataset"]["drawing"] = _DRAWING | config["dataset"]["drawing"]
     if "name" in config.get("dataset", {"name": None}):
         return config
     for node in ("dataset", "method", "optimizer"):

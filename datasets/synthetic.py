@@ -59,12 +59,14 @@ class Drawing:
     Attributes:
         num_train, num_test: how many pictures of each split.
         size: longer side of a picture, pixels.
+        turn: creatures are turned by up to so many degrees either way; 180: any way up.
         seed: of the drawing; training seeds do not touch it.
     """
 
     num_train: int = number(low=1)
     num_test: int = number(low=1)
     size: int = number(low=32)
+    turn: float = number(low=0, high=180)
     seed: int = number(low=0)
 
 
@@ -102,7 +104,8 @@ def _draw_tree(root: Path, drawing: Drawing) -> None:
     for image_id in range(1, drawing.num_train + drawing.num_test + 1):
         species = image_id % len(HUES_OF_SPECIES)
         name = f"{species_names[species]}/Creature_{image_id:04d}"
-        image, part_map, keypoints = draw_creature(species, drawing.size, generator(drawing.seed, "drawing", image_id))
+        random = generator(drawing.seed, "drawing", image_id)
+        image, part_map, keypoints = draw_creature(species, drawing.size, random, drawing.turn)
         for folder, pixels, ending in (
             (cub / "images", image, "png"),
             (cub / "segmentations", (part_map > 0).astype(np.uint8) * 255, "png"),
@@ -134,7 +137,7 @@ def _draw_tree(root: Path, drawing: Drawing) -> None:
 
 
 def draw_creature(
-    species: int, size: int, rng: np.random.Generator
+    species: int, size: int, rng: np.random.Generator, turn: float = 50
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[float, float, bool]]]:
     """One creature in a random pose before a random background.
 
@@ -142,6 +145,7 @@ def draw_creature(
         species: 0..7, decides which part has which hue.
         size: longer side of the picture, pixels.
         rng: decides everything else.
+        turn: the most degrees that it is turned by, either way.
 
     Returns:
         The picture (H, W, 3) uint8; its part map (H, W) uint8, 0 background, 1.. as in ``PARTS``; and a list of
@@ -150,7 +154,7 @@ def draw_creature(
     height, width = int(size * rng.uniform(0.75, 1)), size
     scale = min(height, width) * rng.uniform(0.23, 0.29)
     # Never mirrored: the features of a random perceptual network hardly tell a mirrored creature's head from a tail.
-    angle = np.deg2rad(rng.uniform(-50, 50))
+    angle = np.deg2rad(rng.uniform(-turn, turn))
     pose = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     centre = np.array([width, height]) / 2 + rng.uniform(-0.06, 0.06, 2) * size - pose @ np.array([-0.2, -0.1])
 

@@ -9,7 +9,7 @@ import pytest
 from datasets.synthetic import HUES, HUES_OF_SPECIES, KEYPOINTS, PARTS, Drawing, draw_creature, ensure
 from utils.errors import UserError
 
-SMALL = Drawing(num_train=3, num_test=2, size=40, seed=0)
+SMALL = Drawing(num_train=3, num_test=2, size=40, turn=50, seed=0)
 
 
 def files(root):
@@ -37,6 +37,18 @@ def test_a_set_is_drawn_the_same_everywhere(tmp_path):
     for name in ("first", "second"):
         ensure(tmp_path / name, SMALL)
     assert files(tmp_path / "first") == files(tmp_path / "second")
+
+
+@pytest.mark.parametrize("turn", (0, 180))
+def test_creatures_are_turned_by_at_most_so_many_degrees(turn):
+    """The line from the belly to the back points up in a creature that is not turned."""
+    names = list(KEYPOINTS)
+    angles = []
+    for seed in range(8):
+        _, _, keypoints = draw_creature(0, 96, np.random.default_rng(seed), turn)
+        belly, back = (np.array(keypoints[names.index(name)][:2]) for name in ("belly", "back"))
+        angles.append(np.rad2deg(np.arctan2(*((back - belly) * (1, -1)))))
+    assert np.allclose(angles, 0) if turn == 0 else np.ptp(angles) > 180
 
 
 def test_a_set_that_is_there_is_not_drawn_again_and_another_one_replaces_it(tmp_path):

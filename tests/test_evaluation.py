@@ -119,6 +119,9 @@ def test_two_figures_of_one_name_are_refused_before_anything_is_read(monkeypatch
 
 def test_a_protocol_gives_no_figure_that_it_has_not_named():
     split, labeller = draw_split("test", 2, part_maps=True), ColourLabeller()
+    split.pixel_classes = list("abcde")
+    for sample in split.samples:
+        sample.class_map = sample.part_map
     for name in names("protocol"):
         protocol = module("protocol", name).Protocol.of(split, labeller, evaluation_options())
         assert protocol.name == name

@@ -119,6 +119,9 @@ def test_two_figures_of_one_name_are_refused_before_anything_is_read(monkeypatch
 
 def test_a_protocol_gives_no_figure_that_it_has_not_named():
     split, labeller = draw_split("test", 2, part_maps=True), ColourLabeller()
+    split.pixel_classes = list("abcde")
+    for sample in split.samples:
+        sample.class_map = sample.part_map
     for name in names("protocol"):
         protocol = module("protocol", name).Protocol.of(split, labeller, evaluation_options())
         assert protocol.name == name
@@ -130,10 +133,10 @@ def test_a_protocol_gives_no_figure_that_it_has_not_named():
         assert set(protocol.metrics()) <= set(protocol.metric_names)
 
 
-class PixelAccuracy(base.Protocol):
+class MatchedPixels(base.Protocol):
     """Every pixel of the test crop compared, clusters matched with labels one to one: no file knows of it."""
 
-    name = "pixel_accuracy"
+    name = "matched_pixels"
     metric_names = ("pixel accuracy (matched)",)
 
     def __init__(self, dataset, num_parts, image_size):
@@ -176,11 +179,11 @@ class Renumbered(HalfRight):
 
 
 def test_a_new_labeller_and_a_new_protocol_are_modules_that_no_other_knows_of(monkeypatch):
-    found = ModuleType("evaluation.protocols.pixel_accuracy")
-    found.Protocol = PixelAccuracy
+    found = ModuleType("evaluation.protocols.matched_pixels")
+    found.Protocol = MatchedPixels
     monkeypatch.setattr("evaluation.run.module", lambda kind, name: found if name == found.Protocol.name else None)
     split, labeller = draw_split("test", 5, part_maps=True), Renumbered()
-    result = evaluated(labeller, split, draw_split("training", 3), ("pixel_accuracy",), num_pictures=2)
+    result = evaluated(labeller, split, draw_split("training", 3), ("matched_pixels",), num_pictures=2)
     assert labeller.pictures_seen == 3 and result.counts == {"pixels": 5 * 32 * 32}
     assert 80 < result.metrics["pixel accuracy (matched)"] < 95
     assert [example.known.caption for example in result.pictures] == ["classes"] * 2

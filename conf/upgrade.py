@@ -47,7 +47,7 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
             config[node] = before | config[node]
     if config.get("baselines"):
         config["baselines"] = {name: _BASELINES.get(name, {}) | own for name, own in config["baselines"].items()}
-    if config.get("dataset", {}).get("drawing"):
+    if config.get("dataset", {}).get("drawing") and config["dataset"].get("name", "synthetic") == "synthetic":
         config["dataset"]["drawing"] = _DRAWING | config["dataset"]["drawing"]
     if "name" in config.get("dataset", {"name": None}):
         return config

@@ -1,16 +1,21 @@
 import csv
 import functools
+import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from conf import app
 from conf.app import CONF
@@ -22,11 +27,11 @@ from tests.composition import composed, given
 from tests.shared import SHARED, needs_shared
 from tests.test_docs import program_and_arguments
 from tests.trees import draw_pascal_tree
-from utils.errors import UserError
+from utils.errors import Stopped, UserError
 from utils.run_directory import ROOT
 
 TABLES = sorted(path.stem for path in (CONF / "table").glob("*.yaml"))
-DRAWN = ("dataset_name=synthetic", "num_steps=7")
+DRAWN = ("dataset_name=synthetic", "experiment=drawn", "num_steps=7")
 KMEANS = ("table=synthetic", "rows=[kmeans_features]", "num_steps=7")
 THIS = ("table=synthetic", "rows=[this_method]", "num_steps=7")
 
@@ -136,6 +141,7 @@ def test_on_another_data_set_nothing_is_published_and_two_data_sets_become_one()
         (["+table.rows.scops.published.FG_NMI=3"], "FG_NMI, which is none of table.metrics. Did you mean 'FG-NMI'"),
         (["+table.data.DF=[dataset_name=DF]"], "needs a list of 2: CUB, DF"),
         (["seed=3"], "give seeds="),
+        (["table=pascal_part", "dataset.category=dog"], r"tells the columns of table=pascal_part apart"),
         (["seeds=[1,1]"], "give one or more, each once"),
         (["seeds=[]"], "give one or more, each once"),
         (["runs=no/where"], "There is no folder no/where"),
@@ -562,11 +568,45 @@ def test_a_program_that_is_interrupted_is_waited_for(tmp_path):
     assert process.wait(60) != 0 and done.exists()
 
 
+@pytest.mark.parametrize("status", (130, 143))
+def test_a_program_that_a_signal_ended_ends_the_table_and_not_its_row_alone(tmp_path, status):
+    (tmp_path / "ended.py").write_text(f"raise SystemExit({status})\n")
+    with pytest.raises(Stopped) as stopped:
+        jobs.program(str(tmp_path / "ended.py"))
+    assert stopped.value.status == status
+
+
+def test_sigterm_is_passed_on_to_what_runs(tmp_path):
+    """It would go on alone otherwise, in the way of the next try."""
+    begun = tmp_path / "begun"
+    (tmp_path / "wait.py").write_text(f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep(60)\n")
+
+    def once_begun():
+        while not begun.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=once_begun)
+    sender.start()
+    with pytest.raises(Stopped):
+        jobs.program(str(tmp_path / "wait.py"))
+    sender.join()
+
+
+def test_signs_of_markup_are_shown_as_they_are():
+    grid = text.Grid("with [a/b]", ["", "", "x"], [["[0, 1] mask ^2 ~ a|b [/x]", "measured", "1"]])
+    console = Console(file=io.StringIO(), width=120)
+    console.print(text.rich_table(grid))
+    assert "[0, 1] mask ^2 ~ a|b [/x]" in console.file.getvalue() and "with [a/b]" in console.file.getvalue()
+    assert r"| [0, 1] mask ^2 ~ a\|b [/x] | measured | 1 |" in text.markdown(grid)
+    assert r"{[}0, 1] mask \^{}2 \textasciitilde{} a|b" in text.latex(grid, [])
+
+
 # Published figures
 
 
 @needs_shared
-@pytest.mark.parametrize("name", [name for name in TABLES if name != "synthetic"])
+@pytest.mark.parametrize("name", [name for name in TABLES if name not in ("synthetic", "turned", "photographs")])
 def test_published_figures_are_those_of_the_paper(name):
     facts = re.sub(r"\s+", " ", (SHARED / "METHOD.md").read_text().partition("## 7")[2])
     facts = re.sub(r" -(?= )", "", facts)  # no figure

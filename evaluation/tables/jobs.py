@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -19,9 +20,10 @@ from datasets.sample import Purpose
 from evaluation.tables.found import Result
 from evaluation.tables.rows import Entry, differences, training_numbers
 from utils import checkpoints
-from utils.errors import UserError
+from utils.errors import Stopped, UserError
 from utils.logging import duration
 from utils.run_directory import ROOT, argument
+from utils.signals import TO_STOP
 
 NO_DATA, NO_FILE, FAILED = "no data", "no file", "failed"
 # Keys that are not for the foreground network.
@@ -180,14 +182,24 @@ def train(words: Sequence[str], run: Path) -> bool:
 def program(name: str, *arguments: str) -> bool:
     """Run one of the project's programs, its output with ours; whether it ended well.
 
-    Ctrl-C reaches it too: it saves what it has, and only then this process ends.
+    Ctrl-C reaches it too, and SIGTERM is passed on: it saves what it has, and only then this process ends.
+
+    Raises:
+        Stopped: a signal ended it; Ctrl-C here is a ``KeyboardInterrupt``.
     """
     with subprocess.Popen([sys.executable, str(ROOT / name), *arguments]) as process:
+        before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
         try:
-            return process.wait() == 0
+            status = process.wait()
         except KeyboardInterrupt:
             process.wait()
             raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    for number in TO_STOP:
+        if status in (-number, 128 + number):
+            raise Stopped(number, "The same command goes on with what is left.")
+    return status == 0
 
 
 def set_aside(folder: Path) -> None:

@@ -179,7 +179,15 @@ def rows_of(config: DictConfig, given: Sequence[str]) -> Rows:
     table = OmegaConf.to_object(config.table)
     chosen_rows = _chosen("rows", config.rows, table.rows)
     chosen_data = _chosen("data", config.data, table.data)
-    instead = dict(override.partition("=")[::2] for override in given).get("dataset_name")
+    given_keys = dict(override.lstrip("+~").partition("=")[::2] for override in given)
+    instead = given_keys.get("dataset_name")
+    if len(table.data) > 1:
+        of_data = {override.partition("=")[0] for own in table.data.values() for override in own} - {"dataset_name"}
+        if key := next((key for key in given_keys if key in of_data), None):
+            raise UserError(
+                f"{key} is what tells the columns of table={table.name} apart: leave it out, and give data=[...] with "
+                f"some of {', '.join(table.data)}."
+            )
     same = [data for data in chosen_data if instead in (None, _data_set(table.data[data]))]
     moved = not same
     chosen_data = same or chosen_data[:1]  # all are the same then

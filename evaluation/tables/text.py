@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE
+from rich.markup import escape
 from rich.table import Table
 
 from evaluation.tables.found import Result
@@ -20,6 +21,7 @@ COLUMNS = (
     *("measured", "measured std", "seeds", "outside two published std", "status"),
 )
 _LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", OUTSIDE: r"$^{*}$", **{sign: rf"\{sign}" for sign in "&%$#_{}"}}
+_LATEX |= {"^": r"\^{}", "~": r"\textasciitilde{}", "[": "{[}"}  # [ after a line would be its option
 
 
 @dataclass
@@ -115,19 +117,20 @@ def footnotes(results: Sequence[Result], metrics: Sequence[str]) -> Iterator[str
 def rich_table(grid: Grid) -> Table:
     """For the terminal: a narrow one may wrap between words, but cuts none, nor a figure with its deviation's sign."""
     lines = [[cell.replace(" ± ", "\u00a0±\u00a0") for cell in line] for line in grid.lines]
-    table = Table(title=grid.title, box=SIMPLE)
+    table = Table(title=escape(grid.title), box=SIMPLE)
     for place, column in enumerate(grid.columns):
         words = [word for cell in (column, *(line[place] for line in lines)) for word in cell.split(" ")]
-        table.add_column(column, justify="left" if place < 2 else "right", min_width=max(map(len, words)))
+        table.add_column(escape(column), justify="left" if place < 2 else "right", min_width=max(map(len, words)))
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(escape, line))
     return table
 
 
 def markdown(grid: Grid) -> str:
     """A pipe table under its title."""
     rule = ["---", "---", *["---:"] * (len(grid.columns) - 2)]
-    lines = [f"| {' | '.join(line)} |" for line in (grid.columns, rule, *grid.lines)]
+    rows = [[cell.replace("|", r"\|") for cell in line] for line in (grid.columns, rule, *grid.lines)]
+    lines = [f"| {' | '.join(line)} |" for line in rows]
     return "\n".join([f"# {grid.title}", "", *lines, ""])
 
 

@@ -1,18 +1,21 @@
-"""What fitting the baselines costs: ``python benchmarks/fitted.py [--pictures N] [--cells N] [--sweeps N]``.
+"""What fitting the baselines costs: ``python benchmarks/fitted.py [--pictures N] [--cells N] [--sweeps N] ...``.
 
-The features are drawn, no network runs. Each row is measured in a process of its own, and its peak memory is less what
-was there before:
+The features are drawn, no network runs. What is fitted:
 
 - deep feature factorisation by both solvers: a sweep over the feature file of all pictures, 16 x 16 cells of 512
   channels each, K = 4;
 - scikit-learn's NMF with the same multiplicative updates, on a tenth of the pictures, which it holds in memory;
 - k-means by mini-batches: one epoch over cells of 1,024 channels, K = 4.
 
+One table compares the factorisations' sweeps over that tenth: in one process, in turn, so that all have the same
+neighbours. In the other each row is measured in a process of its own, and its peak memory is less what was before.
+
 Seconds are of the processor, of all threads; those of a sweep are what more sweeps take longer than one.
 """
 
 import argparse
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,13 +33,14 @@ from torch import Tensor
 
 from datasets.batch import EvalBatch
 from evaluation.cells import Cells
-from evaluation.factorisation import factorise, random_start
+from evaluation.factorisation import SOLVERS, factorise, random_start
 from evaluation.labellers.kmeans import KMeansLabeller, Options
 from utils.console import stdout
 
 GRID, CHANNELS, CHANNELS_OF_K_MEANS, NUM_PARTS = 16, 512, 1024, 4
 PICTURES_OF_A_BATCH = 8
 MINIBATCH = 8192
+SCIKIT_LEARN = "scikit-learn's NMF, mu"
 
 
 def drawn(num_cells: int, channels: int) -> Iterator[Tensor]:
@@ -52,21 +56,40 @@ def dff(num_cells: int, sweeps: int, solver: str) -> float:
     with Cells() as cells:
         for rows in drawn(num_cells, CHANNELS):
             cells.add(rows)
-        mean = cells.total / (num_cells * CHANNELS)
-        start = random_start(mean, num_cells, CHANNELS, NUM_PARTS, np.random.default_rng(0))
-        return of_a_sweep(lambda number: factorise(cells, start, solver, number, tolerance=0), sweeps)
+        return of_a_sweep(ours(cells, solver), sweeps)
+
+
+def ours(cells: Cells, solver: str) -> Callable[[int], object]:
+    """So many sweeps, from the release's start."""
+    mean = cells.total / (len(cells) * CHANNELS)
+    start = random_start(mean, len(cells), CHANNELS, NUM_PARTS, np.random.default_rng(0))
+    return lambda number: factorise(cells, start, solver, number, tolerance=0)
 
 
 def scikit_learn(num_cells: int, sweeps: int) -> float:
     """Seconds of a sweep."""
-    rows = torch.cat(list(drawn(num_cells, CHANNELS)))
-    start = random_start(float(rows.mean()), num_cells, CHANNELS, NUM_PARTS, np.random.default_rng(0))
-    rows, w, h = (tensor.numpy() for tensor in (rows, *start))
+    return of_a_sweep(theirs(torch.cat(list(drawn(num_cells, CHANNELS)))), sweeps)
+
+
+def theirs(rows: Tensor) -> Callable[[int], object]:
+    """So many sweeps over rows (p, C), from the release's start."""
+    start = random_start(float(rows.mean()), *rows.shape, NUM_PARTS, np.random.default_rng(0))
+    v, w, h = (tensor.numpy() for tensor in (rows, *start))
 
     def fit(number: int) -> None:
-        NMF(NUM_PARTS, solver="mu", init="custom", max_iter=number, tol=0).fit_transform(rows, W=w.copy(), H=h.copy())
+        NMF(NUM_PARTS, solver="mu", init="custom", max_iter=number, tol=0).fit_transform(v, W=w.copy(), H=h.copy())
 
-    return of_a_sweep(fit, sweeps)
+    return fit
+
+
+def in_turn(num_cells: int, sweeps: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of a sweep over the same cells in each round, after one to warm up; scikit-learn's are the last."""
+    with Cells() as cells:
+        rows = torch.cat(list(drawn(num_cells, CHANNELS)))
+        cells.add(rows)
+        fits = {f"DFF, {solver}": ours(cells, solver) for solver in SOLVERS} | {SCIKIT_LEARN: theirs(rows)}
+        times = [[of_a_sweep(fit, sweeps) for fit in fits.values()] for _ in range(rounds + 1)]
+    return dict(zip(fits, map(list, zip(*times[1:], strict=True)), strict=True))
 
 
 class _OfFeatures(KMeansLabeller):
@@ -98,21 +121,36 @@ def of_a_sweep(fit: Callable[[int], object], sweeps: int) -> float:
     return (times[1] - times[0]) / sweeps
 
 
-def measured(function: Callable[..., float], *arguments: object) -> tuple[float, float]:
-    """Seconds, and MiB of peak memory, in a process of its own."""
+def measured(function: Callable, *arguments: object) -> tuple:
+    """What a function gives, and MiB of peak memory, in a process of its own."""
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(_measured, (function, *arguments))
 
 
-def _measured(function: Callable[..., float], *arguments: object) -> tuple[float, float]:
+def _measured(function: Callable, *arguments: object) -> tuple:
     def peak() -> float:
         size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return size / 2**10 if sys.platform == "linux" else size / 2**20
 
     before = peak()
     with torch.inference_mode():
-        seconds = function(*arguments)
-    return seconds, peak() - before
+        result = function(*arguments)
+    return result, peak() - before
+
+
+def comparison(num_cells: int, sweeps: int, rounds: int) -> Table:
+    """Microseconds a cell of a sweep of each factorisation, and their ratio to scikit-learn's of the same round."""
+    times, _ = measured(in_turn, num_cells, sweeps, rounds)
+    title = f"A sweep over {num_cells:,} cells of {CHANNELS} channels: median (least-most) of {rounds} rounds"
+    found = Table("", "microseconds a cell", "ratio", title=title, box=SIMPLE, title_justify="left")
+    for name, seconds in times.items():
+        ratios = [own / other for own, other in zip(seconds, times[SCIKIT_LEARN], strict=True)]
+        found.add_row(name, spread([1e6 * each / num_cells for each in seconds]), spread(ratios))
+    return found
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
 def table(pictures: int, num_cells: int, sweeps: int) -> Table:
@@ -121,7 +159,7 @@ def table(pictures: int, num_cells: int, sweeps: int) -> Table:
     rows = {
         "DFF, mu": (of_all, CHANNELS, dff, "mu"),
         "DFF, hals": (of_all, CHANNELS, dff, "hals"),
-        "scikit-learn's NMF, mu": (tenth, CHANNELS, scikit_learn),
+        SCIKIT_LEARN: (tenth, CHANNELS, scikit_learn),
         "k-means, mini-batches": (num_cells, CHANNELS_OF_K_MEANS, k_means),
     }
     found = Table(title=f"{torch.get_num_threads()} threads; a sweep, or an epoch", box=SIMPLE, title_justify="left")
@@ -139,7 +177,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--pictures", type=int, default=6000, help="of the factorisation")
     parser.add_argument("--cells", type=int, default=1_000_000, help="of k-means")
     parser.add_argument("--sweeps", type=int, default=3, help="that are timed")
+    parser.add_argument("--rounds", type=int, default=9, help="of the comparison")
     given = parser.parse_args(arguments)
+    stdout().print(comparison(given.pictures // 10 * GRID**2, given.sweeps, given.rounds))
     stdout().print(table(given.pictures, given.cells, given.sweeps))
 
 

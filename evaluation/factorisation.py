@@ -90,10 +90,14 @@ def factorise(
     norm, at_start, squared, errors = 0.0, 0.0, 0.0, []
     checked, dead, revived = None, [], []
     for sweep in range(1, iterations + 1):
-        sums, seed, first = None, None, 0
+        h, seed, first = None, None, 0
         for rows in chunks:
-            h = basis.to(rows)
-            gram, projected = h @ h.T, rows @ h.T
+            if h is None:
+                h = basis.to(rows)
+                gram = h @ h.T
+                of_rows = torch.zeros_like(h, dtype=torch.float64)
+                of_activations = torch.zeros_like(gram, dtype=torch.float64)
+            projected = rows @ h.T
             w = activations[first : first + len(rows)].to(rows)
             if sweep == 1:
                 norm += float(rows.double().square().sum())
@@ -102,13 +106,12 @@ def factorise(
             step(w, projected, gram)
             activations[first : first + len(rows)] = w
             first += len(rows)
-            own = (w.T @ rows).double(), (w.T @ w).double()
-            sums = own if sums is None else (sums[0] + own[0], sums[1] + own[1])
+            of_rows += w.T @ rows
+            of_activations += w.T @ w
             if dead:
                 seed = max(seed, _worst(rows, w, h), key=lambda found: found[0]) if seed else _worst(rows, w, h)
-        if sums is None:
+        if h is None:
             raise ValueError("there are no rows to factorise")
-        of_rows, of_activations = sums
         basis = basis.to(of_rows)
         if sweep == 1:
             errors.append(_relative(norm + at_start, norm))

@@ -135,7 +135,7 @@ def test_the_file_gives_the_rows_again_in_half_precision_whatever_their_scale():
     random = np.random.default_rng(0)
     rows = torch.from_numpy(random.standard_normal((1000, 7)) * np.exp(random.normal(0, 9, (1000, 1)))).float()
     rows[3] = 0
-    with Cells(chunk=300) as cells:
+    with Cells(at_once=300 * 7 + 6) as cells:
         for part in rows.split(123):
             cells.add(part)
         for _ in range(2):
@@ -144,6 +144,17 @@ def test_the_file_gives_the_rows_again_in_half_precision_whatever_their_scale():
             found = torch.cat(chunks)
             assert ((found - rows).abs() <= 2.0**-10 * rows.abs().amax(1, keepdim=True)).all()
         assert cells.total == pytest.approx(float(rows.double().sum()))
+
+
+def test_few_chunks_of_the_file_are_mapped_at_a_time_wherever_they_begin(monkeypatch):
+    monkeypatch.setattr(cells_module, "CHUNKS_MAPPED", 2)
+    mapped, asked = Cells._mapped, []
+    monkeypatch.setattr(Cells, "_mapped", lambda self, start, count: asked.append(count) or mapped(self, start, count))
+    rows = torch.arange(7000.0).view(1000, 7) % 512 / 512
+    with Cells(at_once=300 * 7) as cells:
+        cells.add(rows)
+        torch.testing.assert_close(torch.cat([chunk.clone() for chunk in cells]), rows, rtol=0, atol=1e-3)
+    assert asked == [600, 400]
 
 
 def test_rows_in_random_order_are_those_that_are_kept_each_once():
@@ -303,7 +314,7 @@ def test_the_feature_file_goes_where_fitting_ends(monkeypatch):
     assert len(files) == 2 and all(file.closed for file in files)
 
 
-def test_half_precision_changes_no_more_labels_than_another_order_of_sums_would(monkeypatch):
+def test_labels_from_half_precision_are_those_from_full_precision_in_all_but_one_of_200_pixels(monkeypatch):
     images = torch.cat([batch.images for batch in training_batches(6)])
     labels = upsample(fitted(training_batches(6)).scores(images, None), (32, 32)).argmax(1)
 

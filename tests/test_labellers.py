@@ -252,11 +252,11 @@ def test_the_evaluation_shows_k_means_training_pictures_alone_and_as_many_as_it_
 
 
 def test_memory_of_mini_batches_is_that_of_one(monkeypatch):
-    """Nothing but the file holds all points: reads are of blocks."""
+    """Nothing but the file holds all points: blocks of it are mapped."""
     sizes = []
-    read = cells.Cells._read
+    mapped = cells.Cells._mapped
     monkeypatch.setattr(
-        cells.Cells, "_read", lambda self, start, count: sizes.append(count) or read(self, start, count)
+        cells.Cells, "_mapped", lambda self, start, count: sizes.append(count) or mapped(self, start, count)
     )
     KMeansColours(options_of(minibatch=300, epochs=1), 4, seed=0).fit(training_batches(count=8))
     assert len(sizes) > 5 and max(sizes) == cells.BLOCK

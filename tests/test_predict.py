@@ -122,7 +122,7 @@ def test_label_maps_depend_neither_on_batches_nor_on_workers():
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", sorted(DRAWN))
+@pytest.mark.parametrize("name", ("CUB", "DF", "PP", "folder", "synthetic"))  # the others have classes, not objects
 def test_masks_lie_where_their_data_set_reads_them(name, foreground, tmp_path):
     draw, overrides = DRAWN[name]
     draw(tmp_path / "data")

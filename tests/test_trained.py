@@ -174,7 +174,7 @@ def test_the_keys_of_the_runs_modules_can_be_given_without_naming_the_modules(ki
         assert (config.loss_weights.semantic, config.loss_weights.landmarks) == (3, 7)
     assert capsys.readouterr().err == ""
     for wrong, message in (
-        ("method.temperature=1", "method.temperature is a key of method=contrastive_reconstruction only"),
+        ("method.occurrence_beta=1", "method.occurrence_beta is a key of method=region_grouping only"),
         ("method.basis_rat=1", "unknown key 'method.basis_rat'. Did you mean 'method.basis_rate'?"),
         ("dataset.category=lion", "dataset.category must be one of"),
     ):

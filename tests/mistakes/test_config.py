@@ -39,7 +39,12 @@ TYPES = [
     row("two methods", "train.py method=[scops,foreground]", "[scops,foreground]: there is one method", "=OPTION"),
     row("no data set", "train.py ~dataset_name=CUB", "~dataset_name=CUB: there is one dataset_name", "=OPTION"),
     row("two data sets", "train.py dataset_name=[CUB,DF]", "[CUB,DF]: there is one dataset_name", "=OPTION"),
-    row("a key of what is not there", "train.py dataset.drawing.size=64", "dataset.drawing.size", "synthetic only"),
+    row(
+        "a key of what is not there",
+        "train.py dataset.drawing.size=64",
+        "dataset.drawing.size",
+        "a key of dataset_name=synthetic",
+    ),
     row("dashes", "train.py --num_parts=3", "num_parts=VALUE"),
     row("an equals sign in a value", "train.py output_dir=a=b", "output_dir=a=b", "quote"),
     row("the same of a run's data", "evaluate.py checkpoint=a dataset.folder=a=b", "argument 'dataset.folder=a=b'"),

@@ -67,7 +67,7 @@ def test_what_an_experiment_sets_is_given(tmp_path):
         assert (config.perceptual.network, config.perceptual.weights) == ("vgg19", "none")
         assert (config.method.temperature, config.segmenter.weights, config.segmenter.init) == (0.25, "none", "normal")
     with pytest.raises(UserError, match="was trained with method=contrastive_reconstruction: leave out method=scops"):
-        used(run, "experiment=scops_drawn")
+        used(run, "experiment=laptop_scops")
 
 
 def test_another_method_than_the_default_brings_its_nodes():

@@ -335,8 +335,12 @@ class AutoregressiveNetwork(nn.Module):
         Raises:
             UserError: there is no such ordering, or not as much memory as attention takes.
         """
-        scores = self.decoder(self.masked(self.ordinary(self.stem(inputs)), ordering))
+        scores = self.decoder(self.features(inputs, ordering))
         return F.interpolate(scores, size=inputs.shape[-2:], mode="bilinear", align_corners=False)
+
+    def features(self, inputs: Tensor, ordering: int = 0) -> Tensor:
+        """The last map before the decoder (N, C, h, w); arguments and errors as of :meth:`forward`."""
+        return self.masked(self.ordinary(self.stem(inputs)), ordering)
 
 
 def _require_form(stem: str, ordinary: int, widths: Sequence[int], stride: int, attention_after: int | None) -> None:

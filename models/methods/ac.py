@@ -84,7 +84,7 @@ class PairMethod(base.Method):
         augmentation: the node ``augmentation``.
     """
 
-    protocols = ("pixel_accuracy",)
+    protocols = ("pixel_accuracy", "pixel_probe")
     needs_masks = False
 
     def __init__(self, predictor: nn.Module, options: DictConfig, augmentation: DictConfig) -> None:

@@ -1,6 +1,6 @@
 """The autoregressive network of AC and ARL (Ouali et al., ECCV 2020), from scratch; see ``models.autoregressive``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,10 +88,16 @@ class Segmenter(nn.Module):
         """
         if ordering is not None:
             return self.network(inputs, ordering)
+        return self._inferred(self.network, inputs)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """The last map before the decoder (N, C, h, w) of preprocessed images, as ``segmenter.inference`` says."""
+        return self._inferred(self.network.features, inputs)
+
+    def _inferred(self, function: Callable[..., Tensor], inputs: Tensor) -> Tensor:
         if self.options.inference == "plain":
-            return self.network(inputs)
-        orderings = self.options.orderings
-        return torch.stack([self.network(inputs, ordering) for ordering in orderings]).mean(0)
+            return function(inputs)
+        return torch.stack([function(inputs, ordering) for ordering in self.options.orderings]).mean(0)
 
     def parameter_groups(self, head_multiplier: float) -> list[dict[str, Any]]:
         """The trained parameters for ``utils.optimizer``: the decoder learns ``head_multiplier`` times as fast."""

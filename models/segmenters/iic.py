@@ -74,6 +74,10 @@ class Segmenter(nn.Module):
         probabilities = self.probabilities(inputs, self.head)[:, 0]
         return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
 
+    def features(self, inputs: Tensor) -> Tensor:
+        """The trunk's map (N, C, h, w) of preprocessed images; the margin that it takes away is not in it."""
+        return self.trunk(inputs)
+
     def parameter_groups(self, head_multiplier: float) -> list[dict[str, Any]]:
         """The trained parameters for ``utils.optimizer``: the head learns ``head_multiplier`` times as fast."""
         return [

@@ -202,7 +202,7 @@ class MaskedAttention(nn.Module):
         height, width = x.shape[-2:]
         mask = None
         if ordering:
-            _require_memory(height, width, x.device)
+            require_memory(height, width, x.device)
             ranks = _ranks(ordering, height, width).to(x.device)
             mask = ranks <= ranks[:, None]
         rows = (convolution(x).flatten(2).mT for convolution in (self.query, self.key, self.value))
@@ -226,7 +226,8 @@ def attention_memory(height: int, width: int) -> int:
     return 5 * (height * width) ** 2
 
 
-def _require_memory(height: int, width: int, device: torch.device) -> None:
+def require_memory(height: int, width: int, device: torch.device) -> None:
+    """Raises UserError if a device has not the memory that attention between so many cells takes."""
     needed, there = attention_memory(height, width), memory_available(device)
     if there is not None and needed > there:
         raise UserError(

@@ -91,6 +91,9 @@ class PairMethod(base.Method):
         super().__init__()
         self.predictor, self.options, self.augmentation = predictor, options, augmentation
 
+    def require_memory(self, image_size: int, device: torch.device) -> None:
+        self.predictor.require_memory(image_size, device)
+
     def views(self, batch: TrainBatch, random: Randomness) -> Views:
         pair = pixel_pair(batch, self.augmentation, self.options.transformations, random)
         orderings = draw_orderings(self.predictor.options.orderings, self.options.pairs, random.of_step("orderings"))

@@ -7,13 +7,15 @@ measured in turn so that whatever else the machine does meets them all:
 - masked: the same in two orderings, other ones each time;
 - the step: views, two passes, loss, back, update.
 
-Peak memory is of a process of its own for each row (on a GPU: of PyTorch's allocator), less what was there before the
-network was built.
+On the CPU seconds are of the processor, of all threads, so that other programs count for less; on a GPU they are the
+clock's. Peak memory is of a process of its own for each row (on a GPU: of PyTorch's allocator), less what was there
+before the network was built.
 """
 
 import itertools
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,9 +29,11 @@ from rich.table import Table
 from benchmarks.step import Trainer, measure, peak
 from conf.app import composed
 from utils.console import stdout
+from utils.devices import build_fabric
 from utils.errors import UserError
 
 PLAIN, MASKED, STEP = "plain, two passes and back", "masked, two passes and back", "step of AC"
+ROUNDS = 5
 DEFAULTS = ("method=ac", "image_size=200", "batch_size=4")
 
 
@@ -72,7 +76,8 @@ def main(arguments: list[str]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    seconds = measure(work, Trainer(config).fabric.device)
+    device = build_fabric(config.device, config.precision).device
+    seconds = measure(work, device, ROUNDS, time.process_time if device.type == "cpu" else time.perf_counter)
     title = f"batch {config.batch_size} at {config.image_size} px, blocks of {list(config.segmenter.widths)}"
     table = Table(title=title, box=SIMPLE, title_justify="left")
     for column in ("", "ms, median", "least", "most", "ratio", "MiB", "ratio"):

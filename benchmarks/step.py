@@ -189,18 +189,23 @@ def step(config: DictConfig) -> None:
     print_memory(memory, config)
 
 
-def measure(rows: dict[str, Callable[[], object]], device: torch.device) -> dict[str, list[float]]:
+def measure(
+    rows: dict[str, Callable[[], object]],
+    device: torch.device,
+    rounds: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of each row in each round, the rows in turn, after one round to warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in rows}
-    for round_ in range(ROUNDS[device.type] + 1):
+    for round_ in range((rounds or ROUNDS[device.type]) + 1):
         for name, function in rows.items():
             wait(device)
-            start = time.perf_counter()
+            start = clock()
             for _ in range(STEPS_OF_A_ROUND[device.type]):
                 function()
             wait(device)
             if round_ > 0:
-                seconds[name].append((time.perf_counter() - start) / STEPS_OF_A_ROUND[device.type])
+                seconds[name].append((clock() - start) / STEPS_OF_A_ROUND[device.type])
     return seconds
 
 

@@ -71,6 +71,16 @@ class Checkpointing:
 
 
 @dataclass
+class Probe:
+    kinds: list[str] = choice("linear", "non_linear")
+    hidden: int = number(low=1)
+    num_points: int = number(low=1)
+    steps: int = number(low=1)
+    batch_size: int = number(low=1)
+    lr: float = number(above=0)
+
+
+@dataclass
 class Evaluation:
     every: int = number(low=0)
     batch_size: int = number(low=1)
@@ -78,6 +88,7 @@ class Evaluation:
     label_resize: str = choice("bilinear", "nearest")
     ari_with_background: bool = MISSING
     pictures: int = number(low=0)
+    probe: Probe = MISSING
 
 
 @dataclass

@@ -16,8 +16,11 @@ _PERCEPTUAL = {"scale": "published", "matched_to": 22200.0, "matched_on": 8, "fa
 # What the paper's method was before its ablations had keys.
 _CONTRASTIVE_RECONSTRUCTION = {"descriptors": "contrastive", "normalisation": "release"}
 
+# Probes before there were any.
+_PROBE = {"kinds": [], "hidden": 512, "num_points": 100000, "steps": 2000, "batch_size": 1024, "lr": 0.001}
+
 # Node -> what stood for keys that it did not have yet.
-_BEFORE = {"evaluation": {"ari_with_background": False}, "optimizer": {"schedule": "poly"}}
+_BEFORE = {"evaluation": {"ari_with_background": False, "probe": _PROBE}, "optimizer": {"schedule": "poly"}}
 
 # How the drawn set's creatures stood before that had a key.
 _DRAWING = {"turn": 50}

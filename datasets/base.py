@@ -67,6 +67,8 @@ class Source(Protocol):
         has_masks: its samples' foreground is an object's; else it is the whole picture, and nothing asks for masks.
         num_classes: its samples' labels are 1 to this; 0 where they have none.
         pixel_classes: names of the classes 0.. of its class maps; empty where it has none.
+        held_out: asked for where there are ``pixel_classes``. Where both splits have the same pictures, the names of
+            those on which what was taught with labels is tested, and which it is not taught with; None: the test split.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Source(Protocol):
     has_masks: bool
     num_classes: int
     pixel_classes: list[str]
+    held_out: frozenset[str] | None
 
     def __len__(self) -> int: ...
 

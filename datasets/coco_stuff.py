@@ -89,7 +89,8 @@ def build(options: Options, dataset_root: Path, split: Split, purpose: Purpose) 
 class CocoStuff(WindowCrops):
     """Pictures of the curated lists, scaled, with class maps; void, where the foreground is 0, is what is of no class.
 
-    As in IIC, training and test see the same pictures, those of both lists.
+    As in IIC, training and test see the same pictures, those of both lists; what is taught with labels is tested on
+    those of val2017 alone.
     """
 
     def __init__(self, root: Path, split: Split, options: Options) -> None:
@@ -117,6 +118,7 @@ class CocoStuff(WindowCrops):
         ]
         if not self._names:
             raise UserError(f"{list_of(root, FOLDERS[0], options.curated)} and its neighbour name no picture. {HELP}")
+        self.held_out = frozenset(name for name in self._names if name.startswith(f"{FOLDERS[1]}/"))
         self.notes = [f"{self.name}: {len(self):,} pictures. The test is on the training pictures, as published."]
         if len(self) != PUBLISHED.get(options.curated, len(self)):
             self.notes.append(f"{self.name}: the published lists have {PUBLISHED[options.curated]:,} pictures.")

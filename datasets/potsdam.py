@@ -60,8 +60,8 @@ def build(options: Options, dataset_root: Path, split: Split, purpose: Purpose) 
 class Potsdam(WindowCrops):
     """Tiles with infrared and, where they are labelled, class maps. Every pixel counts.
 
-    As in IIC, training sees all tiles, and the test is on all that are labelled, which are among them. The class map of
-    a tile without labels is void.
+    As in IIC, training sees all tiles, and the test is on all that are labelled, which are among them; what is taught
+    with labels is tested on those of ``labelled_test`` alone. The class map of a tile without labels is void.
     """
 
     def __init__(self, root: Path, split: Split, options: Options) -> None:
@@ -83,6 +83,7 @@ class Potsdam(WindowCrops):
         for of_class, labels in enumerate(merged.values()):
             self._lookup[list(labels)] = of_class
 
+        self.held_out = frozenset(self._listed("labelled_test"))
         names = {kind: [name for listed in lists for name in self._listed(listed)] for kind, lists in LISTS.items()}
         self._labelled = set(names["labelled"])
         self._names = names["labelled"] + (names["unlabelled"] if split == "train" else [])

@@ -13,6 +13,7 @@ class WindowCrops:
     part_names: list[str] | None = None
     has_masks = False
     num_classes = 0
+    held_out: frozenset[str] | None = None
 
     def __init__(self, flip_probability: float) -> None:
         """

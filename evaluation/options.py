@@ -48,6 +48,8 @@ class EvaluationOptions(PartViewOptions):
         num_workers: processes that read and resize; 0 reads in this one.
         num_pictures: how many examples a result has, spread evenly over the test set.
         ari_with_background: at keypoints, also FG-ARI of labels with background.
+        probe: the node ``evaluation.probe``: how probes are taught; None: there are none.
+        seed: of the run; probes draw with it.
         label_maps: folder for the label maps that the figures over part maps are of, as PNG; None: they are not kept.
     """
 
@@ -55,6 +57,8 @@ class EvaluationOptions(PartViewOptions):
     num_workers: int
     num_pictures: int
     ari_with_background: bool = False
+    probe: DictConfig | None = None
+    seed: int = 0
     label_maps: Path | None = None
 
     @classmethod
@@ -68,4 +72,6 @@ class EvaluationOptions(PartViewOptions):
             num_workers=config.loader.num_workers,
             num_pictures=config.evaluation.pictures,
             ari_with_background=config.evaluation.ari_with_background,
+            probe=config.evaluation.probe,
+            seed=config.seed,
         )

@@ -13,7 +13,7 @@ from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions, Sets
 from evaluation.prediction import part_probabilities, upsample
 from evaluation.report import part_picture, print_table
-from evaluation.run import evaluate
+from evaluation.run import chosen_protocols, evaluate
 from utils.devices import of_any_shape
 from utils.logging import RunLogger
 from utils.signals import Signals
@@ -26,6 +26,9 @@ class Progress:
         config: the whole config.
         labeller: of what is trained.
         protocols: that the method is evaluated by.
+
+    Raises:
+        UserError: the labeller cannot be scored by one of these.
     """
 
     def __init__(
@@ -33,6 +36,8 @@ class Progress:
     ) -> None:
         self.labeller, self.sets, self.protocols, self.device = labeller, sets, protocols, device
         self.options = EvaluationOptions.of(config)
+        chosen_protocols(labeller, sets.test, protocols, self.options)  # what cannot be scored is not trained
+        self._noted: set[str] = set()
         self.found = "foreground" if labeller.gives_masks else "parts"
         self.collapse = CollapseWatch(config.logging.collapse_share, config.logging.collapse_checks)
 
@@ -49,7 +54,9 @@ class Progress:
             picture = part_picture(result.pictures, self.labeller.caption)
             logger.log_pictures(step, {f"held_out_{self.found}": picture})
         for note in result.notes:
-            logger.say(note)
+            if note not in self._noted:
+                logger.say(note)
+        self._noted |= set(result.notes)
         if result.metrics:
             print_table({f"after {step} steps": result.metrics})
 

@@ -46,10 +46,10 @@ def evaluate(
 ) -> Result:
     """Score a labeller by every one of the protocols that the data set's annotation allows.
 
-    Each file is decoded once, in the workers, and each network input goes through the labeller once. (A labeller
-    that has to be fitted reads the training crops once before.) Where no protocol fits the annotation, the result is
-    pictures, and a note that says so. The figures do not depend on ``num_workers``; ``batch_size`` changes them by
-    rounding only.
+    Each file is decoded once, in the workers, and each network input goes through the labeller once. (A labeller or a
+    protocol that has to be fitted reads the training crops once before.) Where no protocol fits the annotation, the
+    result is pictures, and a note that says so. The figures do not depend on ``num_workers``; ``batch_size`` changes
+    them by rounding only.
 
     Args:
         labeller: on ``device``.
@@ -59,14 +59,17 @@ def evaluate(
         UserError: a file cannot be read, there is nothing to fit, or two figures have one name.
     """
     device = torch.device(device)
-    found = [module("protocol", name).Protocol.of(sets.test, labeller, options) for name in protocols]
-    chosen = [protocol for protocol in found if protocol is not None] or [crops.Protocol(sets.test, labeller, options)]
+    chosen = chosen_protocols(labeller, sets.test, protocols, options)
     names = figure_names(chosen)
     if labeller.needs_fit:
         to_fit: Dataset = _Inputs(sets.fit, [crops.Protocol(sets.fit, labeller, options)], labeller, fitted=True)
         if labeller.num_fitted is not None and labeller.num_fitted < len(sets.fit):
             to_fit = Subset(to_fit, _spread(labeller.num_fitted, len(sets.fit)))
         labeller.fit(batch for _, batch in _batches(to_fit, "fitting", options, device))
+    for protocol in chosen:
+        if protocol.needs_fit:
+            to_fit = _Inputs(sets.fit, [protocol], labeller, fitted=True)
+            protocol.fit(batch for _, batch in _batches(to_fit, "fitting", options, device))
     pictures = score(labeller, sets, chosen, options, device)
 
     result = Result({}, {}, [], [])
@@ -78,6 +81,23 @@ def evaluate(
     recolouring = chosen[0].recolouring()
     result.pictures = [replace(example, recolouring=recolouring) for example in pictures]
     return result
+
+
+def chosen_protocols(
+    labeller: Labeller, dataset: Source, protocols: Sequence[str], options: EvaluationOptions
+) -> list[Protocol]:
+    """Those that the annotation allows; where it allows none, one that shows pictures and says that.
+
+    Raises:
+        UserError: the labeller cannot be scored by one of them.
+    """
+    classes = [module("protocol", name).Protocol for name in protocols]
+    found = [made for protocol in classes if (made := protocol.of(dataset, labeller, options)) is not None]
+    if found:
+        return found
+    shown, lacking = crops.Protocol(dataset, labeller, options), {protocol.annotation: None for protocol in classes}
+    shown.notes = [f"{dataset.name} has no {' and no '.join(lacking)}: there is nothing to compare with."]
+    return [shown]
 
 
 def figure_names(protocols: Sequence[Protocol]) -> dict[tuple[str, str], str]:
@@ -117,7 +137,9 @@ def score(
     by_name, pictured = {protocol.name: protocol for protocol in protocols}, protocols[0]
     pictures = []
     for name, batch in _batches(ConcatDataset(splits), "evaluating", options, device):
-        probabilities = by_name[name].update(batch, labeller.scores_of(batch))
+        protocol = by_name[name]
+        seen = labeller.features_of(batch) if protocol.of_features else labeller.scores_of(batch)
+        probabilities = protocol.update(batch, seen)
         for shown, probability in zip(batch.inputs, probabilities, strict=True):
             wanted = name == pictured.name and shown.view == pictured.shown_view
             if wanted and not shown.fitted and shown.place in places:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from datasets.base import Source
-from datasets.batch import EvalBatch, stack
+from datasets.batch import EvalBatch, planes, stack
 from datasets.sample import Sample
 from evaluation.labellers.base import Labeller
 from evaluation.prediction import upsample
@@ -61,8 +61,9 @@ def label_maps(
     if indices is not None:
         crops = Subset(crops, indices)
     for items in workers.loader(crops, num_workers=num_workers, batch_size=batch_size):
-        batch = EvalBatch(*stack([cropped.crop for cropped in items]), items).to(device)
-        scores = labeller.scores(batch.images, batch.foreground)
+        found = [cropped.crop for cropped in items]
+        batch = EvalBatch(*stack(found), items, infrared=planes([crop.infrared for crop in found])).to(device)
+        scores = labeller.scores_of(batch)
         # As the networks are trained: the centres of the outermost cells lie on those of the outermost pixels.
         probabilities = upsample(scores, (image_size, image_size), align_corners=True).softmax(1)
         for cropped, probability in zip(items, probabilities, strict=True):

@@ -202,7 +202,7 @@ class MaskedAttention(nn.Module):
         height, width = x.shape[-2:]
         mask = None
         if ordering:
-            _require_memory(height, width, x.device)
+            require_memory(height, width, x.device)
             ranks = _ranks(ordering, height, width).to(x.device)
             mask = ranks <= ranks[:, None]
         rows = (convolution(x).flatten(2).mT for convolution in (self.query, self.key, self.value))
@@ -226,7 +226,8 @@ def attention_memory(height: int, width: int) -> int:
     return 5 * (height * width) ** 2
 
 
-def _require_memory(height: int, width: int, device: torch.device) -> None:
+def require_memory(height: int, width: int, device: torch.device) -> None:
+    """Raises UserError if a device has not the memory that attention between so many cells takes."""
     needed, there = attention_memory(height, width), memory_available(device)
     if there is not None and needed > there:
         raise UserError(
@@ -335,8 +336,12 @@ class AutoregressiveNetwork(nn.Module):
         Raises:
             UserError: there is no such ordering, or not as much memory as attention takes.
         """
-        scores = self.decoder(self.masked(self.ordinary(self.stem(inputs)), ordering))
+        scores = self.decoder(self.features(inputs, ordering))
         return F.interpolate(scores, size=inputs.shape[-2:], mode="bilinear", align_corners=False)
+
+    def features(self, inputs: Tensor, ordering: int = 0) -> Tensor:
+        """The last map before the decoder (N, C, h, w); arguments and errors as of :meth:`forward`."""
+        return self.masked(self.ordinary(self.stem(inputs)), ordering)
 
 
 def _require_form(stem: str, ordinary: int, widths: Sequence[int], stride: int, attention_after: int | None) -> None:

@@ -60,8 +60,8 @@ def network_input(images: Tensor, infrared: Tensor | None, options: Any) -> Tens
     """
     if options.infrared and infrared is None:
         raise UserError(
-            "segmenter.infrared=true: the pictures have no infrared. Give segmenter.infrared=false, or a data set that "
-            "has it, such as dataset_name=potsdam."
+            "segmenter.infrared=true: the pictures have no infrared. A network that sees it needs a data set that has "
+            "it, such as dataset_name=potsdam; to train another one, give segmenter.infrared=false."
         )
     colours = images.flip(1) if options.colour == "bgr" else images
     channels = [] if options.colour == "none" else [colours]

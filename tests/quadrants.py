@@ -54,6 +54,7 @@ class Quadrants:
     keypoint_names = ["a", "b", "c", "d"]
     part_names = None
     pixel_classes: list[str] = []
+    held_out: frozenset[str] | None = None
 
     def __init__(self, samples: list[Sample], part_maps: bool = False) -> None:
         self.samples = samples

@@ -29,6 +29,7 @@ PROGRAMS = {
     "benchmarks/loader.py": "train",
     "benchmarks/evaluate.py": "benchmark_evaluate",
     "benchmarks/fitted.py": None,
+    "benchmarks/mutual_information.py": None,
 }
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

@@ -23,6 +23,7 @@ from evaluation.progress import examples
 from evaluation.protocols import base, keypoints
 from evaluation.report import part_picture, print_table, write_metrics
 from evaluation.run import figure_names
+from tests.composition import composed
 from tests.quadrants import SIZES, ColourLabeller, draw_split, evaluated, evaluation_options
 from utils.errors import UserError
 
@@ -119,12 +120,16 @@ def test_two_figures_of_one_name_are_refused_before_anything_is_read(monkeypatch
 
 def test_a_protocol_gives_no_figure_that_it_has_not_named():
     split, labeller = draw_split("test", 2, part_maps=True), ColourLabeller()
-    split.pixel_classes = list("abcde")
+    labeller.has_features, labeller.features_of = True, labeller.scores_of
+    split.pixel_classes = list("abcd")
     for sample in split.samples:
-        sample.class_map = sample.part_map
+        sample.class_map = np.minimum(sample.part_map, 3)
+    probe = composed("evaluation.probe.kinds=[linear]", "evaluation.probe.steps=1").evaluation.probe
     for name in names("protocol"):
-        protocol = module("protocol", name).Protocol.of(split, labeller, evaluation_options())
+        protocol = module("protocol", name).Protocol.of(split, labeller, evaluation_options(probe=probe))
         assert protocol.name == name
+        if protocol.needs_fit:
+            protocol.fit([batch([shown for sample in split.samples for shown in protocol.inputs(sample)])])
         for sample in split.samples:
             for shown in protocol.inputs(sample):
                 inputs = batch([shown])
@@ -224,7 +229,7 @@ def test_a_set_without_annotation_gives_pictures_and_a_note_instead_of_figures()
     split.keypoint_names = []
     result = evaluated(ColourLabeller(), split, num_pictures=3)
     assert result.metrics == {}
-    assert "quadrants has neither keypoints nor part maps" in result.notes[0]
+    assert "quadrants has no part maps and no keypoints" in result.notes[0]
     assert [example.shown.place for example in result.pictures] == [0, 4, 8]
     assert split.reads == [1, 0, 0, 0, 1, 0, 0, 0, 1]
     for example in result.pictures:

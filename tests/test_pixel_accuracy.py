@@ -73,13 +73,11 @@ def test_more_clusters_than_classes_have_a_figure_of_another_name():
     assert result.metrics["pixel accuracy (many-to-one)"] == pytest.approx(100 * right / true.size)
 
 
-def test_fewer_clusters_than_classes_are_told():
-    result = evaluated(Shuffled([2, 0]), classes(), protocols=("pixel_accuracy",), image_size=SIZE)
-    assert result.metrics["pixel accuracy"] < 75
-    assert result.notes == [
-        "2 clusters cannot stand for the 4 classes of quadrants: the pixels of classes that are left over count as "
-        "wrong."
-    ]
+def test_fewer_clusters_than_classes_are_refused_before_anything_is_read():
+    split = classes()
+    with pytest.raises(UserError, match="2 clusters cannot stand for the 4 classes of quadrants.*num_parts=4 or more"):
+        evaluated(Shuffled([2, 0]), split, protocols=("pixel_accuracy",), image_size=SIZE)
+    assert split.reads == [0] * 5
 
 
 @pytest.mark.parametrize("order", [[2, 0, 3, 1], [2, 0, 3, 1, 0]])

@@ -7,7 +7,7 @@ from torch import nn
 
 from conf.modules import module
 from datasets.batch import EvalBatch, TrainBatch
-from models import methods
+from models import autoregressive, methods
 from models.autoregressive import opposite
 from models.methods import ac
 from tests.composition import composed
@@ -129,6 +129,14 @@ def test_what_ac_cannot_train_with_is_refused(overrides, message):
     with pytest.raises(UserError, match=message):
         method = built("ac", *overrides)
         method(views(method))
+
+
+def test_attention_without_the_memory_for_it_is_refused_before_anything_is_trained(monkeypatch):
+    monkeypatch.setattr(autoregressive, "memory_available", lambda device: 5 * 16**4 - 1)
+    built("ac", "segmenter.stride=2")
+    built("ac", "segmenter.attention_after=1", "segmenter.stride=4")
+    with pytest.raises(UserError, match=r"attention between 16 x 16 cells takes .* GiB, and .* GiB are free"):
+        built("ac", "segmenter.attention_after=1", "segmenter.stride=2")
 
 
 def test_a_network_of_another_kind_is_refused():

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.io import loadmat, savemat
 
@@ -12,6 +13,8 @@ from datasets.check import check
 from datasets.loader import train_batches
 from datasets.potsdam import COLOURS, TILE, Download, main, prepare
 from datasets.sample import VOID
+from evaluation.labellers.base import Labeller
+from evaluation.whole_pictures import label_maps
 from tests.composition import composed
 from tests.trees import draw_potsdam_download, draw_potsdam_tree
 from utils.errors import UserError
@@ -277,3 +280,16 @@ def test_the_command_cuts(download, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(potsdam, "prepare", lambda *paths, say: prepare(*paths, SMALL, say=say))
     main(["prepare", str(download), str(tmp_path / "Potsdam")])
     assert capsys.readouterr().out.endswith("12 tiles, 8 with labels.\n")
+
+
+def test_a_network_that_sees_infrared_labels_whole_tiles(tmp_path):
+    draw_potsdam_tree(tmp_path / "Potsdam")
+    tiles = build(config(tmp_path / "Potsdam"), "test", "prediction")
+
+    class Infrared(Labeller):
+        def scores_of(self, batch):
+            return torch.cat([batch.infrared - 127.5, 127.5 - batch.infrared], dim=1)
+
+    reading = {"image_size": TILE, "batch_size": 3, "num_workers": 0, "device": "cpu"}
+    for _, sample, labels in label_maps(Infrared(), tiles, **reading):
+        np.testing.assert_array_equal(labels, np.where(sample.infrared > 127, 1, 2))

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from utils.errors import UserError
 # Losses stay in float32 in every case; "mixed" keeps the weights there too.
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
-MEMORY = Path("/proc/meminfo")  # of Linux
+ROOT = Path("/")  # of the files in which Linux says how much memory there is
 
 
 def build_fabric(device: str, precision: str, devices: int = 1, num_nodes: int = 1, strategy: str = "auto") -> Fabric:
@@ -56,14 +56,38 @@ def build_fabric(device: str, precision: str, devices: int = 1, num_nodes: int =
 
 
 def memory_available(device: torch.device) -> int | None:
-    """Bytes that can be had on a device now; None where it does not tell (the CPU, but on Linux)."""
+    """Bytes that can be had on a device now; None where it does not tell (the CPU, but on Linux).
+
+    In a container no more than its control groups leave.
+    """
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
-    if device.type != "cpu" or not MEMORY.is_file():
+    memory = ROOT / "proc/meminfo"
+    if device.type != "cpu" or not memory.is_file():
         return None
-    kibibytes = next(line.split()[1] for line in MEMORY.read_text().splitlines() if line.startswith("MemAvailable"))
-    return int(kibibytes) * 1024
+    kibibytes = next(line.split()[1] for line in memory.read_text().splitlines() if line.startswith("MemAvailable"))
+    return min([int(kibibytes) * 1024, *_left_by_control_groups()])
+
+
+def _left_by_control_groups() -> Iterator[int]:
+    """Bytes below the limit of each group that this process is in; pages of files that can be dropped count as free."""
+    groups, own = ROOT / "sys/fs/cgroup", ROOT / "proc/self/cgroup"
+    for line in own.read_text().splitlines() if own.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mount, limit, used = (
+            (groups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+            if controllers  # version 1
+            else (groups, "memory.max", "memory.current")
+        )
+        # A container may see its own group at the mount, whatever path the machine has for it.
+        for folder in (mount / parent for parent in (path.strip("/"), *map(str, PurePath(path.strip("/")).parents))):
+            if (folder / limit).is_file() and (most := (folder / limit).read_text().strip()) != "max":
+                pages = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                files = pages.get("total_inactive_file", pages.get("inactive_file", 0))
+                yield max(int(most) - int((folder / used).read_text()) + int(files), 0)
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:

@@ -29,6 +29,7 @@ class Labeller:
         needs_fit: ``fit`` has to be called first.
         num_fitted: training pictures that ``fit`` is shown at most, spread evenly over the split; None: all.
         knows_training_pictures: it can score those too; else what is fitted on them is left out.
+        has_features: it has ``features_of``, of which probes can be taught.
         leaves_out_absent: the keypoint error leaves out pictures in which something is nowhere; else that is put at the
             middle of the box.
         notes: what a reader of its figures should know.
@@ -42,6 +43,7 @@ class Labeller:
     needs_fit: ClassVar[bool] = False
     num_fitted: int | None = None
     knows_training_pictures: bool = True
+    has_features: ClassVar[bool] = False
     leaves_out_absent: ClassVar[bool] = False
     notes: tuple[str, ...] = ()
 
@@ -72,6 +74,10 @@ class Labeller:
     def scores_of(self, batch: EvalBatch) -> Tensor:
         """Scores of a batch of network inputs."""
         return self.scores(batch.images, batch.foreground)
+
+    def features_of(self, batch: EvalBatch) -> Tensor:
+        """Features (N, C, h', w') of a batch, as the network has them before what gives scores."""
+        raise NotImplementedError
 
     def centres(self, probabilities: Tensor, batch: EvalBatch, scores: Tensor) -> Tensor:
         """Where what it has found is (N, L, 2): x and y, one-based pixels; NaN where something is nowhere.

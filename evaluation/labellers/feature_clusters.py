@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from datasets.batch import EvalBatch
 from evaluation.labellers.kmeans import KMeansLabeller, Options
-from evaluation.labellers.pixel_clusters import network_scores
+from evaluation.labellers.pixel_clusters import network_features, network_scores
 
 
 class FeatureClusters(KMeansLabeller):
@@ -18,6 +18,7 @@ class FeatureClusters(KMeansLabeller):
 
     title = "this model"
     caption = "clusters of features"
+    has_features = True
 
     def __init__(self, predictor: nn.Module) -> None:
         how = dict(predictor.clustering)
@@ -31,6 +32,9 @@ class FeatureClusters(KMeansLabeller):
 
     def describe_batch(self, batch: EvalBatch) -> Tensor:
         return F.normalize(network_scores(self.predictor, batch.images, batch.infrared), dim=1)
+
+    def features_of(self, batch: EvalBatch) -> Tensor:
+        return network_features(self.predictor, batch)
 
 
 of_predictor = FeatureClusters

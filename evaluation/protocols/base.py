@@ -3,7 +3,7 @@
 A module beside this one is found by its name, and its class is called ``Protocol``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import ClassVar, Self
 
@@ -24,8 +24,11 @@ class Protocol:
 
     Attributes:
         name: of its module.
+        annotation: what it compares with, in words.
         metric_names: all figures that ``metrics`` can give, known before anything is counted.
         fits: it wants the training split as well.
+        needs_fit: ``fit`` has to be called first.
+        of_features: it is of a labeller's features: ``update`` gets those, not scores.
         only_shown: nothing is counted, so that only the pictures that are shown are read.
         gives_way_to: protocols that keep the name of a figure which both have.
         shown_view: the view of its inputs that a figure of examples shows.
@@ -33,8 +36,11 @@ class Protocol:
     """
 
     name: ClassVar[str]
+    annotation: ClassVar[str] = "annotation"
     metric_names: Sequence[str]
     fits: ClassVar[bool] = False
+    needs_fit: ClassVar[bool] = False
+    of_features: ClassVar[bool] = False
     only_shown: ClassVar[bool] = False
     gives_way_to: ClassVar[tuple[str, ...]] = ()
     shown_view: str = "crop"
@@ -52,7 +58,7 @@ class Protocol:
         """What the labeller is shown of a sample, in the process that reads it; here the test crop.
 
         Args:
-            fitted: the sample is of the training split; asked of protocols that fit alone.
+            fitted: the sample is of the training split; asked of protocols that fit, or need a fit, alone.
             predicted: (H, W) uint8, a label map of the whole picture made elsewhere; each input gets its own piece.
 
         Raises:
@@ -61,8 +67,16 @@ class Protocol:
         test_crop = partial(self.dataset.test_crop, size=self.options.image_size)
         return [prepared(sample, "crop", test_crop, predicted)]
 
+    def fit(self, batches: Iterable[EvalBatch]) -> None:
+        """Learn from the inputs of the training split.
+
+        Raises:
+            UserError: nothing can be learnt from them.
+        """
+        raise NotImplementedError
+
     def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
-        """Count a batch of one view; ``scores`` (N, K [+ 1], h', w') are those of its images.
+        """Count a batch of one view; ``scores`` (N, K [+ 1], h', w') are those of its images, or its features.
 
         Returns:
             The probabilities (N, 1 + K, h, w), background first.

@@ -1,7 +1,5 @@
 """Test crops without anything to compare: what labellers are fitted on, and what can be seen of a bare data set."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from datasets.batch import EvalBatch
@@ -25,7 +23,3 @@ class Protocol(base.Protocol):
 
     def counts(self) -> dict[str, int]:
         return {"images": 0}
-
-    @property
-    def notes(self) -> Sequence[str]:
-        return [f"{self.dataset.name} has neither keypoints nor part maps: there is nothing to compare with."]

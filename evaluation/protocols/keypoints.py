@@ -40,6 +40,7 @@ class Protocol(base.Protocol):
     """Scores part probabilities at keypoints; ``evaluation.size`` is the shorter side, >= 16, the paper's is 256."""
 
     name = "keypoints"
+    annotation = "keypoints"
     fits = True
     gives_way_to = ("part_maps",)
     shown_view = "box"

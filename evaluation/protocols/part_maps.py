@@ -59,6 +59,7 @@ class Protocol(base.Protocol):
     """
 
     name = "part_maps"
+    annotation = "part maps"
 
     def __init__(self, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> None:
         super().__init__(dataset, labeller, options)

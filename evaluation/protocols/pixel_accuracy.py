@@ -29,6 +29,7 @@ class Protocol(base.Protocol):
     """
 
     name = "pixel_accuracy"
+    annotation = "class maps"
     gives_way_to = ("part_maps", "keypoints")
 
     def __init__(self, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> None:
@@ -37,15 +38,20 @@ class Protocol(base.Protocol):
         self.table = ContingencyTable(self.num_classes, labeller.num_parts)
         self.accuracy = MANY_TO_ONE if labeller.num_parts > self.num_classes else ONE_TO_ONE
         self.metric_names = (self.accuracy, "NMI", "ARI")
-        if labeller.num_parts < self.num_classes:
-            self.notes = [
-                f"{labeller.num_parts} clusters cannot stand for the {self.num_classes} classes of {dataset.name}: the "
-                "pixels of classes that are left over count as wrong."
-            ]
 
     @classmethod
     def of(cls, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> Self | None:
-        return cls(dataset, labeller, options) if dataset.pixel_classes else None
+        """
+        Raises:
+            UserError: there are more classes than clusters.
+        """
+        if labeller.num_parts < (classes := len(dataset.pixel_classes)):
+            raise UserError(
+                f"{labeller.num_parts} clusters cannot stand for the {classes} classes of {dataset.name}, with which "
+                f"they are matched one to one: train with num_parts={classes} or more (of label maps: give "
+                f"predictions_num_parts={classes})."
+            )
+        return cls(dataset, labeller, options) if classes else None
 
     def inputs(self, sample: Sample, fitted: bool = False, predicted: np.ndarray | None = None) -> list[EvalInput]:
         """The test crop.
@@ -53,11 +59,7 @@ class Protocol(base.Protocol):
         Raises:
             UserError: the sample has no class map, or one with labels that the data set does not name.
         """
-        known = sample.class_map
-        if known is None or (known[known != VOID] >= self.num_classes).any():
-            raise UserError(
-                f"{sample.name} has no class map, or one with labels above {self.num_classes - 1} that are not {VOID}."
-            )
+        require_class_map(sample, self.num_classes)
         return super().inputs(sample, fitted, predicted)
 
     def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
@@ -100,3 +102,12 @@ class Protocol(base.Protocol):
                 "data set's split and class maps."
             )
         return counts
+
+
+def require_class_map(sample: Sample, num_classes: int) -> None:
+    """Raises UserError if a sample has no class map, or one with labels above ``num_classes`` - 1 but void."""
+    known = sample.class_map
+    if known is None or (known[known != VOID] >= num_classes).any():
+        raise UserError(
+            f"{sample.name} has no class map, or one with labels above {num_classes - 1} that are not {VOID}."
+        )

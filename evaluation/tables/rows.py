@@ -32,7 +32,7 @@ NOT_COMPARED = (
     *("device", "devices", "num_nodes", "strategy", "loader"),  # who computes: a batch is that of all devices
     *("channels_last", "compile", "deterministic"),  # rounding alone; precision is compared
     *("evaluation.every", "evaluation.batch_size", "evaluation.pictures"),  # when, how fast, and pictures
-    "evaluation.ari_with_background",  # adds a figure
+    *("evaluation.ari_with_background", "evaluation.probe"),  # add figures
 )
 # What an evaluation, and a baseline, which is not trained, depends on ...
 OF_EVALUATION = ("dataset_name", "dataset", "image_size", "evaluation.size", "evaluation.label_resize")

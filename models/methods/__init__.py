@@ -24,7 +24,7 @@ def build(config: DictConfig, has_masks: bool, device: torch.device, num_classes
 
     Raises:
         UserError: it needs masks, classes or a larger batch, it cannot be deterministic on the device as
-            ``deterministic`` asks, or weights cannot be had.
+            ``deterministic`` asks, weights cannot be had, or memory is not there.
     """
     method, name = method_class(config), config.method.name
     if method.needs_masks and not has_masks:
@@ -42,6 +42,7 @@ def build(config: DictConfig, has_masks: bool, device: torch.device, num_classes
     if config.deterministic and device.type == "cuda" and (gradient := method.not_deterministic(config.method)):
         raise UserError(f"deterministic=true: CUDA has no deterministic algorithm for {gradient}, or device=cpu.")
     made = method.from_config(config)
+    made.require_memory(config.image_size, device)
     if config.deterministic and device.type == "cuda":
         for name, parameter in made.named_parameters():
             if name.endswith("pos_embed") and parameter.requires_grad:

@@ -84,12 +84,15 @@ class PairMethod(base.Method):
         augmentation: the node ``augmentation``.
     """
 
-    protocols = ("pixel_accuracy",)
+    protocols = ("pixel_accuracy", "pixel_probe")
     needs_masks = False
 
     def __init__(self, predictor: nn.Module, options: DictConfig, augmentation: DictConfig) -> None:
         super().__init__()
         self.predictor, self.options, self.augmentation = predictor, options, augmentation
+
+    def require_memory(self, image_size: int, device: torch.device) -> None:
+        self.predictor.require_memory(image_size, device)
 
     def views(self, batch: TrainBatch, random: Randomness) -> Views:
         pair = pixel_pair(batch, self.augmentation, self.options.transformations, random)

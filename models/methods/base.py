@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -85,6 +86,9 @@ class Method(nn.Module):
             UserError: they are of another network.
         """
         return segmenters.from_state(config.segmenter, state, cls.has_background)
+
+    def require_memory(self, image_size: int, device: torch.device) -> None:
+        """Raises UserError where something of known size does not fit on the device that it is to be trained on."""
 
     def measure(self, batches: Callable[[int], Iterable[TrainBatch]]) -> dict[str, Any]:
         """What the constants of its networks are to be for the run's own data: what each child's ``measure`` gives.

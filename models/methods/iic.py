@@ -78,7 +78,7 @@ class Method(base.Method):
     """
 
     labeller = "pixel_clusters"
-    protocols = ("pixel_accuracy",)
+    protocols = ("pixel_accuracy", "pixel_probe")
     needs_masks = False
     watched = ("main_head", "cluster_entropy")
 

@@ -1,6 +1,6 @@
 """The autoregressive network of AC and ARL (Ouali et al., ECCV 2020), from scratch; see ``models.autoregressive``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,9 @@ from omegaconf import MISSING, DictConfig
 from torch import Tensor, nn
 
 from conf.fields import choice, number, probability
-from models.autoregressive import AutoregressiveNetwork, require_orderings
+from models.autoregressive import AutoregressiveNetwork, require_memory, require_orderings
 from models.channels import Channels, network_input, num_channels
-from models.weights import copy_by_name, read_state
+from models.segmenters.base import num_parts_of, with_weights
 from utils.errors import UserError
 
 HEAD = "network.decoder."
@@ -72,6 +72,12 @@ class Segmenter(nn.Module):
             dropout=options.dropout,
         )
 
+    def require_memory(self, image_size: int, device: torch.device) -> None:
+        """Raises UserError if a device has not the memory that attention takes in square pictures of this size."""
+        if self.network.masked.attention is not None:
+            cells = -(-image_size // self.options.stride)
+            require_memory(cells, cells, device)
+
     def preprocess(self, images: Tensor, infrared: Tensor | None = None) -> Tensor:
         """Network input (N, C, H, W) of RGB images (N, 3, H, W) and infrared (N, 1, H, W), in [0, 1].
 
@@ -88,10 +94,16 @@ class Segmenter(nn.Module):
         """
         if ordering is not None:
             return self.network(inputs, ordering)
+        return self._inferred(self.network, inputs)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """The last map before the decoder (N, C, h, w) of preprocessed images, as ``segmenter.inference`` says."""
+        return self._inferred(self.network.features, inputs)
+
+    def _inferred(self, function: Callable[..., Tensor], inputs: Tensor) -> Tensor:
         if self.options.inference == "plain":
-            return self.network(inputs)
-        orderings = self.options.orderings
-        return torch.stack([self.network(inputs, ordering) for ordering in orderings]).mean(0)
+            return function(inputs)
+        return torch.stack([function(inputs, ordering) for ordering in self.options.orderings]).mean(0)
 
     def parameter_groups(self, head_multiplier: float) -> list[dict[str, Any]]:
         """The trained parameters for ``utils.optimizer``: the decoder learns ``head_multiplier`` times as fast."""
@@ -103,19 +115,10 @@ class Segmenter(nn.Module):
 
 def build(options: DictConfig, num_parts: int, has_background: bool) -> Segmenter:
     """See ``models.segmenters.build``."""
-    segmenter = Segmenter(options, num_parts, has_background)
-    if options.weights != "none":
-        state = read_state(options.weights, options.weights_dir, "segmenter.weights")
-        copy_by_name(segmenter, state, f"segmenter.weights={options.weights}", head=HEAD)
-    return segmenter
+    return with_weights(Segmenter(options, num_parts, has_background), options, HEAD)
 
 
 def from_state(options: DictConfig, state: Mapping[str, Tensor], has_background: bool) -> Segmenter:
     """See ``models.segmenters.from_state``."""
-    head = state.get(f"{HEAD}weight")
-    if head is None or head.ndim != 4 or len(head) <= has_background:
-        raise UserError(
-            f"it is no checkpoint of a segmenter={options.name}: it has no {HEAD}weight of the shape "
-            f"({'1 + ' * has_background}K, C, 1, 1)."
-        )
-    return Segmenter(options, len(head) - has_background, has_background)
+    num_parts = num_parts_of(options, state, has_background, f"{HEAD}weight", shape="C, 1, 1")
+    return Segmenter(options, num_parts, has_background)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from conf.fields import choice
+from models.segmenters.base import num_parts_of
 from models.segmenters.head import DilatedHead
 from models.weights import RESNET50, copy_by_name, pretrained_state
-from utils.errors import UserError
 
 Variant = Literal["caffe", "torchvision"]
 
@@ -108,11 +108,7 @@ def build(options: DictConfig, num_parts: int, has_background: bool) -> Segmente
 
 def from_state(options: DictConfig, state: Mapping[str, Tensor], has_background: bool) -> Segmenter:
     """See ``models.segmenters.from_state``."""
-    head = state.get(f"{HEAD}conv2d_list.0.weight")
-    if head is None or head.ndim != 4 or len(head) <= has_background:
-        raise UserError(
-            f"it is no checkpoint of a segmenter={options.name}: it has no {HEAD}conv2d_list.0.weight of the shape "
-            f"({'1 + ' * has_background}K, C, 3, 3). Expected are the published checkpoints or those that train.py "
-            "writes."
-        )
-    return Segmenter(len(head) - has_background, options.variant, has_background)
+    hint = "Expected are the published checkpoints or those that train.py writes."
+    name = f"{HEAD}conv2d_list.0.weight"
+    num_parts = num_parts_of(options, state, has_background, name, shape="C, 3, 3", hint=hint)
+    return Segmenter(num_parts, options.variant, has_background)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from conf.fields import number
 from models.hourglass import Hourglass
-from models.weights import copy_by_name, read_state
-from utils.errors import UserError
+from models.segmenters.base import num_parts_of, with_weights
 
 HEAD = "hourglass.head."
 
@@ -66,19 +65,10 @@ class Segmenter(nn.Module):
 
 def build(options: DictConfig, num_parts: int, has_background: bool) -> Segmenter:
     """See ``models.segmenters.build``."""
-    segmenter = Segmenter(options.widths, num_parts, has_background)
-    if options.weights != "none":
-        state = read_state(options.weights, options.weights_dir, "segmenter.weights")
-        copy_by_name(segmenter, state, f"segmenter.weights={options.weights}", head=HEAD)
-    return segmenter
+    return with_weights(Segmenter(options.widths, num_parts, has_background), options, HEAD)
 
 
 def from_state(options: DictConfig, state: Mapping[str, Tensor], has_background: bool) -> Segmenter:
     """See ``models.segmenters.from_state``."""
-    head = state.get(f"{HEAD}weight")
-    if head is None or head.ndim != 4 or len(head) <= has_background:
-        raise UserError(
-            f"it is no checkpoint of a segmenter={options.name}: it has no {HEAD}weight of the shape "
-            f"({'1 + ' * has_background}K, C, 1, 1)."
-        )
-    return Segmenter(options.widths, len(head) - has_background, has_background)
+    num_parts = num_parts_of(options, state, has_background, f"{HEAD}weight", shape="C, 1, 1")
+    return Segmenter(options.widths, num_parts, has_background)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from conf.fields import number, numbers
 from models.channels import Channels, network_input, num_channels
 from models.iic import Head, Trunk
-from models.weights import copy_by_name, read_state
+from models.segmenters.base import with_weights
 from utils.errors import UserError
 
 HEAD = "head."
@@ -74,6 +74,10 @@ class Segmenter(nn.Module):
         probabilities = self.probabilities(inputs, self.head)[:, 0]
         return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
 
+    def features(self, inputs: Tensor) -> Tensor:
+        """The trunk's map (N, C, h, w) of preprocessed images; the margin that it takes away is not in it."""
+        return self.trunk(inputs)
+
     def parameter_groups(self, head_multiplier: float) -> list[dict[str, Any]]:
         """The trained parameters for ``utils.optimizer``: the head learns ``head_multiplier`` times as fast."""
         return [
@@ -84,11 +88,7 @@ class Segmenter(nn.Module):
 
 def build(options: DictConfig, num_parts: int, has_background: bool) -> Segmenter:
     """See ``models.segmenters.build``."""
-    segmenter = Segmenter(options, num_parts, has_background)
-    if options.weights != "none":
-        state = read_state(options.weights, options.weights_dir, "segmenter.weights")
-        copy_by_name(segmenter, state, f"segmenter.weights={options.weights}", head=HEAD)
-    return segmenter
+    return with_weights(Segmenter(options, num_parts, has_background), options, HEAD)
 
 
 def from_state(options: DictConfig, state: Mapping[str, Tensor], has_background: bool) -> Segmenter:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.region_grouping import RegionGrouping
 from models.segmenters import timm
-from utils.errors import UserError
+from models.segmenters.base import num_parts_of
 
 
 @dataclass
@@ -40,10 +40,5 @@ def build(options: DictConfig, num_parts: int, has_background: bool) -> Segmente
 
 def from_state(options: DictConfig, state: Mapping[str, Tensor], has_background: bool) -> Segmenter:
     """See ``models.segmenters.from_state``."""
-    centres = state.get("head.centres")
-    if centres is None or centres.ndim != 2 or len(centres) <= has_background:
-        raise UserError(
-            f"it is no checkpoint of a segmenter={options.name}: it has no head.centres of the shape "
-            f"({'1 + ' * has_background}K, C)."
-        )
-    return Segmenter(options, len(centres) - has_background, has_background)
+    num_parts = num_parts_of(options, state, has_background, "head.centres", shape="C")
+    return Segmenter(options, num_parts, has_background)

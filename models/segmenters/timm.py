@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from conf.fields import choice, number, numbers
 from models.backbone import Backbone
+from models.segmenters.base import num_parts_of
 from models.segmenters.head import DilatedHead, convolution_head
 from models.weights import copy_by_name
-from utils.errors import UserError
 
 HEADS = {"deeplab": DilatedHead, "convolution": convolution_head}
 OWN = "backbone.model."  # before the names of the backbone in checkpoints of this project
@@ -129,11 +129,5 @@ def with_weights(segmenter: Segmenter, options: DictConfig) -> Segmenter:
 
 def from_state(options: DictConfig, state: Mapping[str, Tensor], has_background: bool) -> Segmenter:
     """See ``models.segmenters.from_state``."""
-    heads = (state.get(f"head.{name}") for name in ("conv2d_list.0.weight", "weight"))
-    head = next((weight for weight in heads if weight is not None), None)
-    if head is None or head.ndim != 4 or len(head) <= has_background:
-        raise UserError(
-            f"it is no checkpoint of a segmenter={options.name}: it has no head.weight, or head.conv2d_list.0.weight, "
-            f"of the shape ({'1 + ' * has_background}K, C, 3, 3)."
-        )
-    return Segmenter(options, len(head) - has_background, has_background)
+    names = "head.weight", "head.conv2d_list.0.weight"
+    return Segmenter(options, num_parts_of(options, state, has_background, *names, shape="C, 3, 3"), has_background)

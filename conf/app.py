@@ -26,7 +26,7 @@ from utils.console import Lenient
 from utils.errors import UserError
 from utils.ranks import leave_to_first
 
-ONE_OF_EACH = ("method", "dataset_name")  # conf/train.yaml names a recipe after them
+ONE_OF_EACH = ("method", "segmenter", "dataset_name")  # conf/train.yaml names recipes after them
 MAPPINGS = ("perceptual.layers",)  # keys whose value is replaced as a whole by one in braces
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 

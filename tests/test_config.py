@@ -147,7 +147,7 @@ def specs(schema: type) -> Iterator[Field]:
         ("+perceptual.layers.relu1_1=-1", "perceptual.layers.relu1_1 must be greater than 0"),
         ("method.name=magic", "There is no method 'magic'"),
         ("optimizer.name=magic", "optimizer.name must be one of sgd, adamw, not 'magic'"),
-        ("~segmenter", "segmenter is required"),
+        ("~perceptual", "perceptual is required"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_by_name(override, message):

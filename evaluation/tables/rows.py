@@ -58,11 +58,13 @@ class Row:
         overrides: of ``train.py``, or of ``evaluate.py``; a list, or for each of ``data`` a list. Empty: the default
             method.
         baseline: a module of ``evaluation/labellers``.
-        sees: which networks' nodes the baseline depends on.
+        sees: which networks' nodes, or other keys, the baseline depends on.
         seeded: a baseline's figures depend on the seed.
         checkpoint: a file, or a run.
         published: metric -> figure.
-        five_seeds, deviations: metric -> mean and deviation over five seeds, where they are published.
+        five_seeds: metric -> mean over five seeds, where it is published.
+        deviations: metric -> that of ``five_seeds``, or, of a metric that is not in it, of the published figure itself.
+        note: what a reader has to know of it, for below the table; of published figures alone, why there are no others.
     """
 
     label: str = MISSING
@@ -74,6 +76,7 @@ class Row:
     published: dict[str, Any] = field(default_factory=dict)
     five_seeds: dict[str, Any] = field(default_factory=dict)
     deviations: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass
@@ -110,6 +113,7 @@ class Entry:
         keys: the same, and for the row.
         config: that of a run of it; None where there is nothing to run, or the keys give no config.
         published: metric -> percent.
+        deviations: metric -> that of the published figure, percent.
         five_seeds: metric -> mean and deviation, percent.
     """
 
@@ -122,6 +126,7 @@ class Entry:
     keys: list[str]
     config: DictConfig | None
     published: dict[str, float]
+    deviations: dict[str, float]
     five_seeds: dict[str, tuple[float, float]]
 
     @property
@@ -216,6 +221,7 @@ def rows_of(config: DictConfig, given: Sequence[str]) -> Rows:
                 keys=keys,
                 config=composed,
                 published={} if moved else _figures(spec.published, place),
+                deviations={} if moved else {name: own for name, own in deviations.items() if name not in means},
                 five_seeds={} if moved else {name: (means[name], deviations[name]) for name in means},
             )
             entries.append(entry)
@@ -310,8 +316,9 @@ def _check(table: Options, row: str) -> None:
                 )
             if (isinstance(value, list) or len(table.data) > 1) and len(value or []) != len(table.data):
                 raise UserError(f"{where}.{node}.{name} needs a list of {len(table.data)}: {', '.join(table.data)}.")
-    if spec.five_seeds.keys() != spec.deviations.keys():
-        raise UserError(f"{where}: five_seeds and deviations are of the same metrics.")
+    means = spec.five_seeds.keys()
+    if not means <= spec.deviations.keys() <= means | spec.published.keys():
+        raise UserError(f"{where}: five_seeds have deviations, each its own; all others are of published figures.")
 
 
 def _figures(own: Mapping[str, Any], place: int) -> dict[str, float]:

@@ -17,7 +17,8 @@ MOST_COLUMNS = 9  # of one table: with more there is one for each metric
 OUTSIDE = "*"
 PUBLISHED, MEASURED = "published", "measured"
 COLUMNS = (
-    *("row", "label", "data", "metric", "published", "published mean of five", "published std of five"),
+    *("row", "label", "data", "metric"),
+    *("published", "published std", "published mean of five", "published std of five"),
     *("measured", "measured std", "seeds", "outside two published std", "status"),
 )
 _LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", OUTSIDE: r"$^{*}$", **{sign: rf"\{sign}" for sign in "&%$#_{}"}}
@@ -29,12 +30,13 @@ class Figures:
     """A metric of an entry, all in percent.
 
     Attributes:
-        published: by the paper.
+        published, published_deviation: by the paper.
         five_seeds: its mean and deviation over five seeds.
         measured: of each seed.
     """
 
     published: float | None
+    published_deviation: float | None
     five_seeds: tuple[float, float] | None
     measured: list[float]
 
@@ -50,15 +52,16 @@ class Figures:
     @property
     def outside(self) -> bool:
         """Whether the mean lies more than two of the published deviations from the published mean."""
-        if self.five_seeds is None or self.mean is None:
-            return False
-        return abs(self.mean - self.five_seeds[0]) > 2 * self.five_seeds[1]
+        mean, deviation = self.five_seeds or (self.published, self.published_deviation)
+        return deviation is not None and self.mean is not None and abs(self.mean - mean) > 2 * deviation
 
     @property
     def published_text(self) -> str:
-        """``46.0 (45.3 ± 2.8)``."""
+        """``46.0 (45.3 ± 2.8)``, or ``43.2 ± 2.19``."""
         spread = f"({_short(self.five_seeds[0])} ± {_short(self.five_seeds[1])})" if self.five_seeds else ""
         own = "" if self.published is None else _short(self.published)
+        if self.published_deviation is not None:
+            own += f" ± {_short(self.published_deviation)}"
         return " ".join(filter(None, (own, spread))) or "-"
 
     @property
@@ -82,7 +85,8 @@ class Grid:
 def figures(result: Result, metric: str) -> Figures:
     """Those of a metric."""
     entry = result.entry
-    return Figures(entry.published.get(metric), entry.five_seeds.get(metric), result.values(metric))
+    published = (own.get(metric) for own in (entry.published, entry.deviations, entry.five_seeds))
+    return Figures(*published, result.values(metric))
 
 
 def grids(title: str, results: Sequence[Result], metrics: Sequence[str]) -> list[Grid]:
@@ -105,13 +109,19 @@ def grids(title: str, results: Sequence[Result], metrics: Sequence[str]) -> list
 
 
 def footnotes(results: Sequence[Result], metrics: Sequence[str]) -> Iterator[str]:
-    """What the signs mean that a table has."""
+    """What the signs mean that a table has, and the notes of its rows."""
     shown = [figures(result, metric) for result in results for metric in metrics]
     yield "All in percent. Measured: mean ± standard deviation (n - 1), in brackets the number of seeds."
     if any(cell.five_seeds for cell in shown):
         yield "Published in brackets: mean ± standard deviation of five seeds."
+    if any(cell.published_deviation is not None for cell in shown):
+        yield "Published behind ±: a deviation, of how many runs is not known."
     if any(cell.outside for cell in shown):
         yield f"{OUTSIDE} More than two of these deviations from their mean."
+    labels: dict[str, dict[str, None]] = {}
+    for entry in (result.entry for result in results):
+        labels.setdefault(entry.spec.note, {})[entry.label] = None
+    yield from (f"{'; '.join(own)}: {note}" for note, own in labels.items() if note)
 
 
 def rich_table(grid: Grid) -> Table:
@@ -159,9 +169,13 @@ def rows(results: Sequence[Result], metrics: Sequence[str]) -> Iterator[dict[str
             cell = figures(result, metric)
             if cell.published is None and cell.five_seeds is None and not cell.measured and not result.status:
                 continue
-            outside = cell.outside if cell.five_seeds and cell.measured else None
-            own = entry.row, entry.label, entry.data, metric, cell.published, *(cell.five_seeds or (None, None))
-            values = *own, cell.mean, cell.deviation, len(cell.measured), outside, result.status
+            has_spread = cell.five_seeds or cell.published_deviation is not None
+            values = (
+                *(entry.row, entry.label, entry.data, metric),
+                *(cell.published, cell.published_deviation, *(cell.five_seeds or (None, None))),
+                *(cell.mean, cell.deviation, len(cell.measured)),
+                *(cell.outside if has_spread and cell.measured else None, result.status),
+            )
             yield dict(zip(COLUMNS, values, strict=True))
 
 

@@ -36,6 +36,7 @@ TYPES = [
     row("a word for a list", "train.py logging.tags=a", "logging.tags", "list"),
     row("a number for a group", "train.py optimizer=3", "optimizer=3"),
     row("no method", "train.py ~method", "~method: there is one method in every config, give method=OPTION"),
+    row("no segmenter", "train.py ~segmenter", "~segmenter: there is one segmenter", "segmenter=OPTION"),
     row("two methods", "train.py method=[scops,foreground]", "[scops,foreground]: there is one method", "=OPTION"),
     row("no data set", "train.py ~dataset_name=CUB", "~dataset_name=CUB: there is one dataset_name", "=OPTION"),
     row("two data sets", "train.py dataset_name=[CUB,DF]", "[CUB,DF]: there is one dataset_name", "=OPTION"),

@@ -90,7 +90,6 @@ class Trainer:
         self.training = Training(Ranks(self.fabric), config, self.method)
         batch = noise(config.batch_size, config.image_size)
         self.batch = batch.pin_memory() if self.fabric.device.type == "cuda" else batch
-        self.method.measure(lambda count: [self.batch.to(self.fabric.device)] * count)
         self.views = self.make_views()
 
     def make_views(self) -> Any:

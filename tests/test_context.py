@@ -30,8 +30,10 @@ def config(name: str, *overrides: str):
 
 
 def built(name: str, *overrides: str):
-    known = [f"method.colour_{key}=[0.2,0.4,0.6]" for key in ("means", "deviations")] if name == "doersch" else []
-    return methods.build(config(name, *known, *overrides), False, torch.device("cpu"))
+    method = methods.build(config(name, *overrides), False, torch.device("cpu"))
+    if name == "doersch":
+        method.colours[:] = torch.tensor([0.2, 0.4, 0.6])
+    return method
 
 
 def views(method, step: int = 0, **keys):
@@ -213,7 +215,7 @@ def test_the_colours_are_measured_once_on_jittered_pixels_that_count():
     batches = [batch(), batch(3)]
     batches[1].step = 1
     asked = []
-    found = method.measure(lambda count: asked.append(count) or batches)
+    assert method.measure(lambda count: asked.append(count) or batches) == {}
     isola = built("isola")
     pixels = []
     for own in batches:
@@ -222,10 +224,12 @@ def test_the_colours_are_measured_once_on_jittered_pixels_that_count():
         image = isola.views(own, random).inputs.permute(0, 2, 3, 1)
         pixels.append(image[own.foreground[:, 0] > 0.5])
     pixels = torch.cat(pixels)
-    assert asked == [2] and set(found) == {"method.colour_means", "method.colour_deviations"}
-    assert found["method.colour_means"] == pytest.approx(pixels.mean(0).tolist(), abs=1e-3)
-    assert found["method.colour_deviations"] == pytest.approx(pixels.std(0).tolist(), abs=1e-3)
-    assert method.measure(lambda count: pytest.fail("it is known")) == {}
+    assert asked == [2]
+    assert torch.allclose(method.colours, torch.stack([pixels.mean(0), pixels.std(0, unbiased=False)]), atol=1e-4)
+    other = methods.build(config("doersch"), False, torch.device("cpu"))
+    other.load_beside(method.trained_beside(), "a file")
+    other.measure(lambda count: pytest.fail("the checkpoint has them"))
+    assert torch.equal(other.colours, method.colours)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -233,7 +237,8 @@ def test_trunk_and_head_learn_and_the_head_is_saved_beside_the_network(name):
     method = built(name)
     sum(method(views(method)).values()).backward()
     assert all(parameter.grad is not None for parameter in method.parameters())
-    assert {key.partition(".")[0] for key in method.trained_beside()} == {"head"}
+    beside = {"head", "colours"} if name == "doersch" else {"head"}
+    assert {key.partition(".")[0] for key in method.trained_beside()} == beside
     groups = method.parameter_groups(config(name, "optimizer.head_multiplier=3").optimizer)
     assert [group["multiplier"] for group in groups] == [1, 3]
     assert len({id(own) for group in groups for own in group["params"]}) == len([*method.parameters()])
@@ -297,7 +302,7 @@ def test_it_is_trained_goes_on_to_the_bit_and_is_evaluated_on_textures(name, tmp
     run, rest = tmp_path / "run", tmp_path / "rest"
     done = program(*given, f"output_dir={run}", "dataset.drawing.size=32", "image_size=32")
     assert done.returncode == 0, done.stderr
-    if name == "doersch":  # what it measures at the start is in the run's config
+    if name == "doersch":  # what it measures at the start is in the checkpoint
         shutil.copytree(run, rest)
         (rest / "checkpoints/model_4.pth").unlink()
         done = program("train.py", f"resume={rest}")

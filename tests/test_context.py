@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import evaluate
+import train
 from conf.modules import module
 from datasets.batch import EvalBatch
 from losses.context import adjacency_loss, position_loss
@@ -16,7 +18,7 @@ from models.context import ContextHead, Pair, draw_dropout, draw_pair, window
 from models.segmenters.iic_features import Segmenter
 from tests.composition import composed
 from tests.test_pixel_methods import batch
-from tests.test_programs import program
+from utils import checkpoints
 from utils.errors import UserError
 from utils.seeding import Randomness, generator
 
@@ -294,23 +296,21 @@ def test_a_checkpoint_of_another_network_is_refused_and_k_is_that_of_the_cluster
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_trained_goes_on_to_the_bit_and_is_evaluated_on_textures(name, tmp_path):
-    given = (
-        *("train.py", f"method={name}", "dataset_name=textures", f"dataset_root={tmp_path}", "num_parts=5", *TINY),
-        *("dataset.drawing.num_train=8", "dataset.drawing.num_test=4", "batch_size=4", "method.num_points=500"),
-        *("num_steps=4", "checkpointing.every=2", "checkpointing.keep=null", "logging.wandb=disabled"),
-    )
-    run, rest = tmp_path / "run", tmp_path / "rest"
-    done = program(*given, f"output_dir={run}", "dataset.drawing.size=32", "image_size=32")
-    assert done.returncode == 0, done.stderr
+    data = f"dataset_root={tmp_path / 'data'}", "dataset.drawing.num_train=4", "dataset.drawing.num_test=3"
+    settings = (*data, "dataset.drawing.size=32", "method.num_points=500", "logging.wandb=disabled", "num_steps=4")
+    settings = (*settings, "checkpointing.every=2", "evaluation.every=0", "logging.image_every=0")
+    train.train(config(name, *settings, f"output_dir={tmp_path / 'whole'}"))
     if name == "doersch":  # what it measures at the start is in the checkpoint
-        shutil.copytree(run, rest)
-        (rest / "checkpoints/model_4.pth").unlink()
-        done = program("train.py", f"resume={rest}")
-        assert done.returncode == 0, done.stderr
-        first, second = (torch.load(path / "checkpoints/model_4.pth", weights_only=True) for path in (run, rest))
-        for state in ("model_state_dict", "method_state_dict"):
-            assert all(torch.equal(own, second[state][key]) for key, own in first[state].items())
-    done = program("evaluate.py", f"checkpoint={run}", "baseline=[untrained]", f"output_dir={tmp_path / 'out'}")
-    assert done.returncode == 0, done.stderr
+        shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+        (tmp_path / "cut/checkpoints/model_4.pth").unlink()
+        resumed = config(name, *settings, f"output_dir={tmp_path / 'cut'}")
+        resumed.resume = str(tmp_path / "cut")
+        train.train(resumed)
+        first, second = (checkpoints.find(tmp_path / run) for run in ("whole", "cut"))
+        assert first.step == second.step == 4 and "colours" in first.beside
+        for own_state, others in ((first.model, second.model), (first.beside, second.beside)):
+            assert all(torch.equal(own, others[key]) for key, own in own_state.items())
+    given = f"checkpoint={tmp_path / 'whole'}", "baseline=[untrained]", f"output_dir={tmp_path / 'out'}"
+    evaluate.evaluate(composed(f"method={name}", *SMALL, *settings, *given, name="evaluate"))
     figures = json.loads((tmp_path / "out/metrics.json").read_text())
     assert 20 < figures["pixel accuracy"] <= 100 and "untrained" in figures["produced_by"]["baselines"]

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
 
+import evaluate
+import train
 from losses.pseudo_labels import pseudo_label_loss
 from models import methods
 from tests.composition import composed
 from tests.test_pixel_methods import batch
-from tests.test_programs import program
 from utils.errors import UserError
 from utils.seeding import Randomness, generator
 
@@ -137,30 +138,30 @@ def test_too_few_pixels_are_refused():
 
 
 def test_it_is_trained_goes_on_to_the_bit_and_is_evaluated_on_textures(tmp_path):
-    run = tmp_path / "run"
-    done = program(
-        *("train.py", *SMALL, f"dataset_root={tmp_path}", f"output_dir={run}", "logging.wandb=disabled"),
-        *("dataset.drawing.num_train=8", "dataset.drawing.num_test=4", "dataset.drawing.size=32", "num_steps=6"),
-        *("checkpointing.every=1", "checkpointing.keep=null", "method.num_points=500"),
-    )
-    assert done.returncode == 0, done.stderr
+    data = f"dataset_root={tmp_path / 'data'}", "dataset.drawing.num_train=4", "dataset.drawing.num_test=3"
+    settings = (*data, "dataset.drawing.size=32", "method.num_points=500", "logging.wandb=disabled", "num_steps=6")
+    settings = (*settings, "checkpointing.every=1", "checkpointing.keep=null")
+    settings = (*settings, "evaluation.every=0", "logging.image_every=0")
+    run = tmp_path / "whole"
+    train.train(composed(*SMALL, *settings, f"output_dir={run}"))
     whole = torch.load(run / "checkpoints/model_6.pth", weights_only=True)
     for start in (2, 3):  # in the middle of a pass, and between two
-        rest = tmp_path / f"from_{start}"
-        shutil.copytree(run, rest)
+        cut = tmp_path / f"from_{start}"
+        shutil.copytree(run, cut)
         for step in range(start + 1, 7):
-            (rest / f"checkpoints/model_{step}.pth").unlink()
-        done = program("train.py", f"resume={rest}")
-        assert done.returncode == 0, done.stderr
-        resumed = torch.load(rest / "checkpoints/model_6.pth", weights_only=True)
+            (cut / f"checkpoints/model_{step}.pth").unlink()
+        resumed = composed(*SMALL, *settings, f"output_dir={cut}")
+        resumed.resume = str(cut)
+        train.train(resumed)
+        again = torch.load(cut / "checkpoints/model_6.pth", weights_only=True)
         for state in ("model_state_dict", "method_state_dict"):
-            assert all(torch.equal(own, resumed[state][key]) for key, own in whole[state].items())
-        for own, other in zip(
-            *(found["optimizer_state_dict"]["state"].values() for found in (whole, resumed)), strict=True
-        ):
+            assert all(torch.equal(own, again[state][key]) for key, own in whole[state].items())
+        momenta, others = (found["optimizer_state_dict"]["state"].values() for found in (whole, again))
+        for own, other in zip(momenta, others, strict=True):
             assert all(torch.equal(value, other[key]) for key, value in own.items())
     # The class layer's momenta are those of its own pass, the others' of all.
-    assert sorted({int(own["step"]) for own in whole["optimizer_state_dict"]["state"].values()}) == [3, 6]
-    done = program("evaluate.py", f"checkpoint={run}", f"output_dir={tmp_path / 'out'}")
-    assert done.returncode == 0, done.stderr
+    assert sorted({int(own["step"]) for own in momenta}) == [3, 6]
+    evaluate.evaluate(
+        composed(*SMALL, *settings, f"checkpoint={run}", f"output_dir={tmp_path / 'out'}", name="evaluate")
+    )
     assert 20 < json.loads((tmp_path / "out/metrics.json").read_text())["pixel accuracy"] <= 100

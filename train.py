@@ -1,5 +1,6 @@
 """Train a segmenter: ``python train.py dataset_name=CUB [key=value ...]``; every key is in conf/train.yaml."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 
@@ -9,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 import datasets
 from conf import app
 from conf.modules import module
+from datasets.batch import TrainBatch
 from datasets.cache import cached
 from datasets.loader import train_batches
 from evaluation.options import Sets
@@ -49,8 +51,13 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
         seed=config.seed,
         on_error=config.dataset.on_error,
     )
-    first = partial(batches, first_step=0, num_workers=config.loader.num_workers)
-    measured = method.measure(lambda count: (batch.to(fabric.device) for batch in first(num_steps=count)))
+
+    def coming(step: int, count: int) -> Iterator[TrainBatch]:
+        """Whole batches of so many steps from one on, on the device."""
+        found = batches(first_step=step, num_steps=step + count, num_workers=config.loader.num_workers)
+        return (batch.to(fabric.device) for batch in found)
+
+    measured = method.measure(partial(coming, 0))
     for key, value in measured.items():
         OmegaConf.update(config, key, value)
     own_batches = batches(
@@ -75,6 +82,7 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
         try:
             for batch in ranks.in_step(own_batches):
                 log.skipped(batch.skipped)
+                training.forget(method.before_step(training.step, partial(coming, training.step)))
 
                 # Views of the crops, on the device; the method's losses; one update.
                 views = method.views(batch.to(fabric.device), training.random(batch))

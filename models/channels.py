@@ -45,7 +45,7 @@ def num_channels(options: Channels) -> int:
     return count
 
 
-def network_input(images: Tensor, infrared: Tensor | None, options: Any) -> Tensor:
+def network_input(images: Tensor, infrared: Tensor | None, options: Any, shown: Tensor | None = None) -> Tensor:
     """The channels that are asked for (N, C, H, W), in the order colour, dx, dy, infrared.
 
     Sobel's filters are not normalised (-4 to 4) and see zeros outside of the picture, so that it has edges all around.
@@ -54,6 +54,7 @@ def network_input(images: Tensor, infrared: Tensor | None, options: Any) -> Tens
         images: (N, 3, H, W) in [0, 1], RGB.
         infrared: (N, 1, H, W) in [0, 1], or None where the data set has none.
         options: with the keys of :class:`Channels`.
+        shown: (N, 3, H, W), RGB, what the colour channels show instead of the images, of which the edges are.
 
     Raises:
         UserError: infrared is asked for, and there is none.
@@ -63,8 +64,10 @@ def network_input(images: Tensor, infrared: Tensor | None, options: Any) -> Tens
             "segmenter.infrared=true: the pictures have no infrared. A network that sees it needs a data set that has "
             "it, such as dataset_name=potsdam; to train another one, give segmenter.infrared=false."
         )
-    colours = images.flip(1) if options.colour == "bgr" else images
-    channels = [] if options.colour == "none" else [colours]
+    colours, shown = (
+        maps.flip(1) if options.colour == "bgr" else maps for maps in (images, images if shown is None else shown)
+    )
+    channels = [] if options.colour == "none" else [shown]
     if options.sobel:
         grey = (colours * colours.new_tensor(_GREY)[:, None, None]).sum(1, keepdim=True)
         channels.append(F.conv2d(grey, grey.new_tensor(_SOBEL)[:, None], padding=1))

@@ -29,7 +29,7 @@ ASKED = {
 ASKED |= {
     option: (f"method={method}",)
     for option in OPTIONS
-    for method in ("ac", "arl", "iic")
+    for method in ("ac", "arl", "iic", "doersch", "isola", "deepcluster")
     if option.startswith(f"recipe={method}_")
 }
 DATASETS = sorted(path.stem for path in (CONF / "dataset_name").glob("*.yaml"))

@@ -1,6 +1,6 @@
 """A method in training: on its device, restored, updated, saved; the same for ``train.py`` and the benchmark."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,11 @@ class Training:
     def random(self, batch: Any) -> Randomness:
         """The random numbers of this rank's part of a step: ``batch`` has ``step`` and ``places``."""
         return Randomness(self.config.seed, batch.step, batch.places)
+
+    def forget(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Their momenta: they begin anew."""
+        for parameter in parameters:
+            self.optimizer.optimizer.state.pop(parameter, None)
 
     def update(self, losses: Mapping[str, Tensor]) -> dict[str, Any]:
         """One update with the weighted sum of a step's losses; what is watched beside them has no part in it.

@@ -14,13 +14,14 @@ from losses.info_nce import draw_places, info_nce_loss
 from models import segmenters
 from models.initialisation import new_segmenter, seeded_initialisation
 from models.methods import ac
+from models.methods.clustered import Clustering, clustered
 from utils.errors import UserError
 from utils.ranks import gathered, num_ranks
 from utils.seeding import Randomness
 
 
 @dataclass
-class Options(ac.PairOptions):
+class Options(ac.PairOptions, Clustering):
     """Keys of the node ``method``; but for the pairs, all numbers are ours.
 
     Attributes:
@@ -28,16 +29,12 @@ class Options(ac.PairOptions):
         projection_size: of either view's projection, which the loss compares.
         temperature: of the cosines.
         num_places: drawn in each image: the others of the batch are the negatives.
-        num_points, restarts: of the k-means that an evaluation fits to the features: pixels that it sees at most, and
-            starts.
     """
 
     feature_size: int = number(low=1)
     projection_size: int = number(low=1)
     temperature: float = number(above=0)
     num_places: int = number(low=1)
-    num_points: int = number(low=1)
-    restarts: int = number(low=1)
 
 
 @dataclass
@@ -94,7 +91,7 @@ class Method(ac.PairMethod):
 
     @classmethod
     def new_predictor(cls, config: DictConfig, num_parts: int) -> nn.Module:
-        return _with_clusters(new_segmenter(config, config.method.feature_size), config, num_parts)
+        return clustered(new_segmenter(config, config.method.feature_size), config, num_parts, normalise=True)
 
     @classmethod
     def predictor_of(cls, config: DictConfig, state: Mapping[str, Tensor]) -> nn.Module:
@@ -103,7 +100,7 @@ class Method(ac.PairMethod):
             raise UserError(
                 f"it has {predictor.num_parts} channels, which is not method.feature_size={config.method.feature_size}."
             )
-        return _with_clusters(predictor, config, config.num_parts)
+        return clustered(predictor, config, config.num_parts, normalise=True)
 
     def views(self, batch: TrainBatch, random: Randomness) -> Views:
         seen = super().views(batch, random)
@@ -123,11 +120,3 @@ class Method(ac.PairMethod):
     def parameter_groups(self, optimizer: DictConfig) -> list[dict[str, Any]]:
         beside = {"params": [*self.projections.parameters()], "multiplier": optimizer.head_multiplier}
         return [*super().parameter_groups(optimizer), beside]
-
-
-def _with_clusters(predictor: nn.Module, config: DictConfig, num_parts: int) -> nn.Module:
-    """What its labeller has to know of the clustering, which is no weight."""
-    predictor.num_parts = num_parts
-    options = config.method
-    predictor.clustering = {"num_points": options.num_points, "restarts": options.restarts, "seed": config.seed}
-    return predictor

@@ -102,6 +102,20 @@ class Method(nn.Module):
         measuring = [child for child in self.children() if hasattr(child, "measure")]
         return {key: value for child in measuring for key, value in child.measure(batches).items()}
 
+    def before_step(self, step: int, batches: Callable[[int], Iterable[TrainBatch]]) -> list[nn.Parameter]:
+        """What changes without a gradient, such as clusters that are found anew every so many steps.
+
+        It depends on the step and on what :meth:`load` restores alone, so that a run that goes on has the same.
+
+        Args:
+            step: updates done.
+            batches: those of the next so many steps, whole, whichever rank asks, on the method's device.
+
+        Returns:
+            Parameters that begin anew: the optimiser forgets their momenta.
+        """
+        return []
+
     def views(self, batch: TrainBatch, random: Randomness) -> Any:
         """What :meth:`forward` sees of a batch, on the batch's device, without gradient."""
         raise NotImplementedError

@@ -18,15 +18,14 @@ HEAD = "head."
 
 
 @dataclass
-class Options(Channels):
-    """Keys of the node ``segmenter``.
+class TrunkOptions(Channels):
+    """Keys of the node ``segmenter`` of any network with this trunk.
 
     Attributes:
         weights: ``"none"`` (random), or the path or URL of a file; the path of a run of this project starts from that
             one's segmenter, head included where K is the same.
         weights_dir: of downloads.
         widths, dilated_padding: of the trunk.
-        sub_heads, head_padding: of each head. The first sub-head is what predicts.
     """
 
     name: str = MISSING
@@ -34,6 +33,16 @@ class Options(Channels):
     weights_dir: str = MISSING
     widths: list[int] = numbers(4, low=1)
     dilated_padding: int = number(low=1, high=2)
+
+
+@dataclass
+class Options(TrunkOptions):
+    """Keys of the node ``segmenter``.
+
+    Attributes:
+        sub_heads, head_padding: of each head. The first sub-head is what predicts.
+    """
+
     sub_heads: int = number(low=1)
     head_padding: int = number(low=0, high=1)
 

@@ -5,6 +5,9 @@ Baselines are put beside it, or evaluated alone, ``baseline=[kmeans_features]``.
 A run is evaluated on the data that it was trained on, unless another data set is named. Keys are in conf/evaluate.yaml.
 """
 
+import utils.interruptible  # noqa: F401
+
+# isort: split
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path

@@ -5,6 +5,9 @@
 parts of anyone's pictures.
 """
 
+import utils.interruptible  # noqa: F401
+
+# isort: split
 import os
 from pathlib import Path
 

@@ -1,5 +1,8 @@
 """Train a segmenter: ``python train.py dataset_name=CUB [key=value ...]``; every key is in conf/train.yaml."""
 
+import utils.interruptible  # noqa: F401
+
+# isort: split
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial

@@ -169,7 +169,14 @@ def _explain(error: Exception, schema: type) -> str:
     place = place[1] if place else _file_of(key)
     where = f" in conf/{place}.yaml" if place else ""
     if key:
-        return _explain_key(key, known_keys(schema), where, text)
+        known = known_keys(schema)
+        for cause in causes:
+            lacks, node = getattr(cause, "full_key", None) or "", getattr(cause, "parent_node", None)
+            inside = lacks.rpartition(".")[0]
+            if OmegaConf.is_dict(node) and inside and not any(name.startswith(f"{inside}.") for name in known):
+                key = lacks  # in a mapping with names of its own, as table.rows
+                known = {f"{inside}.{name}": None for name in node} | known
+        return _explain_key(key, known, where, text)
     reason = " ".join(line.strip() for line in text.splitlines() if "hydra.cc" not in line)
     return f"cannot compose the config of {' '.join(sys.argv[1:])}: {reason}"
 
@@ -209,5 +216,5 @@ def _explain_key(key: str, keys: dict[str, object], where: str, text: str) -> st
     if dict in map(get_origin, (kind, *get_args(kind))) and parent != "baselines":
         if "could not be converted" in text:
             return f"{key}{where}: {text.splitlines()[0].rstrip('.')}; it must be a number."
-        return f"{parent} has no '{name}' to change: to add one, give +{key}=VALUE."
+        return f"{parent} has no '{name}' to change.{nearest(key, keys)} To add one, give +{key}=VALUE."
     return f"unknown key '{key}'{where}.{nearest(key, keys)} All keys: --help."

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -278,7 +278,8 @@ def _keys_of(schema: type, prefix: str = "") -> dict[str, Any]:
     """Every dotted key of a schema with its type, nodes before what they hold; ``X | None`` of a node is ``X``."""
     keys = {}
     for name, kind in get_type_hints(schema).items():
-        kind = next((inner for inner in get_args(kind) if is_dataclass(inner)), kind)
+        if get_origin(kind) is not dict:
+            kind = next((inner for inner in get_args(kind) if is_dataclass(inner)), kind)
         keys[prefix + name] = kind
         if is_dataclass(kind):
             keys |= _keys_of(kind, f"{prefix}{name}.")

@@ -25,11 +25,12 @@ FROM_CHECKPOINT = (
 DATA = ("dataset_name", "dataset_root", "dataset")
 # A change of any of these makes another run.
 FIXED = (*DATA, "num_parts", "image_size", "batch_size", "seed", "segmenter", "perceptual", "method", "optimizer.name")
-# But these: a run that a broken picture ended may go on without it, and a cache changes no crop.
+# But of these nodes what makes no figure: a run that a broken picture ended may go on without it; places.
 FREE = (
     *("dataset.on_error", "dataset.cache", "dataset.cache_dir"),
-    *("segmenter.weights", "segmenter.weights_dir", "perceptual.weights_dir"),  # the checkpoint has the segmenter's
+    *("segmenter.weights_dir", "perceptual.weights_dir"),
 )
+IN_CHECKPOINT = ("segmenter.weights",)  # nor of a run that goes on
 # null: what the run has measured itself, or read from its data.
 MEASURED = ("perceptual.factor", "method.num_classes")
 # Groups without a node of their name: the run's own config holds what they gave.
@@ -103,9 +104,10 @@ def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
             if value is None and name in MEASURED:
                 continue
             same = before == value or name in ("dataset_root", "output_dir") and _same_place(before, value)
+            is_free = name in (*FREE, *IN_CHECKPOINT)
             if not same and name == "output_dir":
                 raise UserError(f"The run goes on in {run}: leave out output_dir={value}.")
-            if not same and name not in FREE and any(f"{name}.".startswith(f"{fixed}.") for fixed in FIXED):
+            if not same and not is_free and any(f"{name}.".startswith(f"{fixed}.") for fixed in FIXED):
                 raise UserError(
                     f"The run to resume was trained with {name}={before}: it cannot go on with {name}={value}. "
                     "Leave it out, or start a new run."

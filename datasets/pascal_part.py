@@ -180,7 +180,7 @@ class PascalPart(BoxCrops):
             if not folder.is_dir():
                 raise UserError(
                     f"{self.name}: no folder {folder} for {self._mask} masks. None are published: train with "
-                    "method=foreground and let predict.py task=foreground write them, or give dataset.eval_mask=gt, "
+                    "method=foreground and let predict.py write them, or give dataset.eval_mask=gt, "
                     f"which leaves out the figures with predicted masks. {HELP}"
                 )
 

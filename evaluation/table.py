@@ -5,6 +5,9 @@ With ``run=true`` what is missing is made, by the project's programs. Keys are i
 is docs/tables.md.
 """
 
+import utils.interruptible  # noqa: F401
+
+# isort: split
 import sys
 import zlib
 from collections.abc import Sequence
@@ -71,9 +74,10 @@ def table(config: DictConfig) -> None:
 
     if rows.moved:
         notes.insert(0, f"Published figures are left out: they are not of {config.dataset_name}.")
-    title = ", with ".join(filter(None, (config.table.title, " ".join(numbers))))
+    title = ", with ".join(filter(None, (title_of(config, rows), " ".join(numbers))))
     without = jobs.missing([result for result in results if not result.measured], config.seeds[:1], output)
-    show(title, results, config.table.metrics, notes, [job.command for job in without], output)
+    commands = jobs.commands(without, config.table.foreground_steps, output)
+    show(title, results, config.table.metrics, notes, commands, output)
     if FAILED in statuses.values():
         sys.exit(1)
     if not any(result.measured for result in results):
@@ -84,6 +88,11 @@ def folder_name(name: str, given: Sequence[str]) -> str:
     """That of a table with these keys: runs made with others are in another folder."""
     keys = dict(sorted(one.lstrip("+~").partition("=")[::2] for one in given))
     return f"{name}+{job_name(keys, zlib.crc32(repr(keys).encode()))}" if keys else name
+
+
+def title_of(config: DictConfig, rows: Rows) -> str:
+    """The table's; on another data set than its own, that one's name."""
+    return f"The rows of table={config.table.name} on {config.dataset_name}" if rows.moved else config.table.title
 
 
 def measured(config: DictConfig, rows: Rows, output: Path) -> tuple[list[Result], list[str]]:

@@ -76,6 +76,25 @@ def test_ctrl_c_ends_with_one_line(program):
     assert done.stderr == "Interrupted.\n"
 
 
+IMPORTED = """
+import runpy, sys
+
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, CtrlC())
+runpy.run_module(sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "evaluation.table"])
+def test_ctrl_c_during_the_imports_of_a_program_ends_with_one_line_too(name):
+    done = subprocess.run([sys.executable, "-c", IMPORTED, name], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
 def test_the_task_gets_the_config_and_several_in_a_sweep(program, tmp_path):
     done = program("num_steps=3")
     assert (done.returncode, done.stdout, done.stderr) == (0, "3 sgd\n", "")

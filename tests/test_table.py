@@ -146,6 +146,7 @@ def test_on_another_data_set_nothing_is_published_and_two_data_sets_become_one()
         (["seeds=[1,1]"], "give one or more, each once"),
         (["seeds=[]"], "give one or more, each once"),
         (["runs=no/where"], "There is no folder no/where"),
+        (["+table.rows.scpos.label=x"], "has neither published figures nor anything to run. Did you mean 'scops'"),
     ],
 )
 def test_mistakes_are_told(overrides, message):
@@ -163,7 +164,8 @@ def _quoted(override: str) -> str:
     [
         (["table=cubb"], "table has no option 'cubb'. Did you mean 'cub'?"),
         (["table=cub", "num_partz=3"], "unknown key 'num_partz'"),
-        (["table=cub", "+table.rows.scops.labl=3"], "unknown key 'table.rows.scops.labl'"),
+        (["table=cub", "+table.rows.scops.labl=3"], "Did you mean 'table.rows.scops.label'"),
+        (["table=cub", "table.rows.scpos.label=3"], "no 'scpos' to change. Did you mean 'table.rows.scops'"),
         ([], "You must specify 'table'"),
     ],
 )
@@ -318,6 +320,32 @@ def test_the_paper_s_names_of_categories_are_those_of_the_data_set(tmp_path):
     assert [result.values("FG-NMI") for result in found] == [[2.0], [], [1.0]] and notes == []
 
 
+def test_classes_that_a_run_read_from_its_data_count_as_the_row_s(tmp_path):
+    draw_run(tmp_path / "run", "dataset_name=synthetic", "method=region_grouping", "num_steps=7", method__num_classes=3)
+    (result,), notes = results(tmp_path, "table=synthetic", "rows=[region_grouping]", "num_steps=7")
+    assert len(result.measured) == 1 and notes == []
+
+
+WITH_BACKGROUND = "evaluation.ari_with_background=true"
+
+
+def test_figures_that_were_added_harm_no_row_and_where_they_are_asked_for_others_are_left_out(tmp_path):
+    for seed, added in ((1, False), (2, True)):
+        beside = {"kmeans_features": {"FG-NMI": 30.0 + seed}}
+        run = draw_run(tmp_path / f"run_{seed}", seed=seed, evaluation__ari_with_background=added)
+        config = saved(*DRAWN[:2], "baseline=[kmeans_features]", seed=seed, evaluation__ari_with_background=added)
+        draw_evaluation(run / "evaluation", config, 50.0 + seed, f"{run}/checkpoints/model_7.pth", baselines=beside)
+    rows = "table=synthetic", "rows=[this_method,kmeans_features]", "num_steps=7"
+    found, notes = results(tmp_path, *rows)
+    assert [result.values("FG-NMI") for result in found] == [[31.0, 32.0], [51.0, 52.0]] and notes == []
+    found, notes = results(tmp_path, *rows, WITH_BACKGROUND)
+    assert [result.values("FG-NMI") for result in found] == [[32.0], [52.0]]
+    key = "evaluation.ari_with_background"
+    said = "\n".join(notes)
+    assert f"run_1 left out of 'this method' (synthetic): it was not evaluated with {key}=True." in said
+    assert f"left out of 'k-means on features' (synthetic): {key}=False instead of True." in said
+
+
 # The text
 
 
@@ -440,15 +468,17 @@ class Programs:
         return [call[1:] for call in self.calls if call[0] == name]
 
 
+FEW = ("dataset.drawing.num_train=3", "dataset.drawing.num_test=3")
+
+
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """Runs the program with stand-ins for the others, and gives these."""
-    drawing = ("dataset.drawing.num_train=3", "dataset.drawing.num_test=3")
 
     def call(*overrides: str, **told) -> Programs:
         programs = Programs(**told)
         monkeypatch.setattr(jobs, "program", programs)
-        synthetic = drawing if "table=synthetic" in overrides else ()
+        synthetic = FEW if "table=synthetic" in overrides else ()
         folders = (f"runs={tmp_path}", f"output_dir={tmp_path}/out", f"dataset_root={tmp_path}")
         show(*overrides, "run=true", "num_steps=7", *synthetic, *folders)
         return programs
@@ -471,6 +501,17 @@ def test_what_is_missing_is_made_and_a_second_call_has_nothing_to_do(make, tmp_p
     assert "20.0 ± 0.0 (2)" in shown.replace("\u00a0", " ") and "41.0 ± 0.0 (2)" in shown.replace("\u00a0", " ")
     assert make(*SOME, "seeds=[1,2]").calls == []
     assert len(make(*SOME, "seeds=[2,3]").calls) == 3, "another seed of each is made, and no more"
+
+
+def test_a_run_that_lacks_its_evaluation_alone_is_evaluated_where_it_is_and_not_trained_again(make, tmp_path):
+    run = draw_run(tmp_path / "elsewhere", *DRAWN, *FEW, seed=1)
+    draw_run(tmp_path / "whole", *DRAWN, *FEW, seed=2, evaluation__ari_with_background=True)
+    assert make("table=synthetic", "rows=[this_method]", "seeds=[1]").calls == []
+    programs = make("table=synthetic", "rows=[this_method]", "seeds=[1]", WITH_BACKGROUND)
+    (evaluate,) = programs.calls
+    assert {"evaluate.py", WITH_BACKGROUND, f"checkpoint={run}", f"output_dir={run}/evaluation"} <= set(evaluate)
+    (run / "evaluation.csv").unlink()
+    assert [call[0] for call in make("table=synthetic", "rows=[this_method]", "seeds=[1]").calls] == ["evaluate.py"]
 
 
 def test_a_run_that_fails_does_not_stop_the_others_and_the_same_command_tries_it_again(make, tmp_path, capsys):
@@ -532,6 +573,37 @@ def test_a_category_without_data_is_told_and_the_others_go_on(make, pascal, tmp_
         nmi = {row["data"]: (row["measured"], row["status"]) for row in csv.DictReader(file) if row["metric"] == "NMI"}
     assert nmi == {"horse": ("41.0", ""), "cow": ("", "no data"), "car": ("41.0", "")}
     assert "cow" in capsys.readouterr().out
+
+
+def test_a_row_of_keypoints_is_left_out_where_there_are_none_and_the_title_names_what_was_measured(
+    make, pascal, tmp_path, capsys
+):
+    keys = "dataset_name=PP", "dataset.category=horse", "dataset.eval_mask=gt"
+    programs = make("table=cub", "rows=[midpoint,kmeans]", "seeds=[1]", *keys)
+    assert [call[0] for call in programs.calls] == ["evaluate.py"] and "baseline=[kmeans_features]" in programs.calls[0]
+    assert "'image midpoint' (PP) left out: PASCAL-Part horse has no keypoints." in capsys.readouterr().out
+    with (tmp_path / "out/table.csv").open(newline="") as file:
+        statuses = {row["row"]: row["status"] for row in csv.DictReader(file)}
+    assert statuses == {"midpoint": "no keypoints", "kmeans": ""}
+    title = (tmp_path / "out/table.md").read_text().splitlines()[0]
+    assert title.startswith("# The rows of table=cub on PP, with dataset_name=PP dataset.category=horse")
+
+
+def test_the_commands_that_are_printed_begin_with_masks_where_these_are_missing(pascal, tmp_path, capsys):
+    for path in (pascal / "supervisedlabels/car").iterdir():
+        path.unlink()
+    folders = (f"runs={tmp_path}", f"output_dir={tmp_path}/out", f"dataset_root={tmp_path}")
+    with pytest.raises(UserError, match="No run under"):
+        show("table=pascal_part", "rows=[dff,this_method]", "data=[horse,car]", "num_parts=5", *folders)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  python")]
+    masks, *others = lines
+    training, prediction = map(program_and_arguments, masks.split(" && "))
+    run = f"{tmp_path}/out/foreground/car"
+    assert training[0] == "train.py" and training[1][-3:] == [
+        *("method=foreground", "num_steps=20000", f"output_dir={run}")
+    ]
+    assert prediction[0] == "predict.py" and {f"checkpoint={run}", "only_missing=true"} <= set(prediction[1])
+    assert len(others) == 4 and not any("foreground" in line for line in others)
 
 
 def test_a_category_that_is_broken_is_told_and_the_others_go_on(make, pascal, capsys):

@@ -2,7 +2,8 @@
 
 A module beside this one is found by its name. One that an evaluation puts beside what it is of has ``Options`` and
 ``build(options, config, num_parts, device)``, where ``config`` is the whole config, which gives a labeller of
-``num_parts`` parts on ``device``; one that wraps what a method has trained has ``of_predictor(predictor)``.
+``num_parts`` parts on ``device``, and ``NEEDS_KEYPOINTS = True`` if it refuses a data set without them; one that wraps
+what a method has trained has ``of_predictor(predictor)``.
 """
 
 from collections.abc import Iterable

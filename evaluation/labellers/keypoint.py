@@ -14,6 +14,8 @@ from evaluation.inputs import EvalInput
 from evaluation.labellers.known_landmark import NEVER, Landmark
 from utils.errors import UserError
 
+NEEDS_KEYPOINTS = True
+
 
 @dataclass
 class Options:

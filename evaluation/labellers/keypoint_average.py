@@ -9,6 +9,8 @@ from omegaconf import DictConfig
 from evaluation.inputs import EvalInput
 from evaluation.labellers.known_landmark import Landmark
 
+NEEDS_KEYPOINTS = True
+
 
 @dataclass
 class Options:

@@ -41,10 +41,15 @@ class Measured:
 
 @dataclass
 class Result:
-    """An entry with what was measured of it, and why there is no more: ``no data``, ``failed``."""
+    """An entry with what was measured of it, and why there is no more: ``no data``, ``failed``.
+
+    Attributes:
+        unevaluated: seed -> run that is trained, and lacks nothing but the evaluation.
+    """
 
     entry: Entry
     measured: list[Measured] = field(default_factory=list)
+    unevaluated: dict[int, Path] = field(default_factory=dict)
     status: str = ""
 
     def values(self, metric: str) -> list[float]:
@@ -166,6 +171,12 @@ class Run:
     def numbers(self) -> dict[str, Any]:
         return training_numbers(self.config)
 
+    @property
+    def reached(self) -> int:
+        """The step of its last checkpoint; 0: it has none."""
+        newest = checkpoints.latest(self.path)
+        return int(newest.stem.removeprefix("model_")) if newest else 0
+
     def differences(self, entry: Entry) -> dict[str, tuple[Any, Any]] | None:
         if entry.kind != "training" or data_of(entry.plain) != data_of(self.config):
             return None
@@ -188,11 +199,12 @@ class Run:
             own = metrics_after(table, last) if table.is_file() else None
         except (ValueError, TypeError, AttributeError) as error:
             return f"its evaluation.csv is damaged: {error}"
-        if own is not None:
+        lacking = differences(wanted, evaluation_numbers(self.config))
+        if own is not None and not lacking:
             return Measured(seed, own, self.path, table.stat().st_mtime)
-        newest = checkpoints.latest(self.path)
-        reached = int(newest.stem.removeprefix("model_")) if newest else 0
-        return "it was not evaluated" if reached == last else f"it has come to step {reached} of {last}"
+        if self.reached != last:
+            return f"it has come to step {self.reached} of {last}"
+        return "it was not evaluated" + "".join(f" with {key}={value}" for key, (_, value) in lacking.items())
 
 
 @dataclass
@@ -251,7 +263,7 @@ def results_of(entries: Sequence[Entry], found: Found, metrics: Sequence[str]) -
     claimed: set[int] = set()
     nearest: dict[int, tuple[Entry, dict[str, tuple[Any, Any]]]] = {}  # place of a source -> the entry it is most like
     for entry in entries:
-        measured, said = [], []
+        measured, said, unevaluated = [], [], {}
         for place, source in enumerate(found.sources if entry.config is not None else ()):
             other = source.differences(entry)
             if other is None:
@@ -264,12 +276,14 @@ def results_of(entries: Sequence[Entry], found: Found, metrics: Sequence[str]) -
             figures = source.measured(entry)
             if isinstance(figures, str):
                 said.append(f"{source.path} left out of {entry.title}: {figures}.")
+                if isinstance(source, Run) and source.reached == source.config["num_steps"]:
+                    unevaluated[source.config["seed"]] = source.path
             elif any(metric in figures.figures for metric in metrics):
                 measured.append(figures)
         newest, repeated = _newest_of_each_seed(measured)
         if entry.kind == "checkpoint" or entry.spec.seeded:
             said += [f"{old.source} left out of {entry.title}: {why}." for old, why in repeated]
-        results.append(Result(entry, newest))
+        results.append(Result(entry, newest, unevaluated))
         notes += _few(said, entry)
     for entry in entries:
         said = [

@@ -14,6 +14,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 import datasets
+from conf.modules import module
 from conf.trained import saved_config
 from datasets.pascal_part import NoObjects
 from datasets.sample import Purpose
@@ -25,7 +26,7 @@ from utils.logging import duration
 from utils.run_directory import ROOT, argument
 from utils.signals import TO_STOP
 
-NO_DATA, NO_FILE, FAILED = "no data", "no file", "failed"
+NO_DATA, NO_KEYPOINTS, NO_FILE, FAILED = "no data", "no keypoints", "no file", "failed"
 # Keys that are not for the foreground network.
 OF_PARTS = re.compile(r"[+~]*(num_steps|num_parts|loss_weights|method|optimizer|perceptual|baselines?)\b")
 
@@ -36,16 +37,18 @@ class Job:
 
     Attributes:
         folder: its run directory, or that of its evaluation.
+        trained: the run is there, to be evaluated.
     """
 
     entry: Entry
     seed: int | None
     folder: Path
+    trained: bool = False
 
     @property
     def training(self) -> list[str] | None:
         """``train.py`` and what it is given; None where nothing is trained."""
-        if self.entry.kind != "training":
+        if self.entry.kind != "training" or self.trained:
             return None
         return ["train.py", *self._keys(self.entry.keys), argument("output_dir", self.folder)]
 
@@ -69,8 +72,7 @@ class Job:
     @property
     def command(self) -> str:
         """What makes it, for a shell."""
-        programs = filter(None, (self.training, self.evaluation))
-        return " && ".join(shlex.join(["python", *words]) for words in programs)
+        return _in_shell(*filter(None, (self.training, self.evaluation)))
 
     @property
     def title(self) -> str:
@@ -79,7 +81,7 @@ class Job:
 
     def run(self) -> bool:
         """Train, or go on with what is there, and evaluate; whether that ended well."""
-        if self.entry.kind == "training":
+        if self.training:
             if _is_of_another(self.entry, self.folder):
                 set_aside(self.folder)
             if not train(self.training, self.folder):
@@ -96,7 +98,8 @@ def missing(results: Iterable[Result], seeds: Sequence[int], folder: Path) -> li
     """What is left to do for these seeds; of what no seed plays a role in, one job.
 
     Args:
-        folder: each job has one in it: ``ROW/seed_S``, or ``ROW/DATA/seed_S``.
+        folder: each job has one in it: ``ROW/seed_S``, or ``ROW/DATA/seed_S``. A run that is trained is evaluated
+            where it is.
     """
     jobs = []
     for result in results:
@@ -105,8 +108,12 @@ def missing(results: Iterable[Result], seeds: Sequence[int], folder: Path) -> li
         if entry.kind == "checkpoint":
             jobs += [] if done else [Job(entry, None, own)]
         elif entry.kind != "published":
-            wanted = seeds if entry.spec.seeded else seeds[: not done]
-            jobs += [Job(entry, seed, own / f"seed_{seed}") for seed in wanted if seed not in done]
+            wanted, there = seeds if entry.spec.seeded else seeds[: not done], result.unevaluated
+            jobs += [
+                Job(entry, seed, there.get(seed, own / f"seed_{seed}"), trained=seed in there)
+                for seed in wanted
+                if seed not in done
+            ]
     return jobs
 
 
@@ -118,7 +125,7 @@ def make(jobs: Sequence[Job], foreground_steps: int | None, folder: Path) -> dic
         folder: foreground networks have one in it.
 
     Returns:
-        (row, data) -> ``NO_DATA``, ``NO_FILE`` or ``FAILED``, where not all is done.
+        (row, data) -> ``NO_DATA``, ``NO_KEYPOINTS``, ``NO_FILE`` or ``FAILED``, where not all is done.
     """
     statuses, of_data, seconds = {}, {}, []
     for place, job in enumerate(jobs):
@@ -128,8 +135,8 @@ def make(jobs: Sequence[Job], foreground_steps: int | None, folder: Path) -> dic
             status = NO_FILE
         else:
             if entry.data not in of_data:
-                of_data[entry.data] = state_of(entry, foreground_steps, folder / "foreground" / entry.data)
-            status = of_data[entry.data]
+                of_data[entry.data] = state_of(entry, foreground_steps, foreground_run(entry, folder))
+            status = of_data[entry.data] or (NO_KEYPOINTS if lacks_keypoints(entry) else "")
         if not status:
             left = f"; about {duration(statistics.median(seconds) * (len(jobs) - place))} left" if seconds else ""
             print(f"{place + 1} of {len(jobs)}: {job.title}{left}", flush=True)
@@ -150,25 +157,56 @@ def state_of(entry: Entry, foreground_steps: int | None, run: Path) -> str:
     """
     try:
         _build(entry, "training")
-        if not foreground_steps or entry.config.dataset.eval_mask != "supervised":
+        if not needs_masks(entry, foreground_steps):
             _build(entry, "evaluation")
-        elif not _has_masks(entry):
-            steps = min(foreground_steps, entry.config.num_steps)
-            return "" if predict_masks(entry.data_keys, steps, run) else FAILED
+            return ""
+        training, prediction = mask_programs(entry, foreground_steps, run)
+        return "" if train(training, run) and program(*prediction) else FAILED
     except NoObjects as error:
         print(error, flush=True)
         return NO_DATA
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return FAILED
-    return ""
 
 
-def predict_masks(keys: Iterable[str], num_steps: int, run: Path) -> bool:
-    """Train a foreground network and write its masks into ``supervisedlabels/``; whether that ended well."""
-    keys = [key for key in keys if not OF_PARTS.match(key)]
-    words = ["train.py", *keys, "method=foreground", f"num_steps={num_steps}", argument("output_dir", run)]
-    return train(words, run) and program("predict.py", *keys, argument("checkpoint", run), "only_missing=true")
+def lacks_keypoints(entry: Entry) -> bool:
+    """Whether it is a baseline that needs keypoints, on a data set that has none, which is told."""
+    if entry.kind != "baseline" or not getattr(module("baseline", entry.spec.baseline), "NEEDS_KEYPOINTS", False):
+        return False
+    dataset = datasets.build(entry.config, "test", "evaluation")
+    if not dataset.keypoint_names:
+        print(f"{entry.title} left out: {dataset.name} has no keypoints.", flush=True)
+    return not dataset.keypoint_names
+
+
+def commands(jobs: Sequence[Job], foreground_steps: int | None, folder: Path) -> list[str]:
+    """What makes the jobs, for a shell; masks that they need and that are not there, see ``make``, first."""
+    of_data = {job.entry.data: job.entry for job in jobs}
+    masks = [
+        _in_shell(*mask_programs(entry, foreground_steps, foreground_run(entry, folder)))
+        for entry in of_data.values()
+        if needs_masks(entry, foreground_steps)
+    ]
+    return [*masks, *(job.command for job in jobs)]
+
+
+def foreground_run(entry: Entry, folder: Path) -> Path:
+    """Where the network is trained that predicts the masks of an entry's data."""
+    return folder / "foreground" / entry.data
+
+
+def needs_masks(entry: Entry, foreground_steps: int | None) -> bool:
+    """Whether predicted masks are missing, and a network is to be trained for them."""
+    return bool(foreground_steps) and entry.config.dataset.eval_mask == "supervised" and not _has_masks(entry)
+
+
+def mask_programs(entry: Entry, foreground_steps: int, run: Path) -> tuple[list[str], list[str]]:
+    """Two programs and what they are given: ``run`` is trained, and writes masks into ``supervisedlabels/``."""
+    keys = [key for key in entry.data_keys if not OF_PARTS.match(key)]
+    steps = min(foreground_steps, entry.config.num_steps)
+    training = ["train.py", *keys, "method=foreground", f"num_steps={steps}", argument("output_dir", run)]
+    return training, ["predict.py", *keys, argument("checkpoint", run), "only_missing=true"]
 
 
 def train(words: Sequence[str], run: Path) -> bool:
@@ -209,6 +247,10 @@ def set_aside(folder: Path) -> None:
         while (aside := folder.with_name(f"{folder.name}_old_{attempt}")).exists():
             attempt += 1
         folder.rename(aside)
+
+
+def _in_shell(*programs: Sequence[str]) -> str:
+    return " && ".join(shlex.join(["python", *words]) for words in programs)
 
 
 def _is_of_another(entry: Entry, run: Path) -> bool:

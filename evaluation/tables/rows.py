@@ -13,26 +13,22 @@ from omegaconf.errors import OmegaConfBaseException
 from conf import app
 from conf.fields import number
 from conf.modules import nearest
+from conf.trained import FREE, MEASURED
 from datasets.pascal_part import PAPER_NAMES
 from utils.console import say
 from utils.errors import UserError
 
+# Of an evaluation and nothing else.
+WITH_BACKGROUND = "evaluation.ari_with_background"
 # Keys that make no figure: runs that differ in them belong together.
 NOT_COMPARED = (
     "seed",  # what a mean is over
     *("output_dir", "resume", "debug", "logging", "checkpointing", "baselines"),  # what is told, kept, set beside it
-    *(
-        "dataset_root",
-        "dataset.cache",
-        "dataset.cache_dir",
-        "segmenter.weights_dir",
-        "perceptual.weights_dir",
-    ),  # places
-    "dataset.on_error",  # whether a broken picture ends the training
+    *("dataset_root", *FREE),  # places, and whether a broken picture ends the training
     *("device", "devices", "num_nodes", "strategy", "loader"),  # who computes: a batch is that of all devices
     *("channels_last", "compile", "deterministic"),  # rounding alone; precision is compared
     *("evaluation.every", "evaluation.batch_size", "evaluation.pictures"),  # when, how fast, and pictures
-    *("evaluation.ari_with_background", "evaluation.probe"),  # add figures
+    *(WITH_BACKGROUND, "evaluation.probe"),  # add figures
 )
 # What an evaluation, and a baseline, which is not trained, depends on ...
 OF_EVALUATION = ("dataset_name", "dataset", "image_size", "evaluation.size", "evaluation.label_resize")
@@ -41,8 +37,8 @@ OF_TRAINING_CROPS = (
     *("dataset.flip_probability", "dataset.box_jitter", "dataset.crop_area", "dataset.crop_aspect"),
     "dataset.saliency",
 )
-# null in a row: what a run has measured before its first step counts as the row's.
-MEASURED = ("perceptual.factor",)
+# A row's value with which any of a run counts as the row's: it was measured, or added a figure to the others.
+ANY = {**dict.fromkeys(MEASURED), WITH_BACKGROUND: False}
 
 
 @dataclass
@@ -206,7 +202,7 @@ def rows_of(config: DictConfig, given: Sequence[str]) -> Rows:
             keys = merged([*table.data[data], *_overrides(spec, data), *given])
             means, deviations = (_figures(own, place) for own in (spec.five_seeds, spec.deviations))
             composed = None
-            if spec.overrides is not None or spec.baseline or spec.checkpoint:
+            if _is_run(spec):
                 try:
                     composed = _composed(spec, keys)
                 except (UserError, OmegaConfBaseException, HydraException) as error:
@@ -263,8 +259,9 @@ def evaluation_numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     """Those that an evaluation depends on."""
     return {
         key: value
-        for key, value in training_numbers(config).items()
-        if _is_in(key, OF_EVALUATION) and not _is_in(key, OF_TRAINING_CROPS)
+        for key, value in _leaves(config)
+        if key == WITH_BACKGROUND
+        or (makes_figures(key) and _is_in(key, OF_EVALUATION) and not _is_in(key, OF_TRAINING_CROPS))
     }
 
 
@@ -285,14 +282,16 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str
     """Key -> value found and value wanted, where they differ; a key that one lacks is ``???`` there."""
     keys = dict.fromkeys([*wanted, *found])
     pairs = {key: (found.get(key, "???"), wanted.get(key, "???")) for key in keys}
-    return {
-        key: pair for key, pair in pairs.items() if pair[0] != pair[1] and not (key in MEASURED and pair[1] is None)
-    }
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and not (key in ANY and pair[1] == ANY[key])}
 
 
 def _composed(spec: Row, keys: Sequence[str]) -> DictConfig:
     baseline = [f"baseline=[{spec.baseline}]"] if spec.baseline else []
     return app.composed("train", [*keys, *baseline])
+
+
+def _is_run(spec: Row) -> bool:
+    return spec.overrides is not None or spec.baseline is not None or spec.checkpoint is not None
 
 
 def _overrides(spec: Row, data: str) -> list[str]:
@@ -302,6 +301,9 @@ def _overrides(spec: Row, data: str) -> list[str]:
 
 def _check(table: Options, row: str) -> None:
     spec, where = table.rows[row], f"table.rows.{row}"
+    if not (spec.published or _is_run(spec)):
+        others = [name for name in table.rows if name != row]
+        raise UserError(f"{where} has neither published figures nor anything to run.{nearest(row, others)}")
     own = list(spec.overrides.values()) if isinstance(spec.overrides, Mapping) else [spec.overrides or []]
     for override in (override for overrides in own for override in overrides):
         if _data_set([override]):

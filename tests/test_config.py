@@ -24,6 +24,7 @@ ASKED = {
     "augmentation=brightness": ("method=region_grouping",),
     "augmentation=pixels": ("method=ac",),
     "recipe=uld_synthetic": ("method=uld",),
+    "recipe=scops_synthetic": ("method=scops",),
     "recipe=region_grouping_synthetic": ("method=region_grouping",),
 }
 ASKED |= {

@@ -163,7 +163,7 @@ def test_published_deviations_stand_behind_their_figures_and_mark_what_is_far():
 def test_notes_of_rows_stand_below_the_table_once_for_all_that_share_one(tmp_path):
     shown = [result("ac", row, data) for data in ("Potsdam", "Potsdam-3") for row in ("doersch", "isola", "iic")]
     lines = list(text.footnotes(shown, ["pixel accuracy"]))
-    assert sum(line.startswith("Doersch 2015; Isola 2016: published figures only") for line in lines) == 1
+    assert sum(line.startswith("Doersch 2015; Isola 2016: published is the best epoch") for line in lines) == 1
     text.write(tmp_path, "Notes", shown, ["pixel accuracy"], {})
     assert all("IIC: published is the best epoch" in (tmp_path / f"table.{end}").read_text() for end in ("md", "tex"))
 

@@ -276,7 +276,7 @@ def test_baselines_count_wherever_they_were_measured_if_what_they_depend_on_is_t
     own = {"untrained": {"FG-NMI": 1.0}, "kmeans_features": {"FG-NMI": 30.0}}
     beside("by_module", own, seed=1, num_steps=99, dataset__flip_probability=0.3)
     titles = {"untrained": {"FG-NMI": 1.0}, "k-means features": {"FG-NMI": 34.0}}
-    beside("by_title", titles, "method=scops", seed=2)
+    beside("by_title", titles, "method=scops", "perceptual.matched_to=22200", seed=2)
     beside("parts", own, seed=3, num_parts=6)
     beside("network", own, seed=4, perceptual__layers={"4": 1.0})
     beside("restarts", own, seed=5, baselines__kmeans_features__restarts=2)

@@ -77,7 +77,7 @@ class Probe:
     num_points: int = number(low=1)
     steps: int = number(low=1)
     batch_size: int = number(low=1)
-    lr: float = number(above=0)
+    rate: float = number(above=0)
 
 
 @dataclass

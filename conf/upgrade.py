@@ -17,7 +17,7 @@ _PERCEPTUAL = {"scale": "published", "matched_to": 22200.0, "matched_on": 8, "fa
 _CONTRASTIVE_RECONSTRUCTION = {"descriptors": "contrastive", "normalisation": "release"}
 
 # Probes before there were any.
-_PROBE = {"kinds": [], "hidden": 512, "num_points": 100000, "steps": 2000, "batch_size": 1024, "lr": 0.001}
+_PROBE = {"kinds": [], "hidden": 512, "num_points": 100000, "steps": 2000, "batch_size": 1024, "rate": 0.001}
 
 # Node -> what stood for keys that it did not have yet.
 _BEFORE = {"evaluation": {"ari_with_background": False, "probe": _PROBE}, "optimizer": {"schedule": "poly"}}

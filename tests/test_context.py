@@ -23,7 +23,7 @@ from utils.errors import UserError
 from utils.seeding import Randomness, generator
 
 TINY = ("method.patch_size=3", "method.head_width=4", "method.hidden_size=8", "segmenter.widths=[4,6,8,10]")
-SMALL = ("dataset_name=textures", "image_size=32", "batch_size=2", "num_parts=3", *TINY)
+SMALL = ("dataset_name=textures", "image_size=32", "batch_size=2", "num_parts=5", *TINY)
 NAMES = ["doersch", "isola"]
 
 
@@ -260,7 +260,7 @@ def test_features_are_clustered_as_they_are_and_change_nothing_of_the_network(na
         features = method.predictor(method.predictor.preprocess(crops.image / 255))
     assert features.shape == (2, 10, 32, 32) and features.min() == 0  # after the last ReLU
     distances = (features[:, None] - labeller.means[:, :, None, None]).square().sum(2)
-    assert scores.shape == (2, 3, 32, 32) and torch.allclose(scores, -distances, atol=1e-3)
+    assert scores.shape == (2, 5, 32, 32) and torch.allclose(scores, -distances, atol=1e-3)
     assert all(torch.equal(own, before[key]) for key, own in method.predictor.state_dict().items())
 
 

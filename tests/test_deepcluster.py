@@ -22,7 +22,7 @@ TINY = (
     *("segmenter.widths=[4,6,8,10]", "segmenter.projection=6", "method.num_clusters=4", "method.pass_steps=3"),
     *("method.cluster_batches=2", "method.cluster_points=300"),
 )
-SMALL = ("method=deepcluster", "dataset_name=textures", "image_size=32", "batch_size=2", "num_parts=3", *TINY)
+SMALL = ("method=deepcluster", "dataset_name=textures", "image_size=32", "batch_size=2", "num_parts=5", *TINY)
 
 
 def built(*overrides: str):

@@ -25,7 +25,7 @@ from utils.seeding import generator
 
 
 def options(*kinds: str, **changes):
-    how = {"hidden": 16, "num_points": 4000, "steps": 300, "batch_size": 256, "lr": 0.03}
+    how = {"hidden": 16, "num_points": 4000, "steps": 300, "batch_size": 256, "rate": 0.03}
     return OmegaConf.create({"kinds": list(kinds or ["linear", "non_linear"]), **how, **changes})
 
 

@@ -186,6 +186,6 @@ def test_data_without_masks_is_refused_before_training() -> None:
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        UserError, match="There is no method 'mine'.*There are .*contrastive_reconstruction, foreground"
+        UserError, match="There is no method 'mine'.*There are .*contrastive_reconstruction, .*foreground"
     ):
         composed("method.name=mine")

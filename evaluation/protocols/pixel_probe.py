@@ -186,7 +186,7 @@ def taught(
             probe = Probe(*statistics, num_classes, options.hidden if kind == "non_linear" else None)
         probe.to(device)
         known, true = torch.from_numpy(points).to(device), torch.from_numpy(labels.astype(np.int64)).to(device)
-        optimizer = torch.optim.Adam(probe.parameters(), options.lr)
+        optimizer = torch.optim.Adam(probe.parameters(), options.rate)
         falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, options.steps)
         for step in range(options.steps):
             drawn = generator(seed, f"steps of the {kind} probe", step).integers(len(labels), size=options.batch_size)

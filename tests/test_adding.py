@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/adding.md").read_text()
 QUICK = {"train.py": ("num_steps=2", "evaluation.every=0", "logging.wandb=disabled"), "evaluate.py": ()}
@@ -19,6 +21,7 @@ def blocks() -> dict[str, str]:
     return {re.search(r"^# (\S+/\S+)$", content, re.MULTILINE)[1]: content for content in found}
 
 
+@pytest.mark.slow
 def test_the_pages_method_and_data_set_train_and_are_evaluated_as_they_stand_there(tmp_path):
     folders = ("conf", "datasets", "evaluation", "losses", "models", "utils")
     for folder in folders:

@@ -62,6 +62,7 @@ def tensors(found: object, name: str = "") -> dict[str, torch.Tensor]:
     return {name: found} if isinstance(found, torch.Tensor) else {}
 
 
+@pytest.mark.slow
 def test_modules_put_beside_the_others_train_are_killed_go_on_to_the_bit_and_are_evaluated(tmp_path):
     arguments = (*TOY, *QUIET, "num_steps=400")
     done(tmp_path, "train.py", *arguments, "output_dir=whole")

@@ -16,6 +16,9 @@ _PERCEPTUAL = {"scale": "published", "matched_to": 22200.0, "matched_on": 8, "fa
 # What the paper's method was before its ablations had keys.
 _CONTRASTIVE_RECONSTRUCTION = {"descriptors": "contrastive", "normalisation": "release"}
 
+# How the autoregressive network's numbers were drawn before that had a key.
+_AUTOREGRESSIVE = {"initialisation": "xavier"}
+
 # Probes before there were any.
 _PROBE = {"kinds": [], "hidden": 512, "num_points": 100000, "steps": 2000, "batch_size": 1024, "rate": 0.001}
 
@@ -45,6 +48,8 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
         config["perceptual"] |= {"name": "vgg", **_PERCEPTUAL}
     if config.get("method", {}).get("name") == "contrastive_reconstruction":
         config["method"] = _CONTRASTIVE_RECONSTRUCTION | config["method"]
+    if config.get("segmenter", {}).get("name") == "autoregressive":
+        config["segmenter"] = _AUTOREGRESSIVE | config["segmenter"]
     for node, before in _BEFORE.items():
         if node in config:
             config[node] = before | config[node]

@@ -291,6 +291,9 @@ class AutoregressiveNetwork(nn.Module):
         widths: channels after each block.
         stride: pixels of a cell. Where h begins with an ordinary block, a max pool after it makes the cells (ours).
         attention_after, attention_width, dropout: see :class:`MaskedBlocks`; of the masked blocks the first is 1.
+        initialisation: ``"xavier"``, normal numbers for all weights (third party), with which deep and wide networks
+            begin sure of their clusters and do not learn; or ``"scaled"``, the same with what each residual pair adds
+            divided by the root of their number, so that sums of pairs are not the larger for it (ours).
 
     Raises:
         UserError: there is no such network; the message names the key of ``segmenter``.
@@ -308,6 +311,7 @@ class AutoregressiveNetwork(nn.Module):
         attention_after: int | None,
         attention_width: int,
         dropout: float,
+        initialisation: Literal["scaled", "xavier"],
     ) -> None:
         super().__init__()
         _require_form(stem, ordinary, widths, stride, attention_after)
@@ -326,6 +330,11 @@ class AutoregressiveNetwork(nn.Module):
         for parameter in self.parameters():
             if parameter.ndim >= 2:
                 nn.init.xavier_normal_(parameter)
+        if initialisation == "scaled":
+            added = [pair for block in self.modules() if isinstance(block, ResidualBlock) for pair in block.rest[::2]]
+            with torch.no_grad():
+                for convolution in added:
+                    convolution.weight /= len(added) ** 0.5
 
     def forward(self, inputs: Tensor, ordering: int = 0) -> Tensor:
         """Scores (N, out_channels, H, W) of inputs (N, in_channels, H, W), upsampled from the cells.

@@ -15,7 +15,8 @@ from conf.app import CONF
 from datasets.batch import TrainBatch
 from evaluation.tables import text
 from evaluation.tables.found import Measured, Result
-from evaluation.tables.rows import Entry, differences, rows_of, training_numbers
+from evaluation.tables.jobs import Job
+from evaluation.tables.rows import Entry, differences, evaluation_numbers, rows_of, training_numbers
 from models.methods import method_class
 from tests.composition import composed, given
 from tests.shared import SHARED, needs_shared
@@ -56,7 +57,11 @@ def made(own: Iterable[Entry]) -> list[Entry]:
 
 @pytest.mark.parametrize(
     ("table", "data"),
-    [("ac", ("COCO-Stuff-3", "COCO-Stuff", "Potsdam-3", "Potsdam")), ("ac_ablations", ("Potsdam",))],
+    [
+        ("ac", ("COCO-Stuff-3", "COCO-Stuff", "Potsdam-3", "Potsdam")),
+        ("ac_ablations", ("Potsdam",)),
+        ("ac_probes", ("Potsdam-3",)),
+    ],
 )
 def test_networks_of_every_row_can_be_built_for_the_published_data_at_full_size(table, data):
     for name in data:
@@ -82,7 +87,7 @@ def test_ac_and_arl_have_one_recipe_on_both_sets_of_potsdam_classes():
         assert not [key for key in differences(of_first, six) if not key.startswith(("method.", "loss_weights."))]
 
 
-@pytest.mark.parametrize("table", ["ac_ablations", "textures"])
+@pytest.mark.parametrize("table", ["ac_ablations", "ac_probes", "textures"])
 def test_every_row_trains_on_drawn_textures_where_nothing_is_published(table):
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     batch = TrainBatch(images, torch.ones(2, 1, 64, 64), [""] * 2, step=0)
@@ -102,7 +107,9 @@ def test_every_row_trains_on_drawn_textures_where_nothing_is_published(table):
         assert gradients and any(gradient.any() for gradient in gradients), entry.title
 
 
-@pytest.mark.parametrize(("table", "data"), [("ac", "Potsdam"), ("ac_ablations", "Potsdam"), ("textures", None)])
+@pytest.mark.parametrize(
+    ("table", "data"), [("ac", "Potsdam"), ("ac_ablations", "Potsdam"), ("ac_probes", "Potsdam"), ("textures", None)]
+)
 def test_no_run_belongs_to_two_rows_of_a_table(table, data):
     own = made(entries(table, *([f"data=[{data}]"] if data else [])))
     numbers = [(entry.kind, entry.spec.baseline, entry.numbers) for entry in own]
@@ -120,7 +127,7 @@ def test_no_run_belongs_to_two_rows_of_a_table(table, data):
         ("ac_ablations", "f4", "Potsdam", 35.1),
         ("ac_ablations", "zigzag_attention", "Potsdam", 47.8),
         ("ac_ablations", "rotation", "Potsdam", 48.5),
-        ("ac_ablations", "arl_non_linear", "Potsdam", 47.6),
+        ("ac_ablations", "arl", "Potsdam-3", 57.1),
     ],
 )
 def test_some_published_figures(table, row, data, published):
@@ -128,15 +135,15 @@ def test_some_published_figures(table, row, data, published):
 
 
 @needs_shared
-@pytest.mark.parametrize("table", ["ac", "ac_ablations"])
+@pytest.mark.parametrize("table", ["ac", "ac_ablations", "ac_probes"])
 def test_published_figures_are_those_of_the_facts(table):
     facts = FACTS.read_text().partition("## 7")[2].replace("**", "").replace("|", "/")
     facts = re.sub(r"\s+", " ", facts)
     for name, spec in yaml.safe_load((CONF / f"table/{table}.yaml").read_text())["table"]["rows"].items():
-        deviations = spec.get("deviations", {}).get("pixel accuracy")
-        figures = map(str, spec["published"]["pixel accuracy"])
-        told = [f"{own} +- {deviations[place]}" if deviations else own for place, own in enumerate(figures)]
-        assert " / ".join(told) in facts, name
+        for metric, published in spec["published"].items():
+            deviations, figures = spec.get("deviations", {}).get(metric), map(str, published)
+            told = [f"{own} +- {deviations[place]}" if deviations else own for place, own in enumerate(figures)]
+            assert " / ".join(told) in facts, (name, metric)
 
 
 def test_the_main_row_is_the_best_configuration_of_the_ablations_on_each_set():
@@ -145,6 +152,20 @@ def test_the_main_row_is_the_best_configuration_of_the_ablations_on_each_set():
             entries(table, f"rows=[{own}]", f"data=[{data}]") for table, own in (("ac", "ac"), ("ac_ablations", row))
         )
         assert best.numbers == main.numbers and best.published == main.published
+
+
+def test_a_run_without_probes_is_evaluated_with_them_and_any_probes_do_where_none_are_asked_for():
+    (clustered,) = entries("ac_ablations", "rows=[f2]", "data=[Potsdam]")
+    (probed,) = entries("ac_probes", "rows=[ac]", "data=[Potsdam]")
+    assert clustered.numbers == probed.numbers, "one training serves both"
+    job = Job(probed, seed=1, folder=Path("run"), trained=True)
+    asked = "evaluation.probe.kinds=[linear,non_linear]"
+    assert job.training is None and {"evaluate.py", asked, "checkpoint=run"} <= set(job.evaluation)
+    assert not any(key.startswith(("method", "segmenter")) for key in job.evaluation), "these are in the checkpoint"
+    without, with_probes = (evaluation_numbers(entry.plain) for entry in (clustered, probed))
+    assert differences(with_probes, without) == {"evaluation.probe.kinds": ([], ["linear", "non_linear"])}
+    assert not differences(without, with_probes | {"evaluation.probe.steps": 7})
+    assert differences(with_probes, with_probes | {"evaluation.probe.steps": 7})
 
 
 def test_published_deviations_stand_behind_their_figures_and_mark_what_is_far():

@@ -30,7 +30,7 @@ from tests.trees import draw_pascal_tree
 from utils.errors import Stopped, UserError
 from utils.run_directory import ROOT
 
-OF_PIXELS = ("ac", "ac_ablations", "textures")  # tests/test_pixel_tables.py has their rows
+OF_PIXELS = ("ac", "ac_ablations", "ac_probes", "textures")  # tests/test_pixel_tables.py has their rows
 TABLES = sorted(path.stem for path in (CONF / "table").glob("*.yaml") if path.stem not in OF_PIXELS)
 DRAWN = ("dataset_name=synthetic", "experiment=drawn", "num_steps=7")
 KMEANS = ("table=synthetic", "rows=[kmeans_features]", "num_steps=7")

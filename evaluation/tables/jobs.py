@@ -57,7 +57,8 @@ class Job:
         """``evaluate.py`` and what it is given."""
         entry = self.entry
         if entry.kind == "training":  # the rest is in the checkpoint
-            keys = [*self._keys(entry.data_keys), argument("checkpoint", self.folder)]
+            own = [key for key in entry.keys if key.startswith("evaluation.") and key not in entry.data_keys]
+            keys = [*self._keys([*entry.data_keys, *own]), argument("checkpoint", self.folder)]
         elif entry.kind == "baseline":
             keys = [*self._keys(entry.keys), f"baseline=[{entry.spec.baseline}]"]
         else:

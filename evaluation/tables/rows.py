@@ -18,8 +18,9 @@ from datasets.pascal_part import PAPER_NAMES
 from utils.console import say
 from utils.errors import UserError
 
-# Of an evaluation and nothing else.
-WITH_BACKGROUND = "evaluation.ari_with_background"
+# What adds figures to an evaluation, and changes no other.
+WITH_BACKGROUND, PROBE = "evaluation.ari_with_background", "evaluation.probe"
+PROBES = f"{PROBE}.kinds"
 # Keys that make no figure: runs that differ in them belong together.
 NOT_COMPARED = (
     "seed",  # what a mean is over
@@ -28,7 +29,7 @@ NOT_COMPARED = (
     *("device", "devices", "num_nodes", "strategy", "loader"),  # who computes: a batch is that of all devices
     *("channels_last", "compile", "deterministic"),  # rounding alone; precision is compared
     *("evaluation.every", "evaluation.batch_size", "evaluation.pictures"),  # when, how fast, and pictures
-    *(WITH_BACKGROUND, "evaluation.probe"),  # add figures
+    *(WITH_BACKGROUND, PROBE),
 )
 # What an evaluation, and a baseline, which is not trained, depends on ...
 OF_EVALUATION = ("dataset_name", "dataset", "image_size", "evaluation.size", "evaluation.label_resize")
@@ -260,7 +261,7 @@ def evaluation_numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in _leaves(config)
-        if key == WITH_BACKGROUND
+        if _is_in(key, (WITH_BACKGROUND, PROBE))
         or (makes_figures(key) and _is_in(key, OF_EVALUATION) and not _is_in(key, OF_TRAINING_CROPS))
     }
 
@@ -279,8 +280,13 @@ def data_of(config: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Key -> value found and value wanted, where they differ; a key that one lacks is ``???`` there."""
+    """Key -> value found and value wanted, where they differ; a key that one lacks is ``???`` there.
+
+    Where no probes are wanted, it plays no role which there are.
+    """
     keys = dict.fromkeys([*wanted, *found])
+    if not wanted.get(PROBES):
+        keys = [key for key in keys if not _is_in(key, [PROBE])]
     pairs = {key: (found.get(key, "???"), wanted.get(key, "???")) for key in keys}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and not (key in ANY and pair[1] == ANY[key])}
 

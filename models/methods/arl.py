@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -116,7 +116,3 @@ class Method(ac.PairMethod):
         options, mask = self.options, gathered(views.pair.mask)
         loss = info_nce_loss(first, second, views.places, options.temperature, options.half_window, mask)
         return {"contrastive": loss}
-
-    def parameter_groups(self, optimizer: DictConfig) -> list[dict[str, Any]]:
-        beside = {"params": [*self.projections.parameters()], "multiplier": optimizer.head_multiplier}
-        return [*super().parameter_groups(optimizer), beside]

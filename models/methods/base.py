@@ -131,10 +131,15 @@ class Method(nn.Module):
     def parameter_groups(self, optimizer: DictConfig) -> list[dict[str, Any]]:
         """What the optimiser trains; ``utils.optimizer.build_optimizer`` says what a group has.
 
+        What is trained beside the predictor learns as its head does, ``head_multiplier`` times as fast.
+
         Args:
             optimizer: the node ``optimizer``.
         """
-        return self.predictor.parameter_groups(optimizer.head_multiplier)
+        groups = self.predictor.parameter_groups(optimizer.head_multiplier)
+        of_predictor = set(map(id, self.predictor.parameters()))
+        beside = [own for own in self.parameters() if own.requires_grad and id(own) not in of_predictor]
+        return [*groups, {"params": beside, "multiplier": optimizer.head_multiplier}] if beside else groups
 
     def trained_beside(self) -> dict[str, Tensor]:
         """What a resumed run needs besides the predictor, by name.

@@ -1,7 +1,7 @@
 """What the methods share that predict how two places of a picture lie; see ``models.context``."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -126,7 +126,3 @@ class ContextMethod(TrunkMethod):
         places = views.pair.centre, views.pair.other
         windows = [window(features, size, place, self.options.patch_size) for place in places]
         return gathered(self.head(*windows, views.kept)), gathered(views.counts)
-
-    def parameter_groups(self, optimizer: DictConfig) -> list[dict[str, Any]]:
-        beside = {"params": [*self.head.parameters()], "multiplier": optimizer.head_multiplier}
-        return [*super().parameter_groups(optimizer), beside]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -154,10 +154,6 @@ class Method(TrunkMethod):
         logits = F.interpolate(cells, size=size, mode="bilinear", align_corners=False)
         counted = gathered(views.mask.sum()[None]).sum().clamp(min=1)
         return {"classification": num_ranks() * pseudo_label_loss(logits, views.labels, views.mask) / counted}
-
-    def parameter_groups(self, optimizer: DictConfig) -> list[dict[str, Any]]:
-        beside = {"params": [*self.classes.parameters()], "multiplier": optimizer.head_multiplier}
-        return [*super().parameter_groups(optimizer), beside]
 
     def trained_beside(self) -> dict[str, Tensor]:
         """And the network as it was before the pass."""

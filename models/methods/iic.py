@@ -1,7 +1,7 @@
 """IIC: clusters of pixels that stay as they are when the picture is transformed."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from omegaconf import MISSING, DictConfig
@@ -125,7 +125,3 @@ class Method(base.Method):
             "main_head": torch.tensor(float(views.main), device=mask.device),
             "cluster_entropy": cluster_entropy(gathered(first[:, 0]), mask),
         }
-
-    def parameter_groups(self, optimizer: DictConfig) -> list[dict[str, Any]]:
-        beside = {"params": [*self.auxiliary.parameters()], "multiplier": optimizer.head_multiplier}
-        return [*super().parameter_groups(optimizer), beside]

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -132,11 +132,6 @@ class Method(base.Method):
     def class_scores(self, images: Tensor) -> Tensor:
         """Scores (N, classes) of RGB images (N, 3, H, W) in [0, 1]."""
         return self.classifier(self.predictor(self.predictor.preprocess(images), with_regions=True)[0])
-
-    def parameter_groups(self, optimizer: DictConfig) -> list[dict[str, Any]]:
-        """The backbone's at the optimiser's rate, all that is new at ``head_multiplier`` times that."""
-        new = {"params": [*self.classifier.parameters()], "multiplier": optimizer.head_multiplier}
-        return [*super().parameter_groups(optimizer), new]
 
 
 def _require_window(predictor: region_grouping.Segmenter, config: DictConfig) -> None:

@@ -129,4 +129,4 @@ class Method(base.Method):
 
     def parameter_groups(self, optimizer: DictConfig) -> list[dict[str, Any]]:
         basis = {"params": [self.basis], "constant_rate": self.options.basis_rate, "clip": "basis"}
-        return [*super().parameter_groups(optimizer), basis]
+        return [*self.predictor.parameter_groups(optimizer.head_multiplier), basis]

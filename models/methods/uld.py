@@ -159,7 +159,7 @@ class Method(base.Method):
 
     def parameter_groups(self, optimizer: DictConfig) -> list[dict[str, Any]]:
         beside = [*self.descriptors.parameters(), *self.decoder.parameters()]
-        return [*super().parameter_groups(optimizer), {"params": beside}]
+        return [*self.predictor.parameter_groups(optimizer.head_multiplier), {"params": beside}]
 
 
 @full_precision

@@ -25,8 +25,8 @@ class Options(Channels):
         weights: ``"none"`` (random), or the path or URL of a file; the path of a run of this project starts from that
             one's segmenter, head included where K is the same.
         weights_dir: of downloads.
-        stem, ordinary, widths, stride, attention_after, attention_width, dropout: see
-            ``models.autoregressive.AutoregressiveNetwork``; together they say which of the forms F1 to F5 it is.
+        stem, ordinary, widths, stride, attention_after, attention_width, dropout, initialisation: see
+            ``models.autoregressive.AutoregressiveNetwork``; the first three say which of the forms F1 to F5 it is.
         orderings: O, that training draws from: 1 to 8 are raster scans, 9 to 16 zigzags.
         inference: ``plain``, without an ordering (paper), or ``mean``: the mean of the scores with each of O.
     """
@@ -41,6 +41,7 @@ class Options(Channels):
     attention_after: int | None = number(low=1)
     attention_width: int = number(low=1)
     dropout: float = probability()
+    initialisation: str = choice("scaled", "xavier")
     orderings: list[int] = MISSING
     inference: str = choice("plain", "mean")
 
@@ -70,6 +71,7 @@ class Segmenter(nn.Module):
             attention_after=options.attention_after,
             attention_width=options.attention_width,
             dropout=options.dropout,
+            initialisation=options.initialisation,
         )
 
     def require_memory(self, image_size: int, device: torch.device) -> None:

@@ -1,5 +1,8 @@
 """Predictions and annotations in, numbers and pictures out: one protocol per kind of annotation."""
 
+import utils.interruptible  # noqa: F401
+
+# isort: split
 from evaluation.matching import matched_accuracy
 
 __all__ = ["matched_accuracy"]

@@ -14,7 +14,8 @@ from tests.test_pixel_methods import batch, views
 from utils.errors import UserError
 
 SMALL = (
-    *("method=arl", "dataset_name=textures", "image_size=32", "batch_size=2", "num_parts=3"),
+    *("method=arl", "dataset_name=textures", "segmenter.colour=rgb", "segmenter.sobel=false"),
+    *("image_size=32", "batch_size=2", "num_parts=3"),
     *("segmenter.widths=[64]", "method.feature_size=6", "method.projection_size=4", "method.half_window=0"),
 )
 

@@ -1,6 +1,7 @@
 """Masked convolutions, blocks and attention: what an output may see, in each ordering; and the whole network."""
 
 import math
+import re
 from itertools import combinations
 
 import numpy as np
@@ -363,7 +364,7 @@ FORMS = {
 
 def network(form: str, in_channels: int = 3, out_channels: int = 5, **changed) -> AutoregressiveNetwork:
     torch.manual_seed(0)
-    beside = {"attention_after": None, "attention_width": 8, "dropout": 0.0}
+    beside = {"attention_after": None, "attention_width": 8, "dropout": 0.0, "initialisation": "scaled"}
     return AutoregressiveNetwork(in_channels, out_channels, **(FORMS[form] | beside | changed))
 
 
@@ -412,6 +413,26 @@ def test_statement_six_a_stem_lets_later_pixels_in_and_the_form_without_one_does
             nn.init.constant_(parameter, 0.05)
         found = seen(made, 1, 3, 8, 8)
         assert (found & ~before(1, 8, 8)).any() == leaks, form
+
+
+@pytest.mark.parametrize(("form", "pairs"), [("F2", 15), ("F3", 15), ("F5", 0)])
+def test_scaled_at_the_start_is_xavier_but_for_what_residual_pairs_add(form, pairs):
+    xavier, scaled = (network(form, initialisation=name).state_dict() for name in ("xavier", "scaled"))
+    changed = {name for name in xavier if not torch.equal(xavier[name], scaled[name])}
+    assert changed == {name for name in xavier if re.search(r"\brest\.[024]\.weight", name)} and len(changed) == pairs
+    for name in changed:
+        assert torch.allclose(scaled[name], xavier[name] / pairs**0.5)
+
+
+def test_scaled_at_the_start_five_blocks_do_not_swell_what_goes_through_them():
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    swollen = {}
+    for name in ("xavier", "scaled"):
+        made = network("F2", initialisation=name).eval()
+        with torch.no_grad():
+            before = made.stem(x)
+            swollen[name] = made.masked(before, 1).norm() / before.norm()
+    assert swollen["scaled"] < 6 and swollen["xavier"] > 30
 
 
 def test_dropout_makes_two_passes_differ_in_training_alone():

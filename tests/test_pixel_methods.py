@@ -15,7 +15,8 @@ from utils.errors import UserError
 from utils.optimizer import build_optimizer
 from utils.seeding import Randomness, generator
 
-SMALL = ("dataset_name=textures", "image_size=32", "batch_size=2", "num_parts=3", "method.half_window=1")
+COLOURS = ("segmenter.colour=rgb", "segmenter.sobel=false")
+SMALL = ("dataset_name=textures", *COLOURS, "image_size=32", "batch_size=2", "num_parts=3", "method.half_window=1")
 TINY = {"ac": ("segmenter.widths=[64]",), "iic": ("segmenter.widths=[4,6,8,10]", "method.auxiliary_clusters=7")}
 
 

@@ -238,7 +238,7 @@ def test_of_every_network_there_are_features_and_nothing_of_it_changes(name, tmp
 def test_the_features_of_ac_are_what_the_decoder_gets(how):
     config = composed("method=ac", "dataset_name=textures", *TINY["ac"], f"segmenter.inference={how}")
     predictor = methods.build(config, False, torch.device("cpu")).predictor.eval()
-    inputs = torch.rand(2, 3, 32, 32)
+    inputs = predictor.preprocess(torch.rand(2, 3, 32, 32))
     with torch.no_grad():
         features = predictor.features(inputs)
         assert features.shape == (2, 64, 16, 16)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 import datasets
 import train
 from conf.trained import resumed_config
+from datasets.batch import TrainBatch
 from datasets.loader import StepSampler, train_batches
 from models import methods
 from tests.composition import composed
@@ -120,14 +122,32 @@ def doubled(views):
     return replace(views, **{name: doubled(value) for name, value in vars(views).items()})
 
 
-def one_of_two(rank: int, ports: tuple[int, int, int], root: Path) -> None:
+def pseudo_clusters(rank: int) -> list[Tensor]:
+    """DeepCluster's, and the network that they are of, where each rank's batch norm has seen other pictures."""
+    sizes = "segmenter.widths=[4,6,8,10]", "segmenter.projection=6", "method.num_clusters=4", "method.cluster_batches=1"
+    config = composed("method=deepcluster", "dataset_name=textures", *sizes, "device=cpu", "devices=2")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    batch = TrainBatch(images, torch.ones(2, 1, 32, 32), [""] * 2, step=0)
+    with launch(config) as ranks:
+        method = methods.build(config, has_masks=True, device=ranks.fabric.device)
+        for name, statistics in method.predictor.named_buffers():
+            if name.endswith("running_var"):
+                statistics.mul_(1 + rank)
+        method.before_step(0, lambda count: [batch])
+        return [*method.before.state_dict().values(), method.means]
+
+
+def one_of_two(rank: int, ports: Sequence[int], root: Path) -> None:
     os.environ.update(place_in_run(rank, ports[0]))
     torch.set_num_threads(1)
     found = {name: first_step(root, name, devices=2) for name in FORMULAS}
     os.environ.update(place_in_run(rank, ports[1]))
     found["told"] = told_until_a_mistake(rank)
     os.environ.update(place_in_run(rank, ports[2]))
-    torch.save(found | {"ended": ended_by_the_first(rank)}, root / f"rank{rank}.pth")
+    found["ended"] = ended_by_the_first(rank)
+    os.environ.update(place_in_run(rank, ports[3]))
+    torch.save(found | {"clusters": pseudo_clusters(rank)}, root / f"rank{rank}.pth")
 
 
 def told_until_a_mistake(rank: int) -> list[list[str]]:
@@ -178,7 +198,7 @@ def test_two_devices_give_the_losses_and_gradients_of_one_and_speak_with_one_voi
             predictor(predictor.preprocess(getattr(views, "pair", views).jittered))
         torch.save(predictor.state_dict(), tmp_path / f"{predictor.num_parts}.pth")
 
-    ports, context = (free_port(), free_port(), free_port()), multiprocessing.get_context("spawn")
+    ports, context = [free_port() for _ in range(4)], multiprocessing.get_context("spawn")
     processes = [context.Process(target=one_of_two, args=(rank, ports, tmp_path)) for rank in (0, 1)]
     for process in processes:
         process.start()
@@ -187,8 +207,11 @@ def test_two_devices_give_the_losses_and_gradients_of_one_and_speak_with_one_voi
         process.join(timeout=300)
         assert process.exitcode == 0
 
+    of_ranks = [torch.load(tmp_path / f"rank{rank}.pth") for rank in (0, 1)]
+    first, second = (found["clusters"] for found in of_ranks)
+    assert first[-1].any() and all(torch.equal(*pair) for pair in zip(first, second, strict=True))
     for rank, end in enumerate(("a broken picture", "0")):
-        found = torch.load(tmp_path / f"rank{rank}.pth")
+        found = of_ranks[rank]
         for name in FORMULAS:
             for kind, whole in expected[name].items():
                 assert found[name][kind].keys() == whole.keys()

@@ -51,6 +51,13 @@ def gathered(part: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def copy_of_first(tensors: Iterable[Tensor]) -> None:
+    """Give tensors on every rank the numbers that they have on the first."""
+    if num_ranks() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+
 class Ranks:
     """This process among those of a run.
 

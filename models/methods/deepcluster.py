@@ -20,7 +20,7 @@ from models.initialisation import seeded_initialisation
 from models.methods.clustered import Clustering, TrunkMethod
 from models.segmenters.iic_features import feature_size
 from utils.errors import UserError
-from utils.ranks import gathered, num_ranks
+from utils.ranks import copy_of_first, gathered, num_ranks
 from utils.seeding import Randomness, generator
 
 
@@ -113,6 +113,7 @@ class Method(TrunkMethod):
         if step % self.options.pass_steps:
             return []
         self.before.load_state_dict(self.predictor.state_dict())
+        copy_of_first(self.before.state_dict().values())  # batch norm's statistics may be each rank's own
         points = self._points(step, batches(self.options.cluster_batches))
         if len(points) < len(self.means):
             raise UserError(
@@ -123,6 +124,7 @@ class Method(TrunkMethod):
         state = int(generator(self.seed, "clusters", step).integers(2**31))
         clusters = KMeans(len(self.means), n_init=1, max_iter=self.options.cluster_iterations, random_state=state)
         self.means.copy_(torch.from_numpy(clusters.fit(points).cluster_centers_))
+        copy_of_first([self.means])
         with seeded_initialisation(self.seed, f"class layer of step {step}"):
             self.classes.weight.copy_(nn.init.kaiming_normal_(torch.empty(self.classes.weight.shape)))
         return [self.classes.weight]

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from evaluation.tables.rows import merged, rows_of
 from tests.composition import composed, given
 from tests.shared import SHARED, needs_shared
 from tests.test_docs import program_and_arguments
-from tests.trees import draw_pascal_tree
+from tests.trees import draw_cub_tree, draw_pascal_tree
 from utils.errors import Stopped, UserError
 from utils.run_directory import ROOT
 
@@ -329,6 +330,36 @@ def test_classes_that_a_run_read_from_its_data_count_as_the_row_s(tmp_path):
 WITH_BACKGROUND = "evaluation.ari_with_background=true"
 
 
+def test_an_evaluation_belongs_to_the_run_that_it_lies_in_and_never_to_another_that_has_its_old_place(tmp_path):
+    """A run was renamed, evaluated before that, and another is where it was."""
+    other = draw_run(tmp_path / "a", *DRAWN, "loss_weights.visual=0", seed=1)
+    moved = draw_run(tmp_path / "b", seed=1)
+    draw_evaluation(moved / "evaluation", saved(*DRAWN, seed=1), 77.0, f"{other}/checkpoints/model_7.pth")
+    aside = draw_evaluation(tmp_path / "aside", saved(*DRAWN, seed=2), 88.0, f"{other}/checkpoints/model_7.pth")
+    keys = "table=synthetic", "rows=[this_method,no_visual]", "num_steps=7"
+    found, notes = results(tmp_path, *keys)
+    by_row = {result.entry.row: [(own.source, own.figures["FG-NMI"]) for own in result.measured] for result in found}
+    assert by_row["this_method"] == [(moved, 77.0)] and all(value != 77.0 for _, value in by_row["no_visual"])
+    (note,) = (note for note in notes if str(aside) in note)
+    assert f"it is not of the run that is in {other} now: seed=2 instead of 1, loss_weights.visual=" in note
+
+
+def test_figures_that_are_no_numbers_are_named_and_left_out(tmp_path):
+    for seed in (1, 2):
+        run = draw_run(tmp_path / f"run_{seed}", seed=seed)
+    text_of = (run / "evaluation.csv").read_text()
+    (run / "evaluation.csv").write_text(text_of.replace("40.0", "nan"))
+    (result,), notes = results(tmp_path, *THIS)
+    assert len(result.measured) == 1
+    (note,) = notes
+    assert "run_2 left out" in note and "evaluation.csv is damaged: " in note and "=nan is not finite" in note
+
+
+def test_keys_that_make_two_rows_one_are_refused():
+    with pytest.raises(UserError, match="With num_parts=6 the rows 'K = 4' and 'K = 6' are the same runs"):
+        show("table=parts", "rows=[four,six]", "data=[CUB]", "num_parts=6")
+
+
 def test_figures_that_were_added_harm_no_row_and_where_they_are_asked_for_others_are_left_out(tmp_path):
     for seed, added in ((1, False), (2, True)):
         beside = {"kmeans_features": {"FG-NMI": 30.0 + seed}}
@@ -510,6 +541,10 @@ def test_a_run_that_lacks_its_evaluation_alone_is_evaluated_where_it_is_and_not_
     programs = make("table=synthetic", "rows=[this_method]", "seeds=[1]", WITH_BACKGROUND)
     (evaluate,) = programs.calls
     assert {"evaluate.py", WITH_BACKGROUND, f"checkpoint={run}", f"output_dir={run}/evaluation"} <= set(evaluate)
+    draw_evaluation(run / "evaluation", saved(*DRAWN, *FEW, seed=1), 3.0, f"{run}/checkpoints/model_7.pth")
+    (evaluate,) = make("table=synthetic", "rows=[this_method]", "seeds=[1]", WITH_BACKGROUND).calls
+    assert f"output_dir={run}/evaluation_2" in evaluate, "evaluate.py overwrites nothing"
+    shutil.rmtree(run / "evaluation")
     (run / "evaluation.csv").unlink()
     assert [call[0] for call in make("table=synthetic", "rows=[this_method]", "seeds=[1]").calls] == ["evaluate.py"]
 
@@ -533,7 +568,7 @@ def test_an_interrupted_run_goes_on_where_it_was(make, tmp_path):
     run = tmp_path / "out/this_method/seed_1"
     programs = make(*SOME, "seeds=[1,2]")
     assert programs.of("train.py")[0] == [f"resume={run}"] and len(programs.of("train.py")) == 2
-    assert not list(run.parent.glob("*_old_*"))
+    assert [path.name for path in run.parent.iterdir()] == ["seed_1", "seed_2"]
 
 
 def test_what_is_in_the_way_is_kept_beside(make, tmp_path):
@@ -542,7 +577,9 @@ def test_what_is_in_the_way_is_kept_beside(make, tmp_path):
     (place / "seed_2").mkdir()  # ended before its first checkpoint
     (place / "seed_2/config.yaml").write_text("cut")
     make("table=synthetic", "rows=[this_method]", "seeds=[1,2]")
-    assert (place / "seed_1_old_1/config.yaml").is_file() and (place / "seed_2_old_1/config.yaml").is_file()
+    assert (place / "seed_2/config.yaml").read_text() == "cut"
+    (one,), (other,) = ([*place.glob(f"seed_{seed}_2/checkpoints/*")] for seed in (1, 2))
+    assert one.name == other.name == "model_7.pth"
 
 
 def test_a_checkpoint_that_is_not_there_is_no_failure(make, capsys, tmp_path):
@@ -604,6 +641,26 @@ def test_the_commands_that_are_printed_begin_with_masks_where_these_are_missing(
     ]
     assert prediction[0] == "predict.py" and {f"checkpoint={run}", "only_missing=true"} <= set(prediction[1])
     assert len(others) == 4 and not any("foreground" in line for line in others)
+
+
+def test_masks_that_one_row_lacks_stop_no_other_row(make, tmp_path, capsys):
+    draw_cub_tree(tmp_path / "CUB", masks=("segmentations", "supervisedlabels"))
+    rows = "rows=[swav_deepcluster_unsupervised,imagenet_dino]"
+    with pytest.raises(SystemExit):
+        make("table=less_supervision", rows, "seeds=[1]")
+    shown = capsys.readouterr()
+    assert "unsupervised" in shown.err and "and what is of the same data" in shown.err
+    with (tmp_path / "out/table.csv").open(newline="") as file:
+        statuses = {row["row"]: row["status"] for row in csv.DictReader(file)}
+    assert statuses == {"swav_deepcluster_unsupervised": "failed", "imagenet_dino": ""}
+
+
+def test_what_is_printed_goes_on_with_a_run_that_was_cut(tmp_path, capsys):
+    run = draw_run(tmp_path / "out/this_method/seed_1", *DRAWN, *FEW, seed=1, reached=3)
+    folders = (f"runs={tmp_path}", f"output_dir={tmp_path}/out", f"dataset_root={tmp_path}")
+    with pytest.raises(UserError, match="No run under"):
+        show("table=synthetic", "rows=[this_method]", "num_steps=7", *FEW, *folders)
+    assert f"  python train.py resume={run} && python evaluate.py " in capsys.readouterr().out
 
 
 def test_a_category_that_is_broken_is_told_and_the_others_go_on(make, pascal, capsys):

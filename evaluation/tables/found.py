@@ -10,15 +10,28 @@ from typing import Any, Protocol
 
 from omegaconf import OmegaConf
 
-from conf.trained import saved_config
+from conf.trained import FREE, IN_CHECKPOINT, MEASURED, saved_config
 from conf.upgrade import upgrade
-from evaluation.tables.rows import Entry, baseline_numbers, data_of, differences, evaluation_numbers, training_numbers
+from evaluation.tables.rows import (
+    Entry,
+    baseline_numbers,
+    data_of,
+    differences,
+    evaluation_numbers,
+    is_in,
+    leaves,
+    training_numbers,
+)
 from utils import checkpoints
 from utils.errors import UserError
 from utils.sweep import metrics_after, metrics_in
 
 # Folders of a run and of an evaluation in which there are none.
 CLOSED = {"checkpoints", "code", "pictures", "wandb", "label_maps", "cache"}
+# What an evaluation's own config says of the training that its checkpoint is of.
+OF_CHECKPOINT = ("seed", "num_parts", "method", "loss_weights", "augmentation", "segmenter")
+FORGOTTEN = (*FREE, *IN_CHECKPOINT, *MEASURED)  # which an evaluation may be given in its own way
+NOT_ANNOTATED = "its data has not the annotations."
 LISTED = 3  # what was left out of one row, before the rest is counted; and keys of one run
 
 
@@ -171,6 +184,10 @@ class Run:
     def numbers(self) -> dict[str, Any]:
         return training_numbers(self.config)
 
+    @cached_property
+    def of_checkpoint(self) -> dict[str, Any]:
+        return of_checkpoint(self.config)
+
     @property
     def reached(self) -> int:
         """The step of its last checkpoint; 0: it has none."""
@@ -239,17 +256,26 @@ def find(roots: Iterable[Path]) -> Found:
             broken.append(f"{path} left out: it is damaged ({type(error).__name__}: {_first_line(error)}).")
             continue
         evaluations.append(evaluation)
-        if run := _run_of(evaluation, runs):
+        if (run := _run_of(evaluation, runs)) is None:
+            continue
+        if other := differences(run.of_checkpoint, of_checkpoint(evaluation.config)):
+            broken.append(f"{path} left out: it is not of the run that is in {run.path} now: {_words(other)}.")
+        else:
             run.evaluations.append(evaluation)
     baselines = [Baseline(name, evaluation) for evaluation in evaluations for name in evaluation.baselines]
-    return Found([*runs.values(), *baselines, *evaluations], broken)
+    return Found([*runs.values(), *baselines, *evaluations], _few(broken, most=10))
+
+
+def of_checkpoint(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What an evaluation and the run that it is of have in common."""
+    return {key: value for key, value in leaves(config) if is_in(key, OF_CHECKPOINT) and not is_in(key, FORGOTTEN)}
 
 
 def _run_of(evaluation: Evaluation, runs: Mapping[Path, Run]) -> Run | None:
-    """That of its checkpoint; or, wherever that has moved since, the one in whose directory it lies."""
+    """The one in whose directory it lies, wherever that was before; or else that of its checkpoint."""
     if evaluation.checkpoint is None:
         return None
-    places = (*evaluation.checkpoint.resolve().parents, *evaluation.path.resolve().parents)
+    places = (*evaluation.path.resolve().parents, *evaluation.checkpoint.resolve().parents)
     return next((runs[place] for place in places if place in runs), None)
 
 
@@ -257,7 +283,7 @@ def results_of(entries: Sequence[Entry], found: Found, metrics: Sequence[str]) -
     """What was measured of each entry, and in words what was left out that a reader might look for.
 
     Args:
-        metrics: of the table; what has none of them is of another kind of annotation, and left out.
+        metrics: of the table; what has none of them is of another kind of annotation, which is said.
     """
     results, notes = [], list(found.broken)
     claimed: set[int] = set()
@@ -278,20 +304,22 @@ def results_of(entries: Sequence[Entry], found: Found, metrics: Sequence[str]) -
                 said.append(f"{source.path} left out of {entry.title}: {figures}.")
                 if isinstance(source, Run) and source.reached == source.config["num_steps"]:
                     unevaluated[source.config["seed"]] = source.path
-            elif any(metric in figures.figures for metric in metrics):
+            else:
                 measured.append(figures)
+                if not any(metric in figures.figures for metric in metrics):
+                    said.append(f"{source.path}, {entry.title}, has no figure of this table: {NOT_ANNOTATED}")
         newest, repeated = _newest_of_each_seed(measured)
         if entry.kind == "checkpoint" or entry.spec.seeded:
             said += [f"{old.source} left out of {entry.title}: {why}." for old, why in repeated]
         results.append(Result(entry, newest, unevaluated))
-        notes += _few(said, entry)
+        notes += _few(said, f" of {entry.title}")
     for entry in entries:
         said = [
             f"{found.sources[place].path} left out of {entry.title}: {_words(other)}."
             for place, (closest, other) in nearest.items()
             if closest is entry and place not in claimed
         ]
-        notes += _few(said, entry)
+        notes += _few(said, f" of {entry.title}")
     return results, notes
 
 
@@ -313,9 +341,9 @@ def _words(other: Mapping[str, tuple[Any, Any]]) -> str:
     return ", ".join(said[:LISTED]) + more
 
 
-def _few(said: Sequence[str], entry: Entry) -> list[str]:
-    rest = len(said) - LISTED
-    return [*said[:LISTED], f"{rest} more left out of {entry.title}."] if rest > 1 else list(said)
+def _few(said: Sequence[str], where: str = "", most: int = LISTED) -> list[str]:
+    rest = len(said) - most
+    return [*said[:most], f"{rest} more left out{where}."] if rest > 1 else list(said)
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,9 +47,11 @@ class Job:
 
     @property
     def training(self) -> list[str] | None:
-        """``train.py`` and what it is given; None where nothing is trained."""
+        """``train.py`` and what it is given; it goes on with what is there. None where nothing is trained."""
         if self.entry.kind != "training" or self.trained:
             return None
+        if checkpoints.latest(self.folder) is not None:
+            return ["train.py", argument("resume", self.folder)]
         return ["train.py", *self._keys(self.entry.keys), argument("output_dir", self.folder)]
 
     @property
@@ -67,8 +69,9 @@ class Job:
 
     @property
     def figures(self) -> Path:
-        """Where the evaluation writes to."""
-        return self.folder / "evaluation" if self.entry.kind == "training" else self.folder
+        """Where the evaluation writes to: where there is none yet."""
+        folder = self.folder / "evaluation" if self.entry.kind == "training" else self.folder
+        return _first(folder, lambda own: not (own / "metrics.json").exists())
 
     @property
     def command(self) -> str:
@@ -82,14 +85,7 @@ class Job:
 
     def run(self) -> bool:
         """Train, or go on with what is there, and evaluate; whether that ended well."""
-        if self.training:
-            if _is_of_another(self.entry, self.folder):
-                set_aside(self.folder)
-            if not train(self.training, self.folder):
-                return False
-        if (self.figures / "metrics.json").exists():
-            set_aside(self.figures)
-        return program(*self.evaluation)
+        return (self.training is None or program(*self.training)) and program(*self.evaluation)
 
     def _keys(self, keys: Sequence[str]) -> list[str]:
         return [*keys, f"seed={self.seed}"]
@@ -99,8 +95,8 @@ def missing(results: Iterable[Result], seeds: Sequence[int], folder: Path) -> li
     """What is left to do for these seeds; of what no seed plays a role in, one job.
 
     Args:
-        folder: each job has one in it: ``ROW/seed_S``, or ``ROW/DATA/seed_S``. A run that is trained is evaluated
-            where it is.
+        folder: each job has one in it: ``ROW/seed_S``, or ``ROW/DATA/seed_S``, with a number behind it where something
+            else is there. A run that is trained is evaluated where it is.
     """
     jobs = []
     for result in results:
@@ -111,7 +107,7 @@ def missing(results: Iterable[Result], seeds: Sequence[int], folder: Path) -> li
         elif entry.kind != "published":
             wanted, there = seeds if entry.spec.seeded else seeds[: not done], result.unevaluated
             jobs += [
-                Job(entry, seed, there.get(seed, own / f"seed_{seed}"), trained=seed in there)
+                Job(entry, seed, there.get(seed) or _place(entry, own / f"seed_{seed}"), trained=seed in there)
                 for seed in wanted
                 if seed not in done
             ]
@@ -135,9 +131,10 @@ def make(jobs: Sequence[Job], foreground_steps: int | None, folder: Path) -> dic
             print(f"{job.title} left out: there is no {entry.spec.checkpoint}.", flush=True)
             status = NO_FILE
         else:
-            if entry.data not in of_data:
-                of_data[entry.data] = state_of(entry, foreground_steps, foreground_run(entry, folder))
-            status = of_data[entry.data] or (NO_KEYPOINTS if lacks_keypoints(entry) else "")
+            data = repr((entry.data, entry.plain["dataset"]))  # rows may differ in masks
+            if data not in of_data:
+                of_data[data] = state_of(entry, foreground_steps, foreground_run(entry, folder))
+            status = of_data[data] or (NO_KEYPOINTS if lacks_keypoints(entry) else "")
         if not status:
             left = f"; about {duration(statistics.median(seconds) * (len(jobs) - place))} left" if seconds else ""
             print(f"{place + 1} of {len(jobs)}: {job.title}{left}", flush=True)
@@ -162,12 +159,12 @@ def state_of(entry: Entry, foreground_steps: int | None, run: Path) -> str:
             _build(entry, "evaluation")
             return ""
         training, prediction = mask_programs(entry, foreground_steps, run)
-        return "" if train(training, run) and program(*prediction) else FAILED
+        return "" if program(*training) and program(*prediction) else FAILED
     except NoObjects as error:
         print(error, flush=True)
         return NO_DATA
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {entry.title}, and what is of the same data: {error}", file=sys.stderr, flush=True)
         return FAILED
 
 
@@ -181,8 +178,12 @@ def lacks_keypoints(entry: Entry) -> bool:
     return not dataset.keypoint_names
 
 
-def commands(jobs: Sequence[Job], foreground_steps: int | None, folder: Path) -> list[str]:
-    """What makes the jobs, for a shell; masks that they need and that are not there, see ``make``, first."""
+def commands(jobs: Iterable[Job], foreground_steps: int | None, folder: Path) -> list[str]:
+    """What makes the jobs, for a shell; masks that they need and that are not there, see ``make``, first.
+
+    Those that a data set has no keypoints for are left out, which is told.
+    """
+    jobs = [job for job in jobs if not _surely_lacks_keypoints(job.entry)]
     of_data = {job.entry.data: job.entry for job in jobs}
     masks = [
         _in_shell(*mask_programs(entry, foreground_steps, foreground_run(entry, folder)))
@@ -192,9 +193,16 @@ def commands(jobs: Sequence[Job], foreground_steps: int | None, folder: Path) ->
     return [*masks, *(job.command for job in jobs)]
 
 
+def _surely_lacks_keypoints(entry: Entry) -> bool:
+    try:
+        return lacks_keypoints(entry)
+    except UserError:  # the data is not there
+        return False
+
+
 def foreground_run(entry: Entry, folder: Path) -> Path:
     """Where the network is trained that predicts the masks of an entry's data."""
-    return folder / "foreground" / entry.data
+    return _first(folder / "foreground" / entry.data, lambda run: _is_free(run) or checkpoints.latest(run) is not None)
 
 
 def needs_masks(entry: Entry, foreground_steps: int | None) -> bool:
@@ -207,15 +215,9 @@ def mask_programs(entry: Entry, foreground_steps: int, run: Path) -> tuple[list[
     keys = [key for key in entry.data_keys if not OF_PARTS.match(key)]
     steps = min(foreground_steps, entry.config.num_steps)
     training = ["train.py", *keys, "method=foreground", f"num_steps={steps}", argument("output_dir", run)]
-    return training, ["predict.py", *keys, argument("checkpoint", run), "only_missing=true"]
-
-
-def train(words: Sequence[str], run: Path) -> bool:
-    """Train, or go on with what is in ``run``; whether that ended well."""
     if checkpoints.latest(run) is not None:
-        return program("train.py", argument("resume", run))
-    set_aside(run)
-    return program(*words)
+        training = ["train.py", argument("resume", run)]
+    return training, ["predict.py", *keys, argument("checkpoint", run), "only_missing=true"]
 
 
 def program(name: str, *arguments: str) -> bool:
@@ -241,28 +243,37 @@ def program(name: str, *arguments: str) -> bool:
     return status == 0
 
 
-def set_aside(folder: Path) -> None:
-    """Rename what is in the way: a run that ended before its first checkpoint, or what other keys gave."""
-    if folder.exists():
-        attempt = 1
-        while (aside := folder.with_name(f"{folder.name}_old_{attempt}")).exists():
-            attempt += 1
-        folder.rename(aside)
+def _place(entry: Entry, folder: Path) -> Path:
+    """Where a run of an entry can be made, or gone on with."""
+    if entry.kind != "training":
+        return folder
+    return _first(folder, lambda run: _is_free(run) or (checkpoints.latest(run) is not None and _is_of(entry, run)))
+
+
+def _first(folder: Path, fits: Callable[[Path], bool]) -> Path:
+    """The folder, or the first that fits of ``FOLDER_2``, ``FOLDER_3`` and so on."""
+    own, number = folder, 1
+    while not fits(own):
+        number += 1
+        own = folder.with_name(f"{folder.name}_{number}")
+    return own
+
+
+def _is_free(folder: Path) -> bool:
+    return not folder.exists() or not any(folder.iterdir())
 
 
 def _in_shell(*programs: Sequence[str]) -> str:
     return " && ".join(shlex.join(["python", *words]) for words in programs)
 
 
-def _is_of_another(entry: Entry, run: Path) -> bool:
-    """Whether there is a run that has another config, or one that cannot be read."""
-    if not (run / "config.yaml").is_file():
-        return False
+def _is_of(entry: Entry, run: Path) -> bool:
+    """Whether a run has an entry's config."""
     try:
         own = OmegaConf.to_container(saved_config(run / "config.yaml"))
     except UserError:
-        return True
-    return bool(differences(entry.numbers, training_numbers(own)))
+        return False
+    return not differences(entry.numbers, training_numbers(own))
 
 
 def _build(entry: Entry, purpose: Purpose) -> None:

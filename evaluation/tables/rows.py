@@ -176,7 +176,7 @@ def rows_of(config: DictConfig, given: Sequence[str]) -> Rows:
 
     Raises:
         UserError: an unknown row, data set or metric is named; a row names a data set, or has another number of
-            figures than the table has data sets; or no row has a config.
+            figures than the table has data sets; no row has a config; or ``given`` makes two rows the same.
     """
     table = OmegaConf.to_object(config.table)
     chosen_rows = _chosen("rows", config.rows, table.rows)
@@ -222,12 +222,26 @@ def rows_of(config: DictConfig, given: Sequence[str]) -> Rows:
                 five_seeds={} if moved else {name: (means[name], deviations[name]) for name in means},
             )
             entries.append(entry)
+    _require_told_apart(entries, given)
     errors = list(dict.fromkeys(errors))
     if errors and not any(entry.config for entry in entries):
         raise UserError(errors[0])
     for error in errors:
         say(f"{error} Its published figures stay.")
     return Rows(entries, moved)
+
+
+def _require_told_apart(entries: Iterable[Entry], given: Sequence[str]) -> None:
+    """Raises UserError if the command line made two rows one: either would then be shown under both labels."""
+    labels: dict[str, str] = {}
+    for entry in (own for own in entries if own.kind in ("training", "baseline")):
+        label = labels.setdefault(repr((entry.data, entry.spec.baseline, entry.numbers)), entry.label)
+        if label != entry.label:
+            keys = " ".join(own for own in given if makes_figures(own.lstrip("+~").partition("=")[0]))
+            raise UserError(
+                f"With {keys} the rows '{label}' and '{entry.label}' are the same runs: leave out what "
+                "tells them apart."
+            )
 
 
 def merged(overrides: Iterable[str]) -> list[str]:
@@ -248,28 +262,28 @@ def merged(overrides: Iterable[str]) -> list[str]:
 
 def makes_figures(key: str) -> bool:
     """Whether runs that differ in it are told apart."""
-    return not _is_in(key, NOT_COMPARED)
+    return not is_in(key, NOT_COMPARED)
 
 
 def training_numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     """Every key of a run's config that makes figures, with its value."""
-    return {key: value for key, value in _leaves(config) if makes_figures(key)}
+    return {key: value for key, value in leaves(config) if makes_figures(key)}
 
 
 def evaluation_numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     """Those that an evaluation depends on."""
     return {
         key: value
-        for key, value in _leaves(config)
-        if _is_in(key, (WITH_BACKGROUND, PROBE))
-        or (makes_figures(key) and _is_in(key, OF_EVALUATION) and not _is_in(key, OF_TRAINING_CROPS))
+        for key, value in leaves(config)
+        if is_in(key, (WITH_BACKGROUND, PROBE))
+        or (makes_figures(key) and is_in(key, OF_EVALUATION) and not is_in(key, OF_TRAINING_CROPS))
     }
 
 
 def baseline_numbers(config: Mapping[str, Any], name: str, sees: Sequence[str], num_parts: int) -> dict[str, Any]:
     """Those that a baseline depends on; K is that of what it stood beside."""
-    options = _leaves(config["baselines"].get(name) or {}, f"baselines.{name}.")
-    networks = {key: value for key, value in training_numbers(config).items() if _is_in(key, sees)}
+    options = leaves(config["baselines"].get(name) or {}, f"baselines.{name}.")
+    networks = {key: value for key, value in training_numbers(config).items() if is_in(key, sees)}
     return {**evaluation_numbers(config), **networks, **dict(options), "num_parts": num_parts}
 
 
@@ -286,7 +300,7 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str
     """
     keys = dict.fromkeys([*wanted, *found])
     if not wanted.get(PROBES):
-        keys = [key for key in keys if not _is_in(key, [PROBE])]
+        keys = [key for key in keys if not is_in(key, [PROBE])]
     pairs = {key: (found.get(key, "???"), wanted.get(key, "???")) for key in keys}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and not (key in ANY and pair[1] == ANY[key])}
 
@@ -346,13 +360,15 @@ def _data_set(overrides: Iterable[str]) -> str | None:
     return dict(override.partition("=")[::2] for override in overrides).get("dataset_name")
 
 
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a config, and its value."""
     for key, value in node.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, PAPER_NAMES.get(value, value) if prefix + key == "dataset.category" else value
 
 
-def _is_in(key: str, nodes: Iterable[str]) -> bool:
+def is_in(key: str, nodes: Iterable[str]) -> bool:
+    """Whether a key is one of these, or of one of these nodes."""
     return any(f"{key}.".startswith(f"{node}.") for node in nodes)

@@ -26,7 +26,7 @@ from utils.console import Lenient
 from utils.errors import UserError
 from utils.ranks import leave_to_first
 
-ONE_OF_EACH = ("method", "segmenter", "dataset_name")  # conf/train.yaml names recipes after them
+ONE_OF_EACH = ("method", "segmenter", "dataset_name", "table")  # conf/train.yaml names recipes after three of them
 MAPPINGS = ("perceptual.layers",)  # keys whose value is replaced as a whole by one in braces
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
@@ -204,6 +204,8 @@ def _explain_key(key: str, keys: dict[str, object], where: str, text: str) -> st
     if key in NEW_FORMS:
         return f"{key}{where} is a key of earlier versions: {NEW_FORMS[key]}."
     if key in keys and "not in" not in text and "Could not override" not in text:
+        if "is not a ListConfig" in text:
+            return f"{key}{where} is a list: give it in brackets, {key}=[A] or {key}=[A,B]."
         kind = f"; it must be {KINDS[keys[key]]}" if keys[key] in KINDS else ""
         return f"{key}{where}: {text.splitlines()[0].rstrip('.')}{kind}."
     if where and f"Could not override '{key}@" in text:

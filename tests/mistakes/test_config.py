@@ -38,6 +38,11 @@ TYPES = [
     row("no method", "train.py ~method", "~method: there is one method in every config, give method=OPTION"),
     row("no segmenter", "train.py ~segmenter", "~segmenter: there is one segmenter", "segmenter=OPTION"),
     row("two methods", "train.py method=[scops,foreground]", "[scops,foreground]: there is one method", "=OPTION"),
+    row(
+        "a list without brackets",
+        "train.py evaluation.probe.kinds=linear",
+        "evaluation.probe.kinds is a list: give it in brackets, evaluation.probe.kinds=[A]",
+    ),
     row("no data set", "train.py ~dataset_name=CUB", "~dataset_name=CUB: there is one dataset_name", "=OPTION"),
     row("two data sets", "train.py dataset_name=[CUB,DF]", "[CUB,DF]: there is one dataset_name", "=OPTION"),
     row(

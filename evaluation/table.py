@@ -60,7 +60,12 @@ def table(config: DictConfig) -> None:
     task = HydraConfig.get().overrides.task
     given = [override for key, override in zip(keys, task, strict=True) if key.partition(".")[0] not in OWN]
     rows = rows_of(config, given)
-    numbers = [override for override in given if makes_figures(override.lstrip("+~").partition("=")[0])]
+    of_folder = ["dataset_root"] if config.dataset.name == "folder" else []  # whose place says which pictures they are
+    numbers = [
+        override
+        for override in given
+        if (key := override.lstrip("+~").partition("=")[0]) in of_folder or makes_figures(key)
+    ]
     output = Path(config.output_dir or f"runs/tables/{folder_name(config.table.name, numbers)}")
 
     results, notes = measured(config, rows, output)

@@ -198,7 +198,8 @@ def test_a_run_belongs_to_the_row_whose_config_it_has_whatever_its_seed_place_an
     draw_run(tmp_path / "sweeps/date/b", seed=2, nmi=44.0, evaluation__every=1, perceptual__factor=2.5, **elsewhere)
     (result,), notes = results(tmp_path, *THIS)
     assert [(own.seed, own.figures["FG-NMI"]) for own in result.measured] == [(1, 40.0), (2, 44.0)]
-    assert notes == []
+    (note,) = notes
+    assert note.startswith("'this method' (synthetic) is of data in 2 places") and "/other" in note
 
 
 def test_runs_that_differ_are_told_apart_and_never_averaged_in(tmp_path):
@@ -342,6 +343,16 @@ def test_an_evaluation_belongs_to_the_run_that_it_lies_in_and_never_to_another_t
     assert by_row["this_method"] == [(moved, 77.0)] and all(value != 77.0 for _, value in by_row["no_visual"])
     (note,) = (note for note in notes if str(aside) in note)
     assert f"it is not of the run that is in {other} now: seed=2 instead of 1, loss_weights.visual=" in note
+
+
+def test_two_folders_of_pictures_are_two_data_sets(tmp_path):
+    roots = tmp_path / "birds", tmp_path / "cars"
+    for seed, root in enumerate(roots):
+        draw_run(root, "dataset_name=folder", "num_steps=7", f"dataset_root={root}", seed=seed)
+    keys = "table=ablations", "rows=[full]", "dataset_name=folder", "num_steps=7"
+    (result,), (note,) = results(tmp_path, *keys, f"dataset_root={roots[0]}")
+    assert [own.source for own in result.measured] == [roots[0]]
+    assert f"{roots[1]} left out of" in note and f"dataset_root={roots[1]} instead of {roots[0]}" in note
 
 
 def test_figures_that_are_no_numbers_are_named_and_left_out(tmp_path):

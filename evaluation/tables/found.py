@@ -43,6 +43,7 @@ class Measured:
         seed: None where there is none: of a checkpoint that was there.
         figures: metric -> percent.
         source: the run or evaluation.
+        root: ``dataset_root``, of what it is of.
         time: when they were written, seconds.
     """
 
@@ -50,6 +51,7 @@ class Measured:
     figures: Mapping[str, float]
     source: Path
     time: float
+    root: str = ""
 
 
 @dataclass
@@ -135,7 +137,7 @@ class Evaluation:
         return differences(entry.numbers, evaluation_numbers(self.config)) if same_file else None
 
     def measured(self, entry: Entry) -> Measured:
-        return Measured(None, self.figures, self.path, self.time)
+        return Measured(None, self.figures, self.path, self.time, root_of(self.config))
 
 
 def _by_place(figures: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -163,7 +165,9 @@ class Baseline:
 
     def measured(self, entry: Entry) -> Measured:
         seed = self.evaluation.config["seed"] if entry.spec.seeded else None
-        return Measured(seed, self.evaluation.baselines[self.name], self.path, self.evaluation.time)
+        return Measured(
+            seed, self.evaluation.baselines[self.name], self.path, self.evaluation.time, root_of(self.evaluation.config)
+        )
 
 
 @dataclass
@@ -211,14 +215,14 @@ class Run:
         seed, table = self.config["seed"], self.path / "evaluation.csv"
         if fitting:
             newest = max(fitting, key=lambda evaluation: evaluation.time)
-            return Measured(seed, newest.figures, self.path, newest.time)
+            return Measured(seed, newest.figures, self.path, newest.time, root_of(newest.config))
         try:
             own = metrics_after(table, last) if table.is_file() else None
         except (ValueError, TypeError, AttributeError) as error:
             return f"its evaluation.csv is damaged: {error}"
         lacking = differences(wanted, evaluation_numbers(self.config))
         if own is not None and not lacking:
-            return Measured(seed, own, self.path, table.stat().st_mtime)
+            return Measured(seed, own, self.path, table.stat().st_mtime, root_of(self.config))
         if self.reached != last:
             return f"it has come to step {self.reached} of {last}"
         return "it was not evaluated" + "".join(f" with {key}={value}" for key, (_, value) in lacking.items())
@@ -266,6 +270,11 @@ def find(roots: Iterable[Path]) -> Found:
     return Found([*runs.values(), *baselines, *evaluations], _few(broken, most=10))
 
 
+def root_of(config: Mapping[str, Any]) -> str:
+    """Where the data lay."""
+    return os.path.abspath(config["dataset_root"])
+
+
 def of_checkpoint(config: Mapping[str, Any]) -> dict[str, Any]:
     """What an evaluation and the run that it is of have in common."""
     return {key: value for key, value in leaves(config) if is_in(key, OF_CHECKPOINT) and not is_in(key, FORGOTTEN)}
@@ -309,6 +318,10 @@ def results_of(entries: Sequence[Entry], found: Found, metrics: Sequence[str]) -
                 if not any(metric in figures.figures for metric in metrics):
                     said.append(f"{source.path}, {entry.title}, has no figure of this table: {NOT_ANNOTATED}")
         newest, repeated = _newest_of_each_seed(measured)
+        if len(roots := sorted({own.root for own in newest})) > 1:
+            said.append(
+                f"{entry.title} is of data in {len(roots)} places, which are to be the same: {', '.join(roots)}."
+            )
         if entry.kind == "checkpoint" or entry.spec.seeded:
             said += [f"{old.source} left out of {entry.title}: {why}." for old, why in repeated]
         results.append(Result(entry, newest, unevaluated))

@@ -1,5 +1,6 @@
 """What the YAML file of a table says, and for each row on each data set the config that a run of it has."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -267,17 +268,18 @@ def makes_figures(key: str) -> bool:
 
 def training_numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     """Every key of a run's config that makes figures, with its value."""
-    return {key: value for key, value in leaves(config) if makes_figures(key)}
+    return {key: value for key, value in leaves(config) if makes_figures(key)} | _own_pictures(config)
 
 
 def evaluation_numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     """Those that an evaluation depends on."""
-    return {
+    numbers = {
         key: value
         for key, value in leaves(config)
         if is_in(key, (WITH_BACKGROUND, PROBE))
         or (makes_figures(key) and is_in(key, OF_EVALUATION) and not is_in(key, OF_TRAINING_CROPS))
     }
+    return numbers | _own_pictures(config)
 
 
 def baseline_numbers(config: Mapping[str, Any], name: str, sees: Sequence[str], num_parts: int) -> dict[str, Any]:
@@ -303,6 +305,11 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str
         keys = [key for key in keys if not is_in(key, [PROBE])]
     pairs = {key: (found.get(key, "???"), wanted.get(key, "???")) for key in keys}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and not (key in ANY and pair[1] == ANY[key])}
+
+
+def _own_pictures(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a folder of anybody's pictures its place says which they are; of other data sets the name."""
+    return {"dataset_root": os.path.abspath(config["dataset_root"])} if config["dataset"]["name"] == "folder" else {}
 
 
 def _composed(spec: Row, keys: Sequence[str]) -> DictConfig:

@@ -96,7 +96,7 @@ def check(config: DictConfig) -> None:
         faults |= dict.fromkeys(fault for found in findings for fault in found.faults)
         counts[reading] = _counted(findings)
         failing = sum(found.fails for found in findings)
-        if failing and (purpose == "evaluation" or config.dataset.on_error == "raise"):
+        if failing and (split == "test" or config.dataset.on_error == "raise"):
             obstacles.append(f"{reading}: {failing:,} of {len(findings):,} pictures cannot be read")
         if reading == "training" and len(findings) - failing < config.batch_size:
             obstacles.append(

@@ -1,8 +1,10 @@
 """Reading pictures, label maps and lists from disk; whatever is wrong with a file ends in a message that names it."""
 
+import codecs
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from utils.errors import UserError
+from utils.files import stand_in
 
 HELP = "See docs/data/."
 # Pillow's names; of others it runs foreign programs (EPS) or reads a part.
@@ -26,6 +29,54 @@ class UnreadableFile(UserError):
 
 class SizesDiffer(UserError):
     """A mask or label map has another size than its picture."""
+
+
+@contextmanager
+def foreign(path: Path, kind: str | None = None, again: str = "fetch it again") -> Iterator[None]:
+    """Where the content of a foreign file is read: whatever a library raises in it becomes one message.
+
+    Args:
+        path: of the file.
+        kind: what it should be, after "is no"; None: a picture.
+        again: what to do with one that is damaged.
+
+    Raises:
+        MissingFile, UnreadableFile: the message names the file, what is wrong with it and what to do. A UserError that
+            is raised in it stays as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # on damaged bytes libraries raise nearly anything
+        if not path.exists():
+            raise MissingFile(f"Missing {path}. {HELP}") from None
+        found, system = stand_in(path), error.__cause__ or error  # SciPy wraps what the system says
+        if not found and isinstance(system, OSError) and system.errno:
+            raise UnreadableFile(f"Cannot open {path}: {system.strerror}. Look at its rights and its drive.") from None
+        told = f"it has no {error}" if isinstance(error, KeyError) else str(error).strip() or type(error).__name__
+        found = found or f"{told.splitlines()[0].rstrip('.')}. It is cut off, damaged or of another kind"
+        fault = f"{path} is no {kind}" if kind else f"Cannot read {path}"
+        raise UnreadableFile(f"{fault}: {found}. {again[0].upper()}{again[1:]}. {HELP}") from None
+
+
+def read_text(path: Path) -> str:
+    """A list's text, in UTF-8, or in UTF-16 where it begins by saying so.
+
+    Raises:
+        MissingFile, UnreadableFile: it is not there, is no text, or in another encoding.
+    """
+    with foreign(path, "list"):
+        content = path.read_bytes()
+        if content and (found := stand_in(path)):
+            raise UnreadableFile(f"{path} is no list: {found}. Fetch it again. {HELP}")
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError as error:
+            raise UnreadableFile(
+                f"{path} is not in UTF-8 ({error.reason}, byte {error.start}): save it so. {HELP}"
+            ) from None
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -148,20 +199,14 @@ def require_masks(name: str, mask: str, folders: Mapping[str, Path]) -> None:
 
 
 def _decode(path: Path, convert: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            return np.asarray(convert(picture))
-    except FileNotFoundError:
-        raise MissingFile(f"Missing {path}. {HELP}") from None
-    except UserError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UnreadableFile(f"{path} is too large: {error} Make it smaller, or take it away. {HELP}") from None
-    except UnidentifiedImageError:
-        what = f"it is none of {', '.join(FORMATS)}" if path.stat().st_size else "it is empty"
-        raise UnreadableFile(f"Cannot read {path}: {what}. Fetch the file again. {HELP}") from None
-    except Exception as error:  # on damaged bytes Pillow raises nearly anything, SyntaxError and struct.error included
-        raise UnreadableFile(f"Cannot read {path}: {error}. Fetch the file again. {HELP}") from None
+    with foreign(path):
+        try:
+            with Image.open(path, formats=FORMATS) as picture:
+                return np.asarray(convert(picture))
+        except Image.DecompressionBombError as error:
+            raise UnreadableFile(f"{path} is too large: {error} Make it smaller, or take it away. {HELP}") from None
+        except UnidentifiedImageError:
+            raise ValueError(f"it is none of {', '.join(FORMATS)}") from None
 
 
 def read_rows(path: Path, expected: str, *types: Callable) -> list[tuple]:
@@ -174,10 +219,8 @@ def read_rows(path: Path, expected: str, *types: Callable) -> list[tuple]:
     Raises:
         UserError: the file is missing, or a line is malformed; the message has the line and its number.
     """
-    if not path.is_file():
-        raise MissingFile(f"Missing {path}. {HELP}")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         values = line.split(maxsplit=len(types) - 1)
         if not values:
             continue

@@ -11,7 +11,7 @@ import numpy as np
 
 from conf.fields import number
 from datasets import base
-from datasets.base import Mask, Split
+from datasets.base import Mask, NoPictures, Split
 from datasets.box_crops import BoxCrops
 from datasets.crops import mirrored_indices
 from datasets.files import (
@@ -24,6 +24,7 @@ from datasets.files import (
     read_label_map,
     read_names,
     read_picture,
+    read_text,
     require_masks,
 )
 from datasets.sample import Purpose, Sample
@@ -38,7 +39,7 @@ MAX_LABEL = 255  # part maps hold bytes
 class Options(base.Options, base.Masked, base.Boxed):
     """The keys of ``dataset``; ``test_share`` of the pictures are held out where no list says which."""
 
-    test_share: float = number(above=0, high=0.9)
+    test_share: float = number(above=0, high=1)
 
 
 def build(options: Options, dataset_root: Path, split: Split, purpose: Purpose) -> "Folder":
@@ -98,7 +99,7 @@ class Folder(BoxCrops):
         held_out = self._held_out(options.test_share)
         self._stems = [stem for stem, is_test in held_out.items() if is_test == (split == "test")]
         if not self._stems:
-            raise UserError(f"{self._root} has no picture of the {split} split. {HELP}")
+            raise NoPictures(f"{self._root} has no picture of the {split} split. {HELP}")
         self.notes.insert(0, f"{self.name}: {len(self):,} of {len(self._pictures):,} pictures, the {split} split.")
 
         self.part_names, self._part_maps = None, {}
@@ -147,7 +148,7 @@ class Folder(BoxCrops):
     def _listed(self, path: Path) -> set[str] | None:
         if not path.is_file():
             return None
-        lines = (line.strip() for line in _text(path).splitlines())
+        lines = (line.strip() for line in read_text(path).splitlines())
         listed = {self._stem(name): name for name in lines if name}
         for stem in sorted(listed.keys() - self._pictures.keys()):
             self._pictures[stem] = self._root / "images" / listed[stem]  # missing, which reading it will tell
@@ -161,7 +162,7 @@ class Folder(BoxCrops):
         path = self._root / "keypoints.csv"
         places: dict[str, dict[str, tuple[float, float, bool]]] = {}
         names: dict[str, None] = {}
-        lines = _text(path).splitlines()
+        lines = read_text(path).splitlines()
         rows = csv.DictReader(lines)
         try:
             columns, table = rows.fieldnames or (), [(f"{path}, line {rows.line_num}", row) for row in rows]
@@ -272,13 +273,6 @@ def read_mask(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
             f"save it as PNG, or with 0 and 255. {HELP}"
         )
     return (values >= threshold).astype(np.uint8)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not in UTF-8 ({error.reason}, byte {error.start}): save it so. {HELP}") from None
 
 
 def by_stem(

@@ -47,6 +47,8 @@ def predict(config: DictConfig) -> None:
 
     # Whatever is in the way is found before the first picture.
     work = masks_of_a_data_set(config, labeller) if config.images is None else files_of_a_folder(config, labeller)
+    for note in dict.fromkeys(note for pictures, _ in work for note in pictures.notes):
+        print(note)
     chosen = [
         [place for place, of_picture in enumerate(files) if not (config.only_missing and there(of_picture))]
         for _, files in work
@@ -129,7 +131,12 @@ def files_of_a_folder(config: DictConfig, labeller: Labeller) -> list[tuple[Pict
     """
     if config.output_dir is None:
         raise UserError("images=DIR needs a place for what is found in them: give output_dir=OUT.")
-    pictures = Pictures(config.images, config.masks, box_padding=config.dataset.get("box_padding"))
+    pictures = Pictures(
+        config.images,
+        config.masks,
+        box_padding=config.dataset.get("box_padding"),
+        on_error=config.dataset.on_error,
+    )
     output = Path(config.output_dir)
     files = []
     for index in range(len(pictures)):

@@ -19,8 +19,7 @@ from torch.utils.data import Dataset
 from conf import app
 from datasets import build_from_lists
 from datasets.base import Source
-from datasets.files import HELP, MissingFile, SizesDiffer, UnreadableFile, read_picture
-from datasets.folder import ENDINGS
+from datasets.files import ENDINGS, HELP, MissingFile, SizesDiffer, UnreadableFile, read_picture
 from datasets.sample import VOID, Sample
 from utils import workers
 from utils.console import stdout

@@ -36,7 +36,7 @@ def stand_in(path: Path) -> str | None:
     Returns:
         A clause that begins with "it is", for a message.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return "it is a directory"
     try:
         with path.open("rb") as file:

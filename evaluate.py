@@ -53,10 +53,11 @@ def evaluate(config: DictConfig) -> None:
     output = output_directory(config)
     for name, own in config.baselines.items():
         labellers[name] = module("baseline", name).build(own, config, num_parts, fabric.device)
+    options = EvaluationOptions.of(config)
     for labeller in labellers.values():
         labeller.prepare(sets.test)
+        run.look_for_training_pictures(labeller, sets, method.protocols, options)
 
-    options = EvaluationOptions.of(config)
     first, results = next(iter(labellers)), {}
     for name, labeller in labellers.items():
         own = replace(options, label_maps=output / "label_maps") if name == first else options

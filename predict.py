@@ -19,7 +19,7 @@ from rich.progress import track
 import datasets
 from conf import app
 from conf.schema import PredictConfig
-from datasets.base import Source
+from datasets.base import NoPictures, Source
 from datasets.pictures import Pictures
 from evaluation.labellers.base import Labeller
 from evaluation.labellers.trained import of_checkpoint
@@ -47,6 +47,8 @@ def predict(config: DictConfig) -> None:
 
     # Whatever is in the way is found before the first picture.
     work = masks_of_a_data_set(config, labeller) if config.images is None else files_of_a_folder(config, labeller)
+    for note in dict.fromkeys(note for pictures, _ in work for note in pictures.notes):
+        print(note)
     chosen = [
         [place for place, of_picture in enumerate(files) if not (config.only_missing and there(of_picture))]
         for _, files in work
@@ -60,9 +62,10 @@ def predict(config: DictConfig) -> None:
     if not (config.overwrite or config.only_missing):
         refuse_to_overwrite(written)
 
-    empty = []
+    empty, skipped = [], []
     what = "masks" if labeller.gives_masks else "parts"
     for (pictures, files), places in zip(work, chosen, strict=True):
+        unread: dict[int, str] | None = {} if config.dataset.on_error == "skip" else None
         found = label_maps(
             labeller,
             pictures,
@@ -71,18 +74,24 @@ def predict(config: DictConfig) -> None:
             num_workers=config.loader.num_workers,
             device=fabric.device,
             indices=places,
+            skipped=unread,
         )
         bar = {"console": stderr, "transient": True, "disable": not stderr.is_terminal}
         for index, sample, labels in track(found, f"predicting {what}", total=len(places), **bar):
             write(files[index], sample.image, labels)
             if not labels.any():
                 empty.append(sample.name)
+        for index, message in (unread or {}).items():
+            skipped.append(message)
+            written = [path for path in written if path not in files[index].values()]
 
-    count = sum(map(len, chosen))
+    count = sum(map(len, chosen)) - len(skipped)
     paths = (path for _, files in work for of_picture in files for path in of_picture.values())
     print(f"{count} pictures, {len(written)} files in {os.path.commonpath([path.parent for path in paths])}")
     if empty:
         print(f"No {what} found in {len(empty)} of them: {', '.join(empty[:3])}{' ...' if empty[3:] else ''}")
+    if skipped:
+        print(f"{len(skipped)} pictures are skipped and have none. The first: {skipped[0]}")
     if config.images is None:
         data = f"dataset_name={config.dataset_name} dataset_root={config.dataset_root}"
         print(f"To use them: {data} dataset.eval_mask=supervised")
@@ -101,7 +110,12 @@ def masks_of_a_data_set(config: DictConfig, labeller: Labeller) -> list[tuple[So
         )
     work = []
     for split in ("train", "test"):
-        pictures = datasets.build(config, split, "prediction")
+        try:
+            pictures = datasets.build(config, split, "prediction")
+        except NoPictures:
+            if work or split == "train":
+                continue
+            raise
         work.append((pictures, [{"mask": pictures.mask_path(index, "supervised")} for index in range(len(pictures))]))
     return work
 
@@ -117,7 +131,12 @@ def files_of_a_folder(config: DictConfig, labeller: Labeller) -> list[tuple[Pict
     """
     if config.output_dir is None:
         raise UserError("images=DIR needs a place for what is found in them: give output_dir=OUT.")
-    pictures = Pictures(config.images, config.masks, box_padding=config.dataset.get("box_padding"))
+    pictures = Pictures(
+        config.images,
+        config.masks,
+        box_padding=config.dataset.get("box_padding"),
+        on_error=config.dataset.on_error,
+    )
     output = Path(config.output_dir)
     files = []
     for index in range(len(pictures)):

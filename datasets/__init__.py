@@ -22,10 +22,10 @@ def build(config: DictConfig, split: Split, purpose: Purpose) -> Source:
 
     Raises:
         UserError: something is missing or malformed on disk. Files of pictures are looked for, not opened; those of
-            training pictures may be missing with ``dataset.on_error`` "skip".
+            training pictures may be missing with ``dataset.on_error`` "skip", whatever they are read for.
     """
     source = build_from_lists(config, split, purpose)
-    if purpose != "training" or config.dataset.on_error == "raise":
+    if split == "test" or config.dataset.on_error == "raise":
         require_files(source)
     return source
 

@@ -10,9 +10,14 @@ from omegaconf import MISSING
 from conf.fields import choice, number, probability, reading
 from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Purpose, Sample
+from utils.errors import UserError
 
 Split = Literal["train", "test"]
 Mask = Literal["gt", "supervised", "unsupervised"]
+
+
+class NoPictures(UserError):
+    """A data set has no picture of a split."""
 
 
 @dataclass

@@ -19,8 +19,7 @@ from torch.utils.data import Dataset
 from conf import app
 from datasets import build_from_lists
 from datasets.base import Source
-from datasets.files import HELP, MissingFile, SizesDiffer, UnreadableFile, read_picture
-from datasets.folder import ENDINGS
+from datasets.files import ENDINGS, HELP, MissingFile, SizesDiffer, UnreadableFile, read_picture
 from datasets.sample import VOID, Sample
 from utils import workers
 from utils.console import stdout
@@ -96,7 +95,7 @@ def check(config: DictConfig) -> None:
         faults |= dict.fromkeys(fault for found in findings for fault in found.faults)
         counts[reading] = _counted(findings)
         failing = sum(found.fails for found in findings)
-        if failing and (purpose == "evaluation" or config.dataset.on_error == "raise"):
+        if failing and (split == "test" or config.dataset.on_error == "raise"):
             obstacles.append(f"{reading}: {failing:,} of {len(findings):,} pictures cannot be read")
         if reading == "training" and len(findings) - failing < config.batch_size:
             obstacles.append(

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.io import loadmat
 
 from datasets import base
-from datasets.base import Mask, Split
+from datasets.base import Mask, NoPictures, Split
 from datasets.box_crops import BoxCrops
 from datasets.crops import mirrored_indices
 from datasets.files import (
@@ -22,6 +22,7 @@ from datasets.files import (
     coordinate,
     extent,
     flag,
+    foreign,
     positive,
     read_label_map,
     read_names,
@@ -118,7 +119,7 @@ class CUB(BoxCrops):
         else:
             self.notes.append(f"{self.name}: {len(self):,} pictures, the whole {split} split.")
         if not self._ids:
-            raise UserError(f"{self._base / 'train_test_split.txt'} has no picture of the {split} split. {HELP}")
+            raise NoPictures(f"{self._base / 'train_test_split.txt'} has no picture of the {split} split. {HELP}")
 
     def _check_presence(self) -> None:
         if not self._base.is_dir():
@@ -191,15 +192,13 @@ class CUB(BoxCrops):
         return read_rows(self._base / f"{name}.txt", expected, *types)
 
     def _use_cleaned_list(self, path: Path) -> None:
-        try:
+        with foreign(path, "cleaned list of CUB", "fetch it again, or move it away to use all training pictures"):
             images = np.atleast_1d(loadmat(path, struct_as_record=False, squeeze_me=True)["images"])
             cleaned = {image.rel_path: _read_cleaned(image) for image in images}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
-            raise UserError(f"{path} is no cleaned list of CUB ({error}). Mend it or move it away. {HELP}") from None
         ids = {path: image for image, path in self._paths.items()}
-        foreign = next((name for name in cleaned if name not in ids), None)
-        if foreign is not None:
-            raise UserError(f"{path} lists {foreign}, which is no training image of images.txt. {HELP}")
+        unknown = next((name for name in cleaned if name not in ids), None)
+        if unknown is not None:
+            raise UserError(f"{path} lists {unknown}, which is no training image of images.txt. {HELP}")
         self._ids = [ids[name] for name in cleaned]
         self._boxes |= {ids[name]: image.box for name, image in cleaned.items()}
         self._cleaned = cleaned

@@ -10,8 +10,8 @@ import numpy as np
 
 from conf.fields import numbers, reading
 from datasets import base, crops
-from datasets.base import Mask, Split
-from datasets.files import HELP, UnreadableFile, check_size, read_label_map, read_picture, require_masks
+from datasets.base import Mask, NoPictures, Split
+from datasets.files import HELP, UnreadableFile, check_size, foreign, read_label_map, read_picture, require_masks
 from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Purpose, Sample
 from utils.errors import UserError
@@ -91,7 +91,7 @@ class DeepFashion:
         self._check_presence(lists)
         self._names = [name for path in lists for name in _read_list(path)]
         if not self._names:
-            raise UserError(f"{' and '.join(map(str, lists))}: no pictures. {HELP}")
+            raise NoPictures(f"{' and '.join(map(str, lists))}: no pictures. {HELP}")
         self.notes = [f"{self.name}: {len(self):,} pictures, the {split} split ({' and '.join(LISTS[split])})."]
 
     def _check_presence(self, lists: list[Path]) -> None:
@@ -170,10 +170,8 @@ def _whole(sample: Sample, size: int, labels: Literal["bilinear", "nearest"]) ->
 
 
 def _read_list(path: Path) -> list[str]:
-    try:
+    with foreign(path, "list of pictures"):
         return [str(image["file_name"]) for image in json.loads(path.read_bytes())["images"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is no list of pictures ({error!r}). Fetch it again. {HELP}") from None
 
 
 def read_part_map(path: Path, picture_path: Path, picture: np.ndarray) -> np.ndarray:

@@ -1,19 +1,46 @@
 """Reading pictures, label maps and lists from disk; whatever is wrong with a file ends in a message that names it."""
 
+import codecs
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from utils.errors import UserError
+from utils.files import stand_in
+
+try:
+    import pillow_heif
+except ImportError:
+    pillow_heif = None
+else:
+    pillow_heif.register_heif_opener()
 
 HELP = "See docs/data/."
-# Pillow's names; of others it runs foreign programs (EPS) or reads a part.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Pillow's names and the endings of files; of others it runs foreign programs (EPS) or reads a part.
+FORMATS = {
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jfif", ".jpe", ".jpeg", ".jpg"),
+    "PNG": (".png",),
+    "PPM": (".pbm", ".pgm", ".pnm", ".ppm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif", ".hif"),
+}
+ENDINGS = {ending for endings in FORMATS.values() for ending in endings}
+# Those that cannot be read here, and what they need.
+LACKING = {} if features.check("avif") else {"AVIF": "a newer Pillow (python -m pip install -U pillow)"}
+if pillow_heif is None:
+    LACKING["HEIF"] = "the package pillow-heif (python -m pip install pillow-heif)"
+# Of systems, in folders of pictures; what begins with a dot is as well.
+_OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 
 
 class MissingFile(UserError):
@@ -26,6 +53,54 @@ class UnreadableFile(UserError):
 
 class SizesDiffer(UserError):
     """A mask or label map has another size than its picture."""
+
+
+@contextmanager
+def foreign(path: Path, kind: str | None = None, again: str = "fetch it again") -> Iterator[None]:
+    """Where the content of a foreign file is read: whatever a library raises in it becomes one message.
+
+    Args:
+        path: of the file.
+        kind: what it should be, after "is no"; None: a picture.
+        again: what to do with one that is damaged.
+
+    Raises:
+        MissingFile, UnreadableFile: the message names the file, what is wrong with it and what to do. A UserError that
+            is raised in it stays as it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # on damaged bytes libraries raise nearly anything
+        found, system = stand_in(path), error.__cause__ or error  # SciPy wraps what the system says
+        if isinstance(system, FileNotFoundError):
+            raise MissingFile(f"Missing {path}. {HELP}") from None
+        if not found and isinstance(system, OSError) and system.errno:
+            raise UnreadableFile(f"Cannot open {path}: {system.strerror}. Look at its rights and its drive.") from None
+        told = f"it has no {error}" if isinstance(error, KeyError) else str(error).strip() or type(error).__name__
+        found = found or f"{told.splitlines()[0].rstrip('.')}. It is cut off, damaged or of another kind"
+        fault = f"{path} is no {kind}" if kind else f"Cannot read {path}"
+        raise UnreadableFile(f"{fault}: {found}. {again[0].upper()}{again[1:]}. {HELP}") from None
+
+
+def read_text(path: Path) -> str:
+    """A list's text, in UTF-8, or in UTF-16 where it begins by saying so.
+
+    Raises:
+        MissingFile, UnreadableFile: it is not there, is no text, or in another encoding.
+    """
+    with foreign(path, "list"):
+        content = path.read_bytes()
+        if content and (found := stand_in(path)):
+            raise UnreadableFile(f"{path} is no list: {found}. Fetch it again. {HELP}")
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError as error:
+            raise UnreadableFile(
+                f"{path} is not in UTF-8 ({error.reason}, byte {error.start}): save it so. {HELP}"
+            ) from None
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -148,20 +223,97 @@ def require_masks(name: str, mask: str, folders: Mapping[str, Path]) -> None:
 
 
 def _decode(path: Path, convert: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            return np.asarray(convert(picture))
-    except FileNotFoundError:
-        raise MissingFile(f"Missing {path}. {HELP}") from None
-    except UserError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UnreadableFile(f"{path} is too large: {error} Make it smaller, or take it away. {HELP}") from None
-    except UnidentifiedImageError:
-        what = f"it is none of {', '.join(FORMATS)}" if path.stat().st_size else "it is empty"
-        raise UnreadableFile(f"Cannot read {path}: {what}. Fetch the file again. {HELP}") from None
-    except Exception as error:  # on damaged bytes Pillow raises nearly anything, SyntaxError and struct.error included
-        raise UnreadableFile(f"Cannot read {path}: {error}. Fetch the file again. {HELP}") from None
+    with foreign(path):
+        known = [name for name in FORMATS if name not in LACKING]
+        try:
+            with Image.open(path, formats=known) as picture:
+                return np.asarray(convert(picture))
+        except Image.DecompressionBombError as error:
+            raise UnreadableFile(f"{path} is too large: {error} Make it smaller, or take it away. {HELP}") from None
+        except UnidentifiedImageError:
+            if (found := _kind_of_box(path)) in LACKING:
+                raise UnreadableFile(f"Cannot read {path}: {found} needs {LACKING[found]}. {HELP}") from None
+            raise ValueError(f"it is none of {', '.join(known)}") from None
+
+
+def _kind_of_box(path: Path) -> str | None:
+    """AVIF or HEIF, whose files begin alike."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    kinds = {b"avif": "AVIF", b"avis": "AVIF", b"mif1": "HEIF", b"msf1": "HEIF"}
+    brand = head[8:] if head[4:8] == b"ftyp" else b""
+    return "HEIF" if brand.startswith((b"hei", b"hev")) else kinds.get(brand)
+
+
+def of_system(name: str) -> bool:
+    """Whether a file's name is that of something which no one has put among pictures: ``._a.jpg``, ``Thumbs.db``."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
+def stem_of(path: Path) -> str:
+    """A path without the ending of a picture, with slashes."""
+    return path.with_suffix("").as_posix() if path.suffix.lower() in ENDINGS else path.as_posix()
+
+
+def some(names: Sequence[str], count: int = 10) -> str:
+    """The first of them, and how many more there are."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count:,} more" if len(names) > count else "")
+
+
+def pictures_in(folder: Path, advice: str, beside: Sequence[str] = ()) -> tuple[dict[str, Path], list[str]]:
+    """The pictures in a folder and the folders in it, by their names in it without the ending, sorted.
+
+    Args:
+        advice: what to do where there is no such folder.
+        beside: names of files that are no pictures and belong there.
+
+    Returns:
+        The pictures; and a note of the files that are left out, if there are any.
+
+    Raises:
+        MissingFile: there is no such folder.
+        UserError: two files differ in their ending only.
+    """
+    if not folder.is_dir():
+        raise MissingFile(f"No folder {folder}. {advice} {HELP}")
+    found: dict[str, list[Path]] = {}
+    left_out: dict[str, list[str]] = {}
+    needs = {ending: f"{name} needs {LACKING[name]}" for name in LACKING for ending in FORMATS[name]}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not of_system(name))
+        for name in sorted(names):
+            path = Path(place, name).relative_to(folder)
+            ending = path.suffix.lower()
+            if of_system(name) or path.as_posix() in beside:
+                continue
+            if ending in ENDINGS and ending not in needs:
+                found.setdefault(stem_of(path), []).append(folder / path)
+            else:
+                left_out.setdefault(needs.get(ending, "no pictures"), []).append(path.as_posix())
+    if doubled := [paths for paths in found.values() if len(paths) > 1]:
+        more = f" (as are {len(doubled) - 1:,} more)" if len(doubled) > 1 else ""
+        raise UserError(
+            f"{' and '.join(map(str, doubled[0]))} differ in their ending only{more}: take one away. {HELP}"
+        )
+    told = "; ".join(f"{some(names, 3)} ({why})" for why, names in left_out.items())
+    notes = [f"{folder}: {sum(map(len, left_out.values())):,} files are left out: {told}."] if told else []
+    return {stem: paths[0] for stem, paths in sorted(found.items())}, notes
+
+
+def spellings(name: str, folder: str) -> list[str]:
+    """A picture's name in a list as it may be meant: with Windows' slashes, with its folder in front (`ls images/*`).
+
+    Args:
+        folder: the name of that folder.
+
+    Returns:
+        The name as it is first; last the one without what stands in front.
+    """
+    found = dict.fromkeys((name, name.replace("\\", "/")))
+    for path in tuple(found):
+        parts = path.split("/")
+        found |= dict.fromkeys("/".join(parts[i + 1 :]) for i, part in enumerate(parts[:-1]) if part == folder)
+    return list(found)
 
 
 def read_rows(path: Path, expected: str, *types: Callable) -> list[tuple]:
@@ -174,10 +326,8 @@ def read_rows(path: Path, expected: str, *types: Callable) -> list[tuple]:
     Raises:
         UserError: the file is missing, or a line is malformed; the message has the line and its number.
     """
-    if not path.is_file():
-        raise MissingFile(f"Missing {path}. {HELP}")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         values = line.split(maxsplit=len(types) - 1)
         if not values:
             continue

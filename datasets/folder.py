@@ -3,34 +3,42 @@
 import csv
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
 from conf.fields import number
 from datasets import base
-from datasets.base import Mask, Split
+from datasets.base import Mask, NoPictures, Split
 from datasets.box_crops import BoxCrops
 from datasets.crops import mirrored_indices
 from datasets.files import (
+    ENDINGS,
+    FORMATS,
     HELP,
-    MissingFile,
     UnreadableFile,
     check_keypoints,
     coordinate,
     flag,
+    of_system,
+    pictures_in,
     read_label_map,
     read_names,
     read_picture,
+    read_text,
     require_masks,
+    some,
+    spellings,
+    stem_of,
 )
 from datasets.sample import Purpose, Sample
 from utils.errors import UserError
 
 MASKS = {"gt": "masks", "supervised": "supervisedlabels", "unsupervised": "pseudolabels"}
-ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# Around an object these leave values that are nearly, but not quite, 0.
+LOSSY = {ending for kind in ("AVIF", "HEIF", "JPEG") for ending in FORMATS[kind]}
 MAX_LABEL = 255  # part maps hold bytes
 
 
@@ -38,7 +46,7 @@ MAX_LABEL = 255  # part maps hold bytes
 class Options(base.Options, base.Masked, base.Boxed):
     """The keys of ``dataset``; ``test_share`` of the pictures are held out where no list says which."""
 
-    test_share: float = number(above=0, high=0.9)
+    test_share: float = number(above=0, high=1)
 
 
 def build(options: Options, dataset_root: Path, split: Split, purpose: Purpose) -> "Folder":
@@ -91,19 +99,22 @@ class Folder(BoxCrops):
         self.split = split
         self.notes: list[str] = []
         self._root, self._mask = Path(root), mask
-        self._pictures = by_stem(self._root / "images")
+        self._pictures = self._pictures_in("images")
         if not self._pictures:
-            raise UserError(f"{self._root / 'images'} holds no picture: known are {' '.join(sorted(ENDINGS))}. {HELP}")
+            told = " ".join(
+                [f"{self._root / 'images'} holds no picture: known are {' '.join(sorted(ENDINGS))}.", *self.notes]
+            )
+            raise UserError(f"{told} {HELP}")
         self._masks = {} if mask is None else self._list_masks(mask)
         held_out = self._held_out(options.test_share)
         self._stems = [stem for stem, is_test in held_out.items() if is_test == (split == "test")]
         if not self._stems:
-            raise UserError(f"{self._root} has no picture of the {split} split. {HELP}")
+            raise NoPictures(f"{self._root} has no picture of the {split} split. {HELP}")
         self.notes.insert(0, f"{self.name}: {len(self):,} of {len(self._pictures):,} pictures, the {split} split.")
 
         self.part_names, self._part_maps = None, {}
         if (self._root / "parts").is_dir():
-            self._part_maps = by_stem(self._root / "parts")
+            self._part_maps = self._pictures_in("parts", beside=["parts.txt"])
             names = self._root / "parts/parts.txt"
             self.part_names = (
                 read_names(names) if names.is_file() else [f"part {label}" for label in range(1, MAX_LABEL + 1)]
@@ -113,10 +124,16 @@ class Folder(BoxCrops):
             self._read_keypoints(stem for stem, is_test in held_out.items() if is_test)
         self.mirrored_keypoints = mirrored_indices(self.keypoint_names)
 
+    def _pictures_in(self, folder: str, beside: Sequence[str] = ()) -> dict[str, Path]:
+        advice = "Set dataset_root= to the folder that holds images/ and masks/."
+        found, notes = pictures_in(self._root / folder, advice, beside)
+        self.notes += notes
+        return found
+
     def _list_masks(self, mask: Mask) -> dict[str, Path]:
         require_masks(self.name, mask, {choice: self._root / folder for choice, folder in MASKS.items()})
         folder = self._root / MASKS[mask]
-        masks = by_stem(folder)
+        masks = self._pictures_in(MASKS[mask])
         if masks.keys().isdisjoint(self._pictures):
             first, picture = (str(next(iter(found.values()), "none")) for found in (masks, self._pictures))
             raise UserError(
@@ -124,7 +141,7 @@ class Folder(BoxCrops):
                 f"{picture}: give masks the names of their pictures, whatever the ending. {HELP}"
             )
         if spare := [stem for stem in masks if stem not in self._pictures]:
-            self.notes.append(f"{len(spare):,} masks in {folder} have no picture: {_some(spare)}.")
+            self.notes.append(f"{len(spare):,} masks in {folder} have no picture: {some(spare)}.")
         return masks
 
     def _held_out(self, test_share: float) -> dict[str, bool]:
@@ -139,29 +156,29 @@ class Folder(BoxCrops):
         if test is None:
             test = self._pictures.keys() - train
         if both := sorted(train & test):
-            raise UserError(
-                f"{self._root}: in train.txt and in test.txt: {_some(both)}. List each picture once. {HELP}"
-            )
+            raise UserError(f"{self._root}: in train.txt and in test.txt: {some(both)}. List each picture once. {HELP}")
         return {stem: stem in test for stem in self._pictures if stem in train or stem in test}
 
     def _listed(self, path: Path) -> set[str] | None:
         if not path.is_file():
             return None
-        lines = (line.strip() for line in _text(path).splitlines())
-        listed = {self._stem(name): name for name in lines if name}
+        lines = (line.strip() for line in read_text(path).splitlines())
+        listed = {self._stem(name): name for name in lines if name and not of_system(PureWindowsPath(name).name)}
         for stem in sorted(listed.keys() - self._pictures.keys()):
-            self._pictures[stem] = self._root / "images" / listed[stem]  # missing, which reading it will tell
+            # Missing, which reading it will tell.
+            self._pictures[stem] = self._root / "images" / spellings(listed[stem], "images")[-1]
         return set(listed)
 
     def _stem(self, name: str) -> str:
-        """What ``by_stem`` calls a picture whose name a list has with or without its ending."""
-        return name if name in self._pictures else _stem(Path(name))
+        """What ``pictures_in`` calls a picture that a list names, with its ending or without."""
+        meant = [stem for spelt in spellings(name, "images") for stem in (spelt, stem_of(Path(spelt)))]
+        return next((stem for stem in meant if stem in self._pictures), meant[-1])
 
     def _read_keypoints(self, held_out: Iterable[str]) -> None:
         path = self._root / "keypoints.csv"
         places: dict[str, dict[str, tuple[float, float, bool]]] = {}
         names: dict[str, None] = {}
-        lines = _text(path).splitlines()
+        lines = read_text(path).splitlines()
         rows = csv.DictReader(lines)
         try:
             columns, table = rows.fieldnames or (), [(f"{path}, line {rows.line_num}", row) for row in rows]
@@ -187,7 +204,7 @@ class Folder(BoxCrops):
             names[row["keypoint"]] = None
 
         if unknown := [stem for stem in places if stem not in self._pictures]:
-            self.notes.append(f"{path} has keypoints of pictures that are not there: {_some(unknown)}.")
+            self.notes.append(f"{path} has keypoints of pictures that are not there: {some(unknown)}.")
         if not any(seen for stem in held_out for *_, seen in places.get(stem, {}).values()):
             self.notes.append(f"{path} has no visible keypoint of a held-out picture, so it is not used.")
             return
@@ -264,52 +281,13 @@ class Folder(BoxCrops):
 def read_mask(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
     """(H, W) uint8, 1 where a mask of any common type is not 0; errors as of ``files.read_label_map``."""
     values = read_label_map(path, picture_path, image)
-    # Around an object JPEG leaves values that are nearly, but not quite, 0.
-    threshold = 128 if path.suffix.lower() in (".jpg", ".jpeg") else 1
+    threshold = 128 if path.suffix.lower() in LOSSY else 1
     if 0 < values.max() < threshold:
         raise UnreadableFile(
             f"{path} has values up to {values.max()}, but in a JPEG mask the object is what has {threshold} or more: "
             f"save it as PNG, or with 0 and 255. {HELP}"
         )
     return (values >= threshold).astype(np.uint8)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not in UTF-8 ({error.reason}, byte {error.start}): save it so. {HELP}") from None
-
-
-def by_stem(
-    folder: Path, advice: str = "Set dataset_root= to the folder that holds images/ and masks/."
-) -> dict[str, Path]:
-    """The pictures in a folder and the folders in it, by their names in it without the ending, sorted.
-
-    Raises:
-        UserError: there is no such folder, or two files differ in their ending only.
-    """
-    if not folder.is_dir():
-        raise MissingFile(f"No folder {folder}. {advice} {HELP}")
-    found: dict[str, Path] = {}
-    for place, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            path = Path(place, name)
-            if path.suffix.lower() not in ENDINGS or name.startswith("."):
-                continue
-            stem = _stem(path.relative_to(folder))
-            if stem in found:
-                raise UserError(f"{found[stem]} and {path} differ in their ending only: take one away. {HELP}")
-            found[stem] = path
-    return dict(sorted(found.items()))
-
-
-def _stem(path: Path) -> str:
-    return path.with_suffix("").as_posix() if path.suffix.lower() in ENDINGS else path.as_posix()
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def mask_box(foreground: np.ndarray) -> np.ndarray:

@@ -12,7 +12,16 @@ from conf.fields import choice, number
 from datasets import base
 from datasets.base import Mask, Split
 from datasets.box_crops import BoxCrops
-from datasets.files import HELP, MissingFile, UnreadableFile, check_size, read_label_map, read_picture, read_rows
+from datasets.files import (
+    HELP,
+    MissingFile,
+    UnreadableFile,
+    check_size,
+    foreign,
+    read_label_map,
+    read_picture,
+    read_rows,
+)
 from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Purpose, Sample
 from utils.errors import UserError
@@ -149,7 +158,7 @@ class PascalPart(BoxCrops):
         self._root, self._mask = Path(root), mask
         self._check_presence()
 
-        listed = self._read_lists()
+        listed, lost = self._read_lists(options.on_error == "skip")
         names = {name for found in listed.values() for _, annotated in found for name in annotated.part_names}
         self.part_names = sorted(names)
         self._labels = {name: label for label, name in enumerate(self.part_names, start=1)}
@@ -162,6 +171,8 @@ class PascalPart(BoxCrops):
             f"{self.name}: {len(self):,} of {len(listed[split]):,} objects of the {split} split, those that cover more "
             f"than {min_area:.0%} of their picture" + (f"; {left_out:,} without parts left out." if left_out else ".")
         ]
+        if lost:
+            self.notes.append(f"{self.name}: {len(lost):,} training pictures are skipped, the first: {lost[0]}")
 
     def _check_presence(self) -> None:
         if not self._root.is_dir():
@@ -191,10 +202,13 @@ class PascalPart(BoxCrops):
     def _annotation(self, picture: str) -> Path:
         return self._root / "Annotations_Part" / f"{picture}.mat"
 
-    def _read_lists(self) -> dict[str, list[tuple[str, _Object]]]:
-        """For each split all objects of the category, each with its picture's name, in the order of the list."""
+    def _read_lists(self, skip: bool) -> tuple[dict[str, list[tuple[str, _Object]]], list[UserError]]:
+        """For each split all objects of the category, each with its picture's name, in the order of the list.
+
+        And what is wrong with annotations of training pictures that are skipped.
+        """
         found: dict[str, list[tuple[str, _Object]]] = {split: [] for split in LISTS}
-        faults = []
+        faults, skipped = [], []
         for split, objects in found.items():
             for picture, present in read_rows(self.list_of(split), "picture 1|0|-1", str, _presence):
                 if not present:
@@ -204,10 +218,10 @@ class PascalPart(BoxCrops):
                     changed = path.stat().st_mtime_ns if path.is_file() else 0
                     objects += [(picture, found) for found in _read_objects(path, self.category, changed)]
                 except (MissingFile, UnreadableFile) as error:
-                    faults.append(error)
+                    (skipped if skip and split == "train" else faults).append(error)
         if faults:
             raise type(faults[0])("\n".join(str(fault) for fault in faults))
-        return found
+        return found, skipped
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -266,17 +280,13 @@ def _presence(text: str) -> bool:
 @lru_cache(maxsize=MAX_FILES)
 def _read_objects(path: Path, category: str, _changed: int) -> tuple[_Object, ...]:
     """The objects of a category in an annotation file; ``_changed`` is when that was written."""
-    try:
+    with foreign(path, "annotation of PASCAL-Part"):
         annotation = loadmat(path)["anno"][0, 0]
         return tuple(
             _read_object(index, annotated)
             for index, annotated in enumerate(annotation["objects"].ravel())
             if annotated["class"].item() == category
         )
-    except FileNotFoundError:
-        raise MissingFile(f"Missing {path}. {HELP}") from None
-    except Exception as error:  # on damaged bytes SciPy raises nearly anything
-        raise UnreadableFile(f"{path} is no annotation of PASCAL-Part: {error}. Fetch the file again. {HELP}") from None
 
 
 def _read_object(index: int, annotated: np.void) -> _Object:

@@ -1,12 +1,13 @@
 """Any pictures, of which nothing is known but perhaps their masks: what ``predict.py`` reads."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from datasets import crops
-from datasets.files import MissingFile, read_picture
-from datasets.folder import by_stem, mask_box, read_mask
+from datasets.files import MissingFile, pictures_in, read_picture
+from datasets.folder import mask_box, read_mask
 from datasets.sample import Sample
 from utils.errors import UserError
 
@@ -16,11 +17,19 @@ class Pictures:
 
     Attributes:
         name: of the data set.
+        notes: what a log should say about these files.
     """
 
     name = "pictures"
 
-    def __init__(self, images: Path | str, masks: Path | str | None, *, box_padding: float | None) -> None:
+    def __init__(
+        self,
+        images: Path | str,
+        masks: Path | str | None,
+        *,
+        box_padding: float | None,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> None:
         """List the files; they are read one by one, when asked for.
 
         Args:
@@ -28,19 +37,24 @@ class Pictures:
             masks: a folder with a mask for every picture, under the picture's name, whatever the ending; not 0 on the
                 object. None: every mask is the whole picture.
             box_padding: of the crop around a mask, a share of its size. None: pictures are not cropped to their masks.
+            on_error: "raise" asks for every mask at once; "skip" leaves that to the reading of its picture.
 
         Raises:
             UserError: there is no such folder, no picture in it, or a picture without a mask.
         """
         self._root, self._box_padding = Path(images), box_padding if masks is not None else None
-        self._pictures = by_stem(self._root, "Give another one: images=DIR.")
+        self._pictures, self.notes = pictures_in(self._root, "Give another one: images=DIR.")
         self._stems = list(self._pictures)
         if not self._stems:
-            raise UserError(f"images={images} holds no picture.")
-        self._masks = None if masks is None else by_stem(Path(masks), "Give another one: masks=DIR, or leave it out.")
-        if self._masks is not None:
+            raise UserError(" ".join([f"images={images} holds no picture.", *self.notes]))
+        self._masks = None
+        if masks is not None:
+            self._masks, notes = pictures_in(Path(masks), "Give another one: masks=DIR, or leave it out.")
+            self.notes += notes
             missing = [stem for stem in self._stems if stem not in self._masks]
-            if missing:
+            if missing and on_error == "skip":
+                self._masks |= {stem: Path(masks, f"{stem}.png") for stem in missing}
+            elif missing:
                 raise MissingFile(
                     f"{len(missing)} of {len(self)} pictures have no mask in {masks}, for example "
                     f"{self._pictures[missing[0]]}: give masks the names of their pictures, whatever the ending."

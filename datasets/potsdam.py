@@ -21,7 +21,7 @@ from scipy.io import loadmat, savemat
 
 from datasets import base
 from datasets.base import Split
-from datasets.files import HELP, MissingFile, UnreadableFile, read_picture, read_rows
+from datasets.files import HELP, MissingFile, UnreadableFile, foreign, read_picture, read_rows
 from datasets.sample import VOID, Purpose, Sample
 from datasets.windows import WindowCrops
 from utils.errors import UserError
@@ -153,12 +153,8 @@ def _list_of(root: Path, name: str) -> Path:
 
 
 def _read_tile(path: Path, key: str, shape: tuple[int, ...]) -> np.ndarray:
-    try:
+    with foreign(path, "tile of Potsdam", "take it away and cut it again"):
         found = loadmat(path, variable_names=[key])[key]
-    except FileNotFoundError:
-        raise MissingFile(f"Missing {path}. {PREPARE} {HELP}") from None
-    except Exception as error:  # on damaged bytes SciPy raises nearly anything
-        raise UnreadableFile(f"{path} is no tile of Potsdam: {error}. Take it away and cut it again. {HELP}") from None
     if found.shape != shape or found.dtype.kind not in "iu":
         shape_found, wanted = (" x ".join(map(str, sizes)) for sizes in (found.shape, shape))
         raise UserError(
@@ -277,11 +273,8 @@ def _check_download(download: Path, pictures: dict[str, Path], labels: dict[str,
         raise MissingFile(f"{labels[lost[0]]} has no picture {lost[0]}_RGBIR.tif. {HELP}")
     side = published.side
     for path in (*pictures.values(), *labels.values()):
-        try:
-            with Image.open(path, formats=("TIFF",)) as picture:
-                size = picture.size
-        except Exception as error:  # as in files.read_picture
-            raise UnreadableFile(f"Cannot read {path}: {error}. Fetch the file again. {HELP}") from None
+        with foreign(path), Image.open(path, formats=("TIFF",)) as picture:
+            size = picture.size
         if size != (side, side):
             raise UserError(
                 f"{path} is {size[0]} x {size[1]} pixels, but pictures and labels of Potsdam are {side} x {side}. "
@@ -334,15 +327,13 @@ def _read_halved(path: Path) -> np.ndarray:
 
 def _read_four_channels(path: Path) -> np.ndarray:
     """(H, W, 4) uint8, as stored."""
-    try:
+    with foreign(path):
         with Image.open(path, formats=("TIFF",)) as picture:
             # A fourth channel that is called nothing (0), or transparency multiplied with the colours (1), Pillow drops
             # or undoes, and OpenCV leaves alone; of transparency (2) it is the other way round.
             if picture.mode == "RGBA" and picture.tag_v2.get(338) not in ((0,), (1,)):
                 return np.asarray(picture)
         pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    except Exception as error:  # on damaged bytes Pillow raises nearly anything
-        raise UnreadableFile(f"Cannot read {path}: {error}. Fetch the file again. {HELP}") from None
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 4:
         raise UnreadableFile(
             f"{path} is no picture of four channels of 8 bits, red, green, blue and infrared. Fetch the file again. "

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from omegaconf import DictConfig
 
 import datasets
-from datasets.base import Source
+from datasets.base import NoPictures, Source
 from datasets.part_views import PartViewOptions
 from datasets.sample import Purpose
 
@@ -18,15 +18,18 @@ class Sets:
 
     Attributes:
         test: the held-out split, which the figures are of.
-        fit: the training split, with the masks of the evaluation: what is fitted is fitted on it. None leaves that out.
+        fit: the training split, with the masks of the evaluation: what is fitted is fitted on it. None where it has no
+            picture.
+        on_error: of a picture of ``fit`` that cannot be read. "skip" leaves it out.
     """
 
     test: Source
     fit: Source | None
+    on_error: Literal["raise", "skip"] = "raise"
 
     @classmethod
     def of(cls, config: DictConfig, test_masks: Purpose) -> Self:
-        """Read the lists of both splits.
+        """Read the lists of both splits; whether the files of training pictures are there is not asked.
 
         Args:
             config: the whole config.
@@ -36,7 +39,12 @@ class Sets:
         Raises:
             UserError: the data set, or its masks, are not there.
         """
-        return cls(*(datasets.build(config, split, test_masks) for split in ("test", "train")))
+        test = datasets.build(config, "test", test_masks)
+        try:
+            fit = datasets.build_from_lists(config, "train", test_masks)
+        except NoPictures:
+            fit = None
+        return cls(test, fit if fit else None, config.dataset.on_error)
 
 
 @dataclass(frozen=True, kw_only=True)

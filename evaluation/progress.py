@@ -13,7 +13,7 @@ from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions, Sets
 from evaluation.prediction import part_probabilities, upsample
 from evaluation.report import part_picture, print_table
-from evaluation.run import chosen_protocols, evaluate
+from evaluation.run import evaluate, look_for_training_pictures
 from utils.devices import of_any_shape
 from utils.logging import RunLogger
 from utils.signals import Signals
@@ -28,7 +28,7 @@ class Progress:
         protocols: that the method is evaluated by.
 
     Raises:
-        UserError: the labeller cannot be scored by one of these.
+        UserError: the labeller cannot be scored by one of these, or there is nothing to fit it on.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Progress:
     ) -> None:
         self.labeller, self.sets, self.protocols, self.device = labeller, sets, protocols, device
         self.options = EvaluationOptions.of(config)
-        chosen_protocols(labeller, sets.test, protocols, self.options)  # what cannot be scored is not trained
+        look_for_training_pictures(labeller, sets, protocols, self.options)  # what cannot be scored is not trained
         self._noted: set[str] = set()
         self.found = "foreground" if labeller.gives_masks else "parts"
         self.collapse = CollapseWatch(config.logging.collapse_share, config.logging.collapse_checks)

@@ -1,8 +1,8 @@
 """One pass over the images: inputs from the loader's workers, scores from the labeller, numbers from the protocols."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from conf.modules import module
 from datasets.base import Source
 from datasets.batch import EvalBatch
+from datasets.files import require_files
 from evaluation.examples import Example
 from evaluation.inputs import EvalInput, batches_of_equal_shape
 from evaluation.labellers.base import Labeller
@@ -61,16 +62,16 @@ def evaluate(
     device = torch.device(device)
     chosen = chosen_protocols(labeller, sets.test, protocols, options)
     names = figure_names(chosen)
+    skipped: dict[int, str] = {}
     if labeller.needs_fit:
-        to_fit: Dataset = _Inputs(sets.fit, [crops.Protocol(sets.fit, labeller, options)], labeller, fitted=True)
+        to_fit: Dataset = _fitted(sets, [crops.Protocol(sets.fit, labeller, options)], labeller)
         if labeller.num_fitted is not None and labeller.num_fitted < len(sets.fit):
             to_fit = Subset(to_fit, _spread(labeller.num_fitted, len(sets.fit)))
-        labeller.fit(batch for _, batch in _batches(to_fit, "fitting", options, device))
+        labeller.fit(_to_fit(to_fit, options, device, skipped))
     for protocol in chosen:
         if protocol.needs_fit:
-            to_fit = _Inputs(sets.fit, [protocol], labeller, fitted=True)
-            protocol.fit(batch for _, batch in _batches(to_fit, "fitting", options, device))
-    pictures = score(labeller, sets, chosen, options, device)
+            protocol.fit(_to_fit(_fitted(sets, [protocol], labeller), options, device, skipped))
+    pictures = score(labeller, sets, chosen, options, device, skipped)
 
     result = Result({}, {}, [], [])
     for protocol in chosen:
@@ -78,6 +79,11 @@ def evaluate(
         result.counts |= protocol.counts()
         result.notes += protocol.notes
     result.notes += labeller.notes
+    if skipped:
+        result.notes.append(
+            f"{len(skipped):,} of {len(sets.fit):,} training pictures are skipped in what is fitted. The first: "
+            f"{skipped[min(skipped)]}"
+        )
     recolouring = chosen[0].recolouring()
     result.pictures = [replace(example, recolouring=recolouring) for example in pictures]
     return result
@@ -98,6 +104,26 @@ def chosen_protocols(
     shown, lacking = crops.Protocol(dataset, labeller, options), {protocol.annotation: None for protocol in classes}
     shown.notes = [f"{dataset.name} has no {' and no '.join(lacking)}: there is nothing to compare with."]
     return [shown]
+
+
+def look_for_training_pictures(
+    labeller: Labeller, sets: Sets, protocols: Sequence[str], options: EvaluationOptions
+) -> None:
+    """Look for the training pictures that an evaluation is to read, before anything is read; it may read none.
+
+    Raises:
+        UserError: something is to be fitted on training pictures, and there are none; or files of them are missing.
+    """
+    chosen = chosen_protocols(labeller, sets.test, protocols, options)
+    fitted = [labeller.title] * labeller.needs_fit + [protocol.name for protocol in chosen if protocol.needs_fit]
+    if fitted and sets.fit is None:
+        raise UserError(
+            f"{fitted[0]} is fitted on training pictures, and {sets.test.name} has none: leave it out, or hold out "
+            "fewer pictures."
+        )
+    wanted = labeller.knows_training_pictures and any(protocol.fits for protocol in chosen)
+    if (fitted or wanted) and sets.fit is not None and sets.on_error == "raise":
+        require_files(sets.fit)
 
 
 def figure_names(protocols: Sequence[Protocol]) -> dict[tuple[str, str], str]:
@@ -123,20 +149,29 @@ def figure_names(protocols: Sequence[Protocol]) -> dict[tuple[str, str], str]:
 
 
 def score(
-    labeller: Labeller, sets: Sets, protocols: Sequence[Protocol], options: EvaluationOptions, device: torch.device
+    labeller: Labeller,
+    sets: Sets,
+    protocols: Sequence[Protocol],
+    options: EvaluationOptions,
+    device: torch.device,
+    skipped: dict[int, str],
 ) -> list[Example]:
-    """Show the labeller all inputs, tell each protocol what it found in its own, and keep examples of the first."""
+    """Show the labeller all inputs, tell each protocol what it found in its own, and keep examples of the first.
+
+    Args:
+        skipped: what is wrong with each training picture that is left out, by its place, is added.
+    """
     places = set(_spread(options.num_pictures, len(sets.test)))
     splits: list[Dataset] = [_Inputs(sets.test, protocols, labeller)]
     if all(protocol.only_shown for protocol in protocols):
         splits = [Subset(splits[0], sorted(places))]
     fitting = [protocol for protocol in protocols if protocol.fits]
     if fitting and sets.fit is not None and labeller.knows_training_pictures:
-        splits.append(_Inputs(sets.fit, fitting, labeller, fitted=True))
+        splits.append(_fitted(sets, fitting, labeller))
 
     by_name, pictured = {protocol.name: protocol for protocol in protocols}, protocols[0]
     pictures = []
-    for name, batch in _batches(ConcatDataset(splits), "evaluating", options, device):
+    for name, batch in _batches(ConcatDataset(splits), "evaluating", options, device, skipped):
         protocol = by_name[name]
         seen = labeller.features_of(batch) if protocol.of_features else labeller.scores_of(batch)
         probabilities = protocol.update(batch, seen)
@@ -154,6 +189,14 @@ def _spread(count: int, length: int) -> list[int]:
 
 
 @dataclass
+class _Skipped:
+    """In the place of a training picture's inputs: its place, and what is wrong with it."""
+
+    place: int
+    message: str
+
+
+@dataclass
 class _Inputs(Dataset):
     """Each sample of a split as the inputs of all protocols, in the worker that decodes its files."""
 
@@ -161,11 +204,20 @@ class _Inputs(Dataset):
     protocols: Sequence[Protocol]
     labeller: Labeller
     fitted: bool = False
+    on_error: Literal["raise", "skip"] = "raise"
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> list[tuple[str, EvalInput]]:
+    def __getitem__(self, index: int) -> list[tuple[str, EvalInput]] | _Skipped:
+        try:
+            return self._inputs(index)
+        except UserError as error:
+            if self.on_error == "raise":
+                raise
+            return _Skipped(index, str(error))
+
+    def _inputs(self, index: int) -> list[tuple[str, EvalInput]]:
         sample = self.dataset[index]
         predicted = self.labeller.label_map(sample)
         return [
@@ -175,12 +227,40 @@ class _Inputs(Dataset):
         ]
 
 
+def _fitted(sets: Sets, protocols: Sequence[Protocol], labeller: Labeller) -> _Inputs:
+    return _Inputs(sets.fit, protocols, labeller, fitted=True, on_error=sets.on_error)
+
+
+def _to_fit(
+    inputs: Dataset, options: EvaluationOptions, device: torch.device, skipped: dict[int, str]
+) -> Iterator[EvalBatch]:
+    """Batches to fit on; UserError where none of the pictures can be read."""
+    own: dict[int, str] = {}
+    for _, batch in _batches(inputs, "fitting", options, device, own):
+        yield batch
+    if own and len(own) == len(inputs):
+        raise UserError(
+            f"No training picture can be read, and there is nothing to fit on. The first one: {own[min(own)]}"
+        )
+    skipped |= own
+
+
 def _batches(
-    inputs: Dataset, doing: str, options: EvaluationOptions, device: torch.device
+    inputs: Dataset, doing: str, options: EvaluationOptions, device: torch.device, skipped: dict[int, str]
 ) -> Iterator[tuple[str, EvalBatch]]:
-    """Batches of inputs of one size, on the device, each with its protocol's name."""
+    """Batches of inputs of one size, on the device, each with its protocol's name; what is skipped is noted."""
     loader = workers.loader(inputs, num_workers=options.num_workers, batch_size=None)
     read = track(loader, doing, console=stderr, transient=True, disable=not stderr.is_terminal)
-    for name, batch in batches_of_equal_shape(chain.from_iterable(read), options.batch_size):
+    for name, batch in batches_of_equal_shape(_kept(read, skipped), options.batch_size):
         # From page-locked memory the copy does not wait for the network's work on the last batch.
         yield name, (batch.pin_memory() if device.type == "cuda" else batch).to(device)
+
+
+def _kept(
+    read: Iterable[list[tuple[str, EvalInput]] | _Skipped], skipped: dict[int, str]
+) -> Iterator[tuple[str, EvalInput]]:
+    for found in read:
+        if isinstance(found, _Skipped):
+            skipped[found.place] = found.message
+        else:
+            yield from found

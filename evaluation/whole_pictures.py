@@ -15,6 +15,7 @@ from datasets.sample import Sample
 from evaluation.labellers.base import Labeller
 from evaluation.prediction import upsample
 from utils import workers
+from utils.errors import UserError
 
 # Of large pictures: the probabilities of all parts at all pixels would take gigabytes.
 PIXELS_AT_ONCE = 1 << 22
@@ -41,6 +42,7 @@ def label_maps(
     num_workers: int,
     device: torch.device | str,
     indices: Sequence[int] | None = None,
+    skipped: dict[int, str] | None = None,
 ) -> Iterator[tuple[int, Sample, np.ndarray]]:
     """Each sample's index, the sample, and its label map (H, W) uint8 at the picture's size, 0 is background.
 
@@ -53,14 +55,20 @@ def label_maps(
         batch_size: the most crops that go through the labeller at once.
         num_workers: processes that read and crop; 0 reads in this one.
         indices: of the samples, in order; None is all of them.
+        skipped: is given what is wrong with each sample that cannot be read, by its index. None: the first ends it.
 
     Raises:
         UserError: a file cannot be read.
     """
-    crops = _Crops(dataset, image_size)
+    crops = _Crops(dataset, image_size, skip=skipped is not None)
     if indices is not None:
         crops = Subset(crops, indices)
-    for items in workers.loader(crops, num_workers=num_workers, batch_size=batch_size):
+    for read in workers.loader(crops, num_workers=num_workers, batch_size=batch_size):
+        items = [item for item in read if isinstance(item, _Cropped)]
+        if len(items) < len(read):
+            skipped |= dict(item for item in read if not isinstance(item, _Cropped))
+        if not items:
+            continue
         found = [cropped.crop for cropped in items]
         batch = EvalBatch(*stack(found), items, infrared=planes([crop.infrared for crop in found])).to(device)
         scores = labeller.scores_of(batch)
@@ -77,11 +85,20 @@ def label_maps(
 class _Crops(Dataset):
     dataset: Source
     size: int
+    skip: bool
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> _Cropped:
+    def __getitem__(self, index: int) -> _Cropped | tuple[int, str]:
+        try:
+            return self._cropped(index)
+        except UserError as error:
+            if not self.skip:
+                raise
+            return index, str(error)
+
+    def _cropped(self, index: int) -> _Cropped:
         sample = self.dataset[index]
         # Keypoints follow every crop, so two of them tell where it lies.
         extent = np.array(sample.foreground.shape[::-1], float)

@@ -23,6 +23,7 @@ from torchvision.models import ResNet50_Weights, VGG16_BN_Weights, VGG16_Weights
 from utils import checkpoints
 from utils.console import say
 from utils.errors import UserError
+from utils.files import stand_in
 
 # Segments of names that come from what a network was wrapped in.
 WRAPPERS = ("module", "_orig_mod")
@@ -264,8 +265,8 @@ def _read(path: Path) -> dict[str, Tensor]:
                 payload = checkpoints.load_tensors(path)
     except Exception as error:
         raise UserError(
-            f"Cannot read the weights file {path}: {first_line(error)}. It may be truncated or no PyTorch state dict: "
-            f"delete it and fetch it again."
+            f"Cannot read the weights file {path}: {stand_in(path) or first_line(error)}. It may be truncated or no "
+            f"PyTorch state dict: delete it and fetch it again."
         ) from error
     if not (state := dict(_tensors(payload))):
         raise UserError(f"The weights file {path} does not hold a state dict (names and tensors).")

@@ -1,6 +1,8 @@
-"""Files that are whole or not there, and survive a power cut."""
+"""Files that are whole or not there, and survive a power cut; and what is there in the place of others' files."""
 
+import codecs
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,3 +28,25 @@ def written_whole(path: Path) -> Iterator[Path]:
         flush_to_disk(path.parent)  # a renamed file survives a power cut once its folder is on disk too
     finally:
         part.unlink(missing_ok=True)
+
+
+def stand_in(path: Path) -> str | None:
+    """What a failed or unfinished download has left in the place of a file; None if it is nothing that is known.
+
+    Returns:
+        A clause that begins with "it is", for a message.
+    """
+    if os.path.isdir(path):
+        return "it is a directory"
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()
+    except OSError:
+        return None
+    if not path.stat().st_size:
+        return "it is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, which stands for the file: `git lfs pull` fetches that"
+    if re.match(rb"<[a-z!?]", head, re.IGNORECASE) and b"<svg" not in head:
+        return "it is a web page (HTML or XML), which the download gave in the place of the file"
+    return None

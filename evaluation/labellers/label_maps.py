@@ -90,13 +90,14 @@ def given(config: DictConfig, sets: Sets) -> LabelMaps:
         raise UserError(f"predictions={config.predictions} is no directory.")
     paths, of_training = (
         [directory / f"{pictures.sample_name(index)}.png" for index in range(len(pictures))]
-        for pictures in (sets.test, sets.fit)
+        for pictures in (sets.test, sets.fit or ())
     )
     _require(paths, "held-out")
     knows_training_pictures = bool(sets.test.keypoint_names) and any(path.is_file() for path in of_training)
     if knows_training_pictures:
-        _require(of_training, "training")
-        paths += of_training
+        if sets.on_error == "raise":
+            _require(of_training, "training")
+        paths += [path for path in of_training if path.is_file()]
     if num_parts is None:
         shown = {"console": stderr, "transient": True, "disable": not stderr.is_terminal}
         num_parts = max(int(read_labels(path).max()) for path in track(paths, "counting parts", **shown))
@@ -107,7 +108,7 @@ def given(config: DictConfig, sets: Sets) -> LabelMaps:
             )
     labeller = LabelMaps(directory, num_parts, config.predictions_background)
     labeller.knows_training_pictures = knows_training_pictures
-    if sets.test.keypoint_names and not knows_training_pictures:
+    if sets.fit and sets.test.keypoint_names and not knows_training_pictures:
         labeller.notes = (f"{directory} has no maps of the training pictures, which the keypoint error is fitted on.",)
     return labeller
 

@@ -1,11 +1,15 @@
 """Broken copies of CUB-200-2011."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from scipy.io import savemat
 
 from tests.mistakes.damage import cut, flat, line, missing, pixels, replace_file
-from tests.mistakes.harness import DataSet
+from tests.mistakes.harness import Damage, DataSet
+from tests.mistakes.stand_ins import STAND_INS
+from tests.trees import draw_cub_tree
 
 CUB = DataSet("CUB", "CUB", "dataset.train_mask=gt dataset.eval_mask=gt")
 BOXES, KEYPOINTS = "CUB_200_2011/bounding_boxes.txt", "CUB_200_2011/parts/part_locs.txt"
@@ -19,6 +23,25 @@ def folder_instead(path: Path) -> None:
 def all_train(root: Path) -> None:
     split = root / "CUB_200_2011/train_test_split.txt"
     split.write_text(split.read_text().replace(" 0\n", " 1\n"))
+
+
+CLEANED = "CUB_200_2011/cachedir/cub/data/train_cub_cleaned.mat"
+
+
+def cleaned(content: bytes | Damage) -> Damage:
+    """A list of cleaned training pictures beside the others: bytes, or a whole one that is damaged."""
+
+    def damage(root: Path) -> None:
+        whole = draw_cub_tree(root.parent / "whole", cleaned=(1, 2)) / CLEANED
+        (root / CLEANED).parent.mkdir(parents=True)
+        shutil.copy(whole, root / CLEANED)
+        replace_file(CLEANED, content)(root)
+
+    return damage
+
+
+def another(path: Path) -> None:
+    savemat(path, {"pictures": 1})
 
 
 BROKEN = [
@@ -38,6 +61,16 @@ BROKEN = [
         "Bird_0002.png has values up to 65535",
     ),
     # lists
+    *(
+        CUB.broken(f"cleaned list: {kind}", cleaned(content), "train_cub_cleaned.mat is no cleaned list", words, "move")
+        for kind, (content, words) in STAND_INS.items()
+    ),
+    CUB.broken("cleaned list: header", cleaned(cut(0.01)), "train_cub_cleaned.mat is no cleaned list", "It is cut off"),
+    CUB.broken("cleaned list: half", cleaned(cut(0.5)), "train_cub_cleaned.mat is no cleaned list", "It is cut off"),
+    CUB.broken("cleaned list: another", cleaned(another), "train_cub_cleaned.mat is no cleaned list", "'images'"),
+    CUB.broken(
+        "a page for a list", replace_file(BOXES, STAND_INS["page"][0]), "bounding_boxes.txt is no list: it is a"
+    ),
     CUB.broken("list cut off", line("CUB_200_2011/images.txt", 9, None), "images.txt", "9"),
     CUB.broken("no picture held out", all_train, "train_test_split.txt has no picture of the test split"),
     CUB.broken("no box", line(BOXES, 3, None), "_boxes.txt", "3"),

@@ -6,6 +6,7 @@ import pytest
 
 from tests.mistakes.damage import cut, flat, pixels, replace_file, write
 from tests.mistakes.harness import DataSet
+from tests.mistakes.stand_ins import STAND_INS
 
 DF = DataSet(
     "DF",
@@ -28,6 +29,15 @@ BROKEN = [
         "list that is no JSON",
         write(LIST.format("query"), '{"images": ['),
         "DeepFashion_segmentation_query.json is no list of pictures",
+    ),
+    *(
+        DF.broken(
+            f"list: {kind}",
+            write(LIST.format("train"), content),
+            "DeepFashion_segmentation_train.json is no list of pictures",
+            words,
+        )
+        for kind, (content, words) in STAND_INS.items()
     ),
     DF.broken(
         "empty list", write(LIST.format("train"), '{"images": []}'), "DeepFashion_segmentation_train.json: no pictures"

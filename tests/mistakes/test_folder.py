@@ -9,6 +9,7 @@ import pytest
 
 from tests.mistakes.damage import cut, everywhere, flat, missing, pixels, png, replace_file, write
 from tests.mistakes.harness import Damage, DataSet
+from tests.mistakes.stand_ins import STAND_INS
 
 FOLDER = DataSet("folder", ".", "dataset.train_mask=gt dataset.eval_mask=gt")
 CSV = "name,keypoint,x,y\ncreature_001,eye,3,4\ncreature_004,eye,5,6\n"
@@ -39,6 +40,8 @@ PICTURES = [
     FOLDER.broken("empty", picture(b""), "creature_001.jpg", "it is empty"),
     FOLDER.broken("text", picture("hi"), "creature_001.jpg", "none of", "JPEG"),
     FOLDER.broken("a program for a printer", picture(PROGRAM_FOR_A_PRINTER), "creature_001.jpg", "none of BMP"),
+    FOLDER.broken("a page", picture(STAND_INS["page"][0]), "creature_001.jpg: it is a web page"),
+    FOLDER.broken("a pointer", picture(STAND_INS["pointer"][0]), "creature_001.jpg: it is a Git LFS pointer"),
     FOLDER.broken("32 bits", picture(pixels(flat(70000, "int32"), format="TIFF")), "creature_001.jpg has 32 bits"),
     FOLDER.broken(
         "fractions",
@@ -144,6 +147,12 @@ LISTS = [
         "a picture in both lists",
         write("train.txt", "creature_001\ncreature_004\ncreature_005\n"),
         "in train.txt and in test.txt: creature_001",
+    ),
+    FOLDER.broken(
+        "a page for keypoints", keypoints(STAND_INS["page"][0]), "keypoints.csv is no list: it is a web page"
+    ),
+    FOLDER.broken(
+        "a pointer for a list", write("test.txt", STAND_INS["pointer"][0]), "test.txt is no list: it is a Git"
     ),
     FOLDER.broken("listed in vain", write("train.txt", "a\ncreature_004"), "images/a"),
 ]

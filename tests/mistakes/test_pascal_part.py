@@ -5,6 +5,7 @@ import pytest
 
 from tests.mistakes.damage import cut, line, pixels, replace_file, write
 from tests.mistakes.harness import DataSet
+from tests.mistakes.stand_ins import STAND_INS
 
 PP = DataSet("PP", "VOCdevkit_2010", "dataset.category=car dataset.train_mask=gt dataset.eval_mask=supervised")
 TRAIN = "VOC2010/ImageSets/Main/car_train.txt"
@@ -22,6 +23,16 @@ BROKEN = [
         replace_file("Annotations_Part/*car001.mat", cut(0.5)),
         "2010_car001.mat is no annotation",
     ),
+    *(
+        PP.broken(
+            f"annotation: {kind}",
+            replace_file("Annotations_Part/*car001.mat", content),
+            "2010_car001.mat is no annotation",
+            words,
+        )
+        for kind, (content, words) in STAND_INS.items()
+    ),
+    PP.broken("a page for a list", write(TRAIN, STAND_INS["page"][0]), "car_train.txt is no list: it is a web page"),
     PP.broken("list in other numbers", line(TRAIN, 2, "2010_car000 2"), "car_train.txt, line 2", "'2010_car000 2'"),
     PP.broken(
         "no object to train on",

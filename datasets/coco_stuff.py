@@ -24,6 +24,7 @@ from datasets.windows import WindowCrops
 from utils import workers
 from utils.console import stdout
 from utils.errors import UserError
+from utils.files import written_whole
 
 # The fine labels of each class; 0 to 90 are things.
 CLASSES: dict[str, tuple[int, ...]] = {
@@ -232,8 +233,10 @@ def is_curated(labels: np.ndarray, of_class: np.ndarray) -> bool:
 def curate(config: DictConfig) -> None:
     """Make the curated lists of a config by the rule of version 7, and compare their lengths with the published ones.
 
+    Of lists that one part of the pictures has already, the other is made.
+
     Raises:
-        UserError: the data set is not there, or lists are.
+        UserError: the data set is not there, or all lists are.
     """
     options, console = config.dataset, stdout()
     if options.name != "coco_stuff":
@@ -241,10 +244,14 @@ def curate(config: DictConfig) -> None:
     root = Path(config.dataset_root) / options.folder
     _check_folders(root)
     lists = [list_of(root, folder, options.curated) for folder in FOLDERS]
-    if present := [path for path in lists if path.is_file()]:
-        raise UserError(f"{present[0]} is there already: move it away to make it anew.")
+    if all(path.is_file() for path in lists):
+        raise UserError(f"{lists[0]} is there already, and so is the other list: move them away to make them anew.")
     of_class, found = lookup(list(options.classes)), 0
     for folder, path in zip(FOLDERS, lists, strict=True):
+        if path.is_file():
+            found += len(path.read_text().split())
+            console.print(f"{path} is there already, and stays.", soft_wrap=True, highlight=False)
+            continue
         maps = sorted((root / "annotations" / folder).glob("*.png"))
         loader = workers.loader(_Curated(maps, of_class), num_workers=config.loader.num_workers, batch_size=None)
         kept = [
@@ -253,7 +260,8 @@ def curate(config: DictConfig) -> None:
             if keep
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{name}\n" for name in kept))
+        with written_whole(path) as file:
+            file.write_text("".join(f"{name}\n" for name in kept))
         found += len(kept)
         console.print(f"{path}: {len(kept):,} of {len(maps):,} pictures", soft_wrap=True, highlight=False)
     published = PUBLISHED.get(options.curated)

@@ -287,13 +287,14 @@ def _stamp(root: Path, cutting: dict) -> None:
     stamp = root / STAMP
     try:
         found = json.loads(stamp.read_text()) if stamp.is_file() else None
-        if found is None and root.is_dir() and any(root.iterdir()):
+        if found is None and root.is_dir() and any(not path.name.startswith(".") for path in root.iterdir()):
             raise UserError(f"{root} holds files that were not cut here: name another folder, or move them away.")
         if found not in (None, cutting):
             raise UserError(f"{root} holds tiles of other pictures, see {stamp}: name another folder, or remove it.")
+        root.mkdir(parents=True, exist_ok=True)
+        _replace(stamp, lambda path: path.write_text(json.dumps(cutting)))  # first: it says that the rest is cut here
         for folder in ("imgs", "gt"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-        _replace(stamp, lambda path: path.write_text(json.dumps(cutting)))
+            (root / folder).mkdir(exist_ok=True)
     except (OSError, ValueError) as error:
         raise UserError(f"Cannot cut into {root}: {error}. Name another folder.") from None
 

@@ -226,13 +226,17 @@ def attention_memory(height: int, width: int) -> int:
     return 5 * (height * width) ** 2
 
 
-def require_memory(height: int, width: int, device: torch.device) -> None:
-    """Raises UserError if a device has not the memory that attention between so many cells takes."""
-    needed, there = attention_memory(height, width), memory_available(device)
+def require_memory(height: int, width: int, device: torch.device, passes: int = 1) -> None:
+    """Raises UserError if a device has not the memory that attention between so many cells takes.
+
+    Args:
+        passes: in orderings of their own, whose masks are kept for the way back.
+    """
+    needed, there = passes * attention_memory(height, width), memory_available(device)
     if there is not None and needed > there:
         raise UserError(
-            f"segmenter.attention_after: the mask of attention between {height} x {width} cells takes "
-            f"{needed / 2**30:.1f} GiB, and {there / 2**30:.1f} GiB are free. Give a larger segmenter.stride, a "
+            f"segmenter.attention_after: attention between {height} x {width} cells takes {needed / 2**30:.1f} GiB "
+            f"(masks of {passes} passes), and {there / 2**30:.1f} GiB are free. Give a larger segmenter.stride, a "
             "smaller image_size, or segmenter.attention_after=null."
         )
 
@@ -251,7 +255,7 @@ class MaskedBlocks(nn.Module):
         widths: channels after each block, none fewer than before it.
         attention_after: the block, from 1, that attention follows; None: there is none.
         attention_width: of its queries, keys and values.
-        dropout: probability, of each number after each block. Its place is ours.
+        dropout: probability, of each number after each block, and without any of each that comes in. Its place is ours.
     """
 
     def __init__(
@@ -270,6 +274,8 @@ class MaskedBlocks(nn.Module):
 
     def forward(self, x: Tensor, ordering: int) -> Tensor:
         """Maps of the input's size, in which a place sees those up to its own turn."""
+        if not self.blocks:
+            return self.dropout(x)
         for place, block in enumerate(self.blocks, start=1):
             x = self.dropout(block(x, ordering))
             if place == self.attention_after:

@@ -148,7 +148,7 @@ def test_the_rule_of_version_7():
 
 def test_the_lists_are_made_by_the_rule_and_their_lengths_compared(tmp_path, capsys):
     root = draw_coco_tree(tmp_path / "COCOStuff164k")
-    with pytest.raises(UserError, match="is there already: move it away"):
+    with pytest.raises(UserError, match="is there already, and so is the other list: move them away"):
         curate(config(root))
     for folder in coco_stuff.FOLDERS:
         list_of(root, folder, "Coco164kFull_Stuff_Coarse_7").unlink()
@@ -156,6 +156,10 @@ def test_the_lists_are_made_by_the_rule_and_their_lengths_compared(tmp_path, cap
     kept = [list_of(root, folder, "Coco164kFull_Stuff_Coarse_7").read_text() for folder in coco_stuff.FOLDERS]
     assert kept == ["000000000001\n000000000002\n000000000003\n", "000000000004\n"]
     assert capsys.readouterr().out.endswith("4 pictures in all; published: 51,804\n")
+    list_of(root, "val2017", "Coco164kFull_Stuff_Coarse_7").unlink()  # as if it had been stopped before
+    curate(config(root))
+    told = capsys.readouterr().out
+    assert "is there already, and stays." in told and told.endswith("4 pictures in all; published: 51,804\n")
     # A fifth of the pixels is of these three.
     other = ["dataset.curated=Mine", "dataset.classes=[sky,plant,ground]", "dataset.unlabelled=void"]
     curate(config(root, *other))

@@ -136,7 +136,7 @@ def test_attention_without_the_memory_for_it_is_refused_before_anything_is_train
     monkeypatch.setattr(autoregressive, "memory_available", lambda device: 5 * 16**4 - 1)
     built("ac", "segmenter.stride=2")
     built("ac", "segmenter.attention_after=1", "segmenter.stride=4")
-    with pytest.raises(UserError, match=r"attention between 16 x 16 cells takes .* GiB, and .* GiB are free"):
+    with pytest.raises(UserError, match=r"16 x 16 cells takes .* GiB \(masks of 2 passes\), and .* GiB are free"):
         built("ac", "segmenter.attention_after=1", "segmenter.stride=2")
 
 
@@ -234,3 +234,10 @@ def test_the_information_falls_in_a_few_steps_on_one_batch():
         descent.step()
         found.append(loss.item())
     assert np.mean(found[-3:]) < np.mean(found[:3]) - 0.01
+
+
+@pytest.mark.parametrize("name", ["ac", "arl", "iic"])
+def test_a_window_past_the_pictures_is_refused_by_its_key(name):
+    sizes, window = TINY.get(name, TINY["ac"]), "method.half_window=32"
+    with pytest.raises(UserError, match=r"half_window=32 is past the sides of pictures of image_size=32 pixels"):
+        methods.build(composed(f"method={name}", *SMALL[:-1], window, *sizes), False, torch.device("cpu"))

@@ -150,8 +150,18 @@ def draw_orderings(orderings: list[int], pairs: str, rng: np.random.Generator) -
     return first, second
 
 
+def require_window(config: DictConfig) -> None:
+    """Raises UserError if places so far apart as ``method.half_window`` says are in no picture."""
+    if config.method.half_window >= config.image_size:
+        raise UserError(
+            f"method.half_window={config.method.half_window} is past the sides of pictures of image_size="
+            f"{config.image_size} pixels: give a smaller window, or larger pictures."
+        )
+
+
 def require_pairs(config: DictConfig) -> None:
     """Raises UserError if the segmenter of a config has no orderings, or not those that pairs are to be drawn of."""
+    require_window(config)
     orderings, pairs = config.segmenter.get("orderings"), config.method.pairs
     if orderings is None:
         raise UserError(

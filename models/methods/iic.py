@@ -14,7 +14,7 @@ from losses.mutual_information import mutual_information_loss
 from models.iic import Head
 from models.initialisation import new_segmenter, seeded_initialisation
 from models.methods import base
-from models.methods.ac import cluster_entropy
+from models.methods.ac import cluster_entropy, require_window
 from utils.errors import UserError
 from utils.ranks import gathered
 from utils.seeding import Randomness
@@ -91,6 +91,7 @@ class Method(base.Method):
     def from_config(cls, config: DictConfig) -> Self:
         if config.segmenter.name != "iic":
             raise UserError(f"method=iic needs segmenter=iic, whose trunk has two heads, not {config.segmenter.name}.")
+        require_window(config)
         predictor = new_segmenter(config, config.num_parts)
         with seeded_initialisation(config.seed, "auxiliary head"):
             auxiliary = predictor.new_head(config.method.auxiliary_clusters)

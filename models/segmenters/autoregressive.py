@@ -75,10 +75,10 @@ class Segmenter(nn.Module):
         )
 
     def require_memory(self, image_size: int, device: torch.device) -> None:
-        """Raises UserError if a device has not the memory that attention takes in square pictures of this size."""
+        """Raises UserError if a device has not the memory that a training step's attention takes in square pictures."""
         if self.network.masked.attention is not None:
             cells = -(-image_size // self.options.stride)
-            require_memory(cells, cells, device)
+            require_memory(cells, cells, device, passes=2)
 
     def preprocess(self, images: Tensor, infrared: Tensor | None = None) -> Tensor:
         """Network input (N, C, H, W) of RGB images (N, 3, H, W) and infrared (N, 1, H, W), in [0, 1].

@@ -700,7 +700,9 @@ def test_a_program_that_is_interrupted_is_waited_for(tmp_path):
     done = tmp_path / "done"
     wait = "import signal, sys, time, pathlib\nsignal.signal(signal.SIGINT, lambda *_: None)\nprint(1, flush=True)\n"
     (tmp_path / "wait.py").write_text(f"{wait}time.sleep(3)\npathlib.Path({str(done)!r}).touch()\n")
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom evaluation.tables import jobs\n"
+    # A test run in the background of a shell ignores Ctrl-C, and so would this.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom evaluation.tables import jobs\n"
     code += f"print(jobs.program({str(tmp_path / 'wait.py')!r}))"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout.readline() == b"1\n"

@@ -14,7 +14,6 @@ A sweep's directory, ``hydra.sweep.dir``, holds
 
 import csv
 import json
-import math
 import multiprocessing
 import os
 import re
@@ -274,27 +273,17 @@ def final_metrics(run: Path) -> dict[str, float] | None:
 
 
 def metrics_in(found: Mapping[str, Any]) -> dict[str, float]:
-    """Those of what a ``metrics.json`` holds; ValueError where one is no number."""
-    return _finite({name: value for name, value in found.items() if isinstance(value, float)})
+    """Those of what a ``metrics.json`` holds."""
+    return {name: value for name, value in found.items() if isinstance(value, float)}
 
 
 def metrics_after(evaluations: Path, num_steps: int) -> dict[str, float] | None:
-    """The last row of a run's ``evaluation.csv`` if that is of its last step, ``num_steps``; else None.
-
-    Raises:
-        ValueError: one is no number.
-    """
+    """The last row of a run's ``evaluation.csv`` if that is of its last step, ``num_steps``; else None."""
     with evaluations.open(newline="") as file:
         last = (list(csv.DictReader(file)) or [{}])[-1]
     if last.pop("step", None) != str(num_steps):
         return None
-    return _finite({name: float(value) for name, value in last.items() if value})
-
-
-def _finite(figures: dict[str, float]) -> dict[str, float]:
-    if wrong := [f"{name}={value}" for name, value in figures.items() if not math.isfinite(value)]:
-        raise ValueError(f"{wrong[0]} is not finite")
-    return figures
+    return {name: float(value) for name, value in last.items() if value}
 
 
 def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:

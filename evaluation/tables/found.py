@@ -1,6 +1,7 @@
 """What was measured already: run directories and evaluations on disk, and which rows of a table they belong to."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from evaluation.tables.rows import (
     evaluation_numbers,
     is_in,
     leaves,
+    root_of,
     training_numbers,
 )
 from utils import checkpoints
@@ -31,7 +33,6 @@ CLOSED = {"checkpoints", "code", "pictures", "wandb", "label_maps", "cache"}
 # What an evaluation's own config says of the training that its checkpoint is of.
 OF_CHECKPOINT = ("seed", "num_parts", "method", "loss_weights", "augmentation", "segmenter")
 FORGOTTEN = (*FREE, *IN_CHECKPOINT, *MEASURED)  # which an evaluation may be given in its own way
-NOT_ANNOTATED = "its data has not the annotations."
 LISTED = 3  # what was left out of one row, before the rest is counted; and keys of one run
 
 
@@ -120,11 +121,11 @@ class Evaluation:
         return cls(
             path=path,
             config=config,
-            figures=metrics_in(content),
+            figures=_finite(metrics_in(content)),
             checkpoint=Path(made["checkpoint"]) if made.get("checkpoint") else None,
             updates=made.get("updates"),
             num_parts=made.get("num_parts") or config["num_parts"],
-            baselines={name: metrics_in(figures) for name, figures in beside.items()},
+            baselines={name: _finite(metrics_in(figures)) for name, figures in beside.items()},
             time=path.stat().st_mtime,
         )
 
@@ -188,10 +189,6 @@ class Run:
     def numbers(self) -> dict[str, Any]:
         return training_numbers(self.config)
 
-    @cached_property
-    def of_checkpoint(self) -> dict[str, Any]:
-        return of_checkpoint(self.config)
-
     @property
     def reached(self) -> int:
         """The step of its last checkpoint; 0: it has none."""
@@ -218,6 +215,7 @@ class Run:
             return Measured(seed, newest.figures, self.path, newest.time, root_of(newest.config))
         try:
             own = metrics_after(table, last) if table.is_file() else None
+            _finite(own or {})
         except (ValueError, TypeError, AttributeError) as error:
             return f"its evaluation.csv is damaged: {error}"
         lacking = differences(wanted, evaluation_numbers(self.config))
@@ -262,17 +260,12 @@ def find(roots: Iterable[Path]) -> Found:
         evaluations.append(evaluation)
         if (run := _run_of(evaluation, runs)) is None:
             continue
-        if other := differences(run.of_checkpoint, of_checkpoint(evaluation.config)):
+        if other := differences(of_checkpoint(run.config), of_checkpoint(evaluation.config)):
             broken.append(f"{path} left out: it is not of the run that is in {run.path} now: {_words(other)}.")
         else:
             run.evaluations.append(evaluation)
     baselines = [Baseline(name, evaluation) for evaluation in evaluations for name in evaluation.baselines]
     return Found([*runs.values(), *baselines, *evaluations], _few(broken, most=10))
-
-
-def root_of(config: Mapping[str, Any]) -> str:
-    """Where the data lay."""
-    return os.path.abspath(config["dataset_root"])
 
 
 def of_checkpoint(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -316,7 +309,7 @@ def results_of(entries: Sequence[Entry], found: Found, metrics: Sequence[str]) -
             else:
                 measured.append(figures)
                 if not any(metric in figures.figures for metric in metrics):
-                    said.append(f"{source.path}, {entry.title}, has no figure of this table: {NOT_ANNOTATED}")
+                    said.append(f"{source.path}, {entry.title}, has no figure of this table.")
         newest, repeated = _newest_of_each_seed(measured)
         if len(roots := sorted({own.root for own in newest})) > 1:
             said.append(
@@ -346,6 +339,13 @@ def _newest_of_each_seed(measured: Iterable[Measured]) -> tuple[list[Measured], 
             seed = "" if own.seed is None else f" and of seed {own.seed} too"
             others.append((own, f"{kept.source} is newer{seed}"))
     return sorted(newest.values(), key=lambda measured: measured.seed or 0), others
+
+
+def _finite(figures: dict[str, float]) -> dict[str, float]:
+    """The figures; ValueError where one is no number, as damage and other programs leave it."""
+    if wrong := [f"{name}={value}" for name, value in figures.items() if not math.isfinite(value)]:
+        raise ValueError(f"{wrong[0]} is not finite")
+    return figures
 
 
 def _words(other: Mapping[str, tuple[Any, Any]]) -> str:

@@ -307,9 +307,14 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and not (key in ANY and pair[1] == ANY[key])}
 
 
+def root_of(config: Mapping[str, Any]) -> str:
+    """Where the data lay."""
+    return os.path.abspath(config["dataset_root"])
+
+
 def _own_pictures(config: Mapping[str, Any]) -> dict[str, Any]:
     """Of a folder of anybody's pictures its place says which they are; of other data sets the name."""
-    return {"dataset_root": os.path.abspath(config["dataset_root"])} if config["dataset"]["name"] == "folder" else {}
+    return {"dataset_root": root_of(config)} if config["dataset"]["name"] == "folder" else {}
 
 
 def _composed(spec: Row, keys: Sequence[str]) -> DictConfig:

@@ -19,7 +19,8 @@ from PIL import Image
 from conf import app
 from conf.modules import module
 from conf.schema import EvaluateConfig
-from conf.trained import given_keys, is_on_own_data
+from conf.trained import given_keys, tells_own_data
+from datasets.lists import lists_of
 from evaluation import run
 from evaluation.labellers import label_maps
 from evaluation.labellers.trained import of_checkpoint
@@ -50,6 +51,7 @@ def evaluate(config: DictConfig) -> None:
     if config.predictions is not None:
         labellers[SUBJECT] = label_maps.given(config, sets)
         num_parts = labellers[SUBJECT].largest_label
+    on_own_data = checkpoint is not None and tells_own_data(checkpoint.config, config, lists_of(sets.test))
     output = output_directory(config)
     for name, own in config.baselines.items():
         labellers[name] = module("baseline", name).build(own, config, num_parts, fabric.device)
@@ -88,7 +90,7 @@ def evaluate(config: DictConfig) -> None:
         picture = part_picture(pictures, labellers[first].caption)
         Image.fromarray(picture).save(output / "parts.png")
         print(f"Held-out pictures, what was found in them, and what is known: {output / 'parts.png'}")
-        if checkpoint and is_on_own_data(checkpoint.config, config):
+        if on_own_data:
             log_to_run(Path(config.checkpoint), config, checkpoint, metrics, picture)
 
 

@@ -19,7 +19,9 @@ from rich.progress import track
 import datasets
 from conf import app
 from conf.schema import PredictConfig
+from conf.trained import tells_own_data
 from datasets.base import NoPictures, Source
+from datasets.lists import lists_of
 from datasets.pictures import Pictures
 from evaluation.labellers.base import Labeller
 from evaluation.labellers.trained import of_checkpoint
@@ -38,7 +40,7 @@ def predict(config: DictConfig) -> None:
     """One pass over the pictures, batch by batch; each one's files are written as soon as they are known."""
     set_determinism(config.deterministic)
     fabric = build_fabric(config.device, config.precision)
-    labeller, _, config = of_checkpoint(config, fabric)
+    labeller, checkpoint, config = of_checkpoint(config, fabric)
     if labeller.needs_fit:
         raise UserError(
             f"{config.checkpoint} was trained with method={config.method.name} and gives features, not clusters: these "
@@ -62,6 +64,8 @@ def predict(config: DictConfig) -> None:
     if not (config.overwrite or config.only_missing):
         refuse_to_overwrite(written)
 
+    if config.images is None:
+        tells_own_data(checkpoint.config, config, lists_of(work[-1][0]))  # the test split
     empty, skipped = [], []
     what = "masks" if labeller.gives_masks else "parts"
     for (pictures, files), places in zip(work, chosen, strict=True):

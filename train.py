@@ -13,8 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 import datasets
 from conf import app
 from conf.modules import module
+from conf.schema import anchored
+from conf.trained import require_own_lists
 from datasets.batch import TrainBatch
 from datasets.cache import cached
+from datasets.lists import lists_of
 from datasets.loader import train_batches
 from evaluation.options import Sets
 from evaluation.progress import Progress
@@ -31,6 +34,7 @@ from utils.training import Training
 
 def train(config: DictConfig) -> None:
     """One run, from pictures on disk to a checkpoint and its metrics, in a directory of its own."""
+    config = anchored(config)  # the run may go on, and be evaluated, from another working directory
     set_determinism(config.deterministic, same_shapes=True)
     with launch(config) as ranks:
         train_on(ranks, config)
@@ -45,6 +49,8 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
     training_set = datasets.build(config, "train", "training")
     method = methods.build(config, training_set.has_masks, fabric.device, training_set.num_classes)
     sets = Sets.of(config, method.test_masks)
+    lists = lists_of(training_set, sets.test)
+    require_own_lists(config, lists)
     training = Training(ranks, config, method)
     batches = partial(
         train_batches,
@@ -60,9 +66,8 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
         found = batches(first_step=step, num_steps=step + count, num_workers=config.loader.num_workers)
         return (batch.to(fabric.device) for batch in found)
 
-    measured = method.measure(partial(coming, 0))
-    for key, value in measured.items():
-        OmegaConf.update(config, key, value)
+    for key, value in {**method.measure(partial(coming, 0)), "dataset.lists": lists}.items():
+        OmegaConf.update(config, key, value, merge=False)
     own_batches = batches(
         first_step=training.step,
         num_steps=config.num_steps,

@@ -16,13 +16,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
 
 import torch
-from omegaconf import MISSING, DictConfig
+from omegaconf import DictConfig
 from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks import notebook
 from conf import app
-from conf.fields import number
+from conf.fields import number, path
 from conf.modules import module
 from conf.schema import TrainConfig
 from conf.trained import with_settings_of
@@ -41,7 +41,7 @@ OURS = "this code"
 
 @dataclass
 class BenchmarkEvaluateConfig(TrainConfig):
-    checkpoint: str | None = MISSING
+    checkpoint: str | None = path()
     repetitions: int = number(low=1)
     largest_difference: float = number(low=0)
 

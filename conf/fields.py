@@ -4,6 +4,7 @@ A field without a default has none anywhere but in the YAML files beside this on
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import Field, field
 from typing import Any
@@ -36,6 +37,20 @@ def choice(*options: str) -> Any:
 def reading(key: Field | None = None) -> Any:
     """A key of a data set, with its rules, that changes how pictures are read and cut, and not which ones there are."""
     return field(default=MISSING, metadata={**(key.metadata if key else {}), "reading": True})
+
+
+def path(*words: str, below: str | None = None) -> Any:
+    """A file or folder, or one of these words, which are none.
+
+    Args:
+        below: the key of the folder that it is in; None: it is seen from the working directory.
+    """
+    return field(default=MISSING, metadata={"path": words, "below": below})
+
+
+def read_path(text: str) -> str:
+    """A path as it is meant: ``~`` is the user's own folder."""
+    return os.path.expanduser(text)
 
 
 def check(key: str, value: Any, rules: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ The nodes in ``NODES`` are typed by the module that their name stands for, so th
 told is written beside its code. One mechanism types all configs: of command lines, run directories and checkpoints.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -12,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from conf.fields import check, choice, number
+from conf.fields import check, choice, number, path, read_path
 from conf.modules import module, names
 from utils.errors import UserError
 
@@ -99,7 +100,7 @@ class Loader:
 @dataclass
 class TrainConfig:
     dataset_name: str = MISSING
-    dataset_root: str = MISSING
+    dataset_root: str = path()
     num_parts: int = number(low=2, high=MAX_PARTS)
     image_size: int = number(low=32, high=4096)
     batch_size: int = number(low=2)
@@ -113,8 +114,8 @@ class TrainConfig:
     channels_last: bool = MISSING
     deterministic: bool = MISSING
     compile: bool = MISSING
-    output_dir: str | None = MISSING
-    resume: str | None = MISSING
+    output_dir: str | None = path()
+    resume: str | None = path()
     debug: bool = MISSING
     loss_weights: Any = MISSING
     dataset: Any = MISSING
@@ -143,8 +144,8 @@ class TrainConfig:
 
 @dataclass
 class EvaluateConfig(TrainConfig):
-    checkpoint: str | None = MISSING
-    predictions: str | None = MISSING
+    checkpoint: str | None = path()
+    predictions: str | None = path()
     predictions_num_parts: int | None = number(low=1, high=MAX_PARTS)
     predictions_background: bool = MISSING
 
@@ -162,9 +163,9 @@ class EvaluateConfig(TrainConfig):
 
 @dataclass
 class PredictConfig(TrainConfig):
-    checkpoint: str = MISSING
-    images: str | None = MISSING
-    masks: str | None = MISSING
+    checkpoint: str = path()
+    images: str | None = path()
+    masks: str | None = path()
     overwrite: bool = MISSING
     only_missing: bool = MISSING
 
@@ -192,7 +193,21 @@ def typed(raw: DictConfig | Mapping[str, Any], schema: type = TrainConfig) -> Di
         if not isinstance(value, Mapping):
             raise UserError(f"{node} has keys of its own: it cannot be {value}.")
     OmegaConf.set_struct(config.baselines, True)
-    return OmegaConf.merge(config, raw)
+    config = OmegaConf.merge(config, raw)
+    for node, name, _ in _paths(config):
+        node[name] = read_path(node[name])
+    return config
+
+
+def anchored(config: DictConfig) -> DictConfig:
+    """A copy whose paths to what a run reads are whole ones, which hold from any working directory."""
+    config = config.copy()
+    for node, name, rules in _paths(config):
+        words, value = rules["path"], node[name]
+        is_path = not words or (value not in words and os.path.exists(value))
+        if is_path and rules["below"] is None and not (node is config and name in ("output_dir", "resume")):
+            node[name] = os.path.abspath(value)
+    return config
 
 
 def validate(config: DictConfig) -> DictConfig:
@@ -284,6 +299,20 @@ def _keys_of(schema: type, prefix: str = "") -> dict[str, Any]:
         if is_dataclass(kind):
             keys |= _keys_of(kind, f"{prefix}{name}.")
     return keys
+
+
+def _paths(node: DictConfig) -> Iterator[tuple[DictConfig, str, Mapping[str, Any]]]:
+    """Each key that has a path: its node, its name in it, and its rules."""
+    kind = OmegaConf.get_type(node)
+    rules = {spec.name: spec.metadata for spec in fields(kind)} if is_dataclass(kind) else {}
+    for name in node:
+        if OmegaConf.is_missing(node, name):
+            continue
+        if "path" in rules.get(name, {}):
+            if node[name] is not None:
+                yield node, name, rules[name]
+        elif OmegaConf.is_dict(node[name]):
+            yield from _paths(node[name])
 
 
 def _check_node(node: DictConfig, prefix: str, rules_of_all: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """What a run or a checkpoint was trained with, under what the command line gives."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.schema import NODES, group_of, typed, validate
 from conf.upgrade import upgrade
+from utils.console import say
 from utils.errors import UserError
 
 CONF = Path(__file__).resolve().parent
@@ -23,14 +24,23 @@ FROM_CHECKPOINT = (
 )  # fmt: skip
 # The same, unless the command line names another data set.
 DATA = ("dataset_name", "dataset_root", "dataset")
-# A change of any of these makes another run.
-FIXED = (*DATA, "num_parts", "image_size", "batch_size", "seed", "segmenter", "perceptual", "method", "optimizer.name")
-# But of these nodes what makes no figure: a run that a broken picture ended may go on without it; places.
+# A change of any of these makes another run. Where its data lie does not: their lists tell whether they are the same.
+FIXED = (
+    *("dataset_name", "dataset", "num_parts", "image_size", "batch_size", "seed"),
+    *("segmenter", "perceptual", "method", "optimizer.name"),
+)
+# But of these nodes what makes no figure: a run that a broken picture ended may go on without it; the lists, which are
+# compared once they are read (null compares none); places.
 FREE = (
-    *("dataset.on_error", "dataset.cache", "dataset.cache_dir"),
+    *("dataset.on_error", "dataset.lists", "dataset.cache", "dataset.cache_dir"),
     *("segmenter.weights_dir", "perceptual.weights_dir"),
 )
 IN_CHECKPOINT = ("segmenter.weights",)  # nor of a run that goes on
+ANYWHERE = ("dataset.folder",)  # nor where the lists are compared
+# Places that may change as long as what is there has the name that it had.
+OF_ONE_NAME = ("dataset.saliency", "perceptual.weights")
+# Places of a run that need not be there on another machine.
+PLACES = ("dataset_root", "dataset.cache_dir", "segmenter.weights_dir", "perceptual.weights_dir")
 # null: what the run has measured itself, or read from its data.
 MEASURED = ("perceptual.factor", "method.num_classes")
 # Groups without a node of their name: the run's own config holds what they gave.
@@ -81,6 +91,7 @@ def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
     Raises:
         UserError: no run is there, or its config is damaged or lacks a key that is not given; or a change of network,
             data, or whatever makes it another run; the message names the key, the run's value and the one given.
+            Whether the lists of the data are the run's, :func:`require_own_lists` says once they are read.
     """
     run = Path(given.resume)
     file = run / "config.yaml"
@@ -103,8 +114,8 @@ def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
             before, value = (OmegaConf.select(configs, name) for configs in (config, given))
             if value is None and name in MEASURED:
                 continue
-            same = before == value or name in ("dataset_root", "output_dir") and _same_place(before, value)
-            is_free = name in (*FREE, *IN_CHECKPOINT)
+            same = before == value or name == "output_dir" and _same_place(before, value)
+            is_free = name in (*FREE, *IN_CHECKPOINT, *ANYWHERE) or name in OF_ONE_NAME and _same_name(before, value)
             if not same and name == "output_dir":
                 raise UserError(f"The run goes on in {run}: leave out output_dir={value}.")
             if not same and not is_free and any(f"{name}.".startswith(f"{fixed}.") for fixed in FIXED):
@@ -118,14 +129,38 @@ def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
             f"{file} has no {', '.join(missing)}: it is cut off, or of another version of the code. Give what is "
             "missing, or put a whole one there."
         )
+    changed = {_key_of(override) for override in overrides}
+    if config.dataset.lists is None and not changed.isdisjoint(("dataset_root", *ANYWHERE)):
+        say("The run knows no lists of its data: whether what it goes on with is the same is not compared.")
+    _settle(config, given, changed)
     return config
+
+
+def require_own_lists(config: DictConfig, lists: Mapping[str, str]) -> None:
+    """
+    Args:
+        config: of a run; of one that goes on, with the lists of its data, if it knows them.
+        lists: what is there, as ``datasets.lists`` tells it.
+
+    Raises:
+        UserError: a run that goes on was trained on other ones.
+    """
+    if config.resume is None:
+        return
+    for split, before in (config.dataset.lists or {}).items():
+        if lists.get(split, before) != before:
+            raise UserError(
+                f"The run to resume was trained on other data: its {split} list had {before}; that in "
+                f"dataset_root={config.dataset_root} has {lists[split]} (digests of the names in their order). Give "
+                "dataset_root= where its data lie, or put back what has changed. To go on with what is there, as "
+                "another run would: dataset.lists=null"
+            )
 
 
 def with_settings_of(trained: Mapping[str, Any] | None, file: Path, config: DictConfig) -> DictConfig:
     """The config of a program with what the checkpoint was trained with where the command line says nothing else.
 
-    So a run is evaluated on its own data, unless the command line names another data set or root; the output then says
-    so.
+    So a run is evaluated on its own data, unless the command line names others; :func:`tells_own_data` then says so.
 
     Args:
         trained: the config in the checkpoint; None or empty for a published one, which leaves ``config`` as it is.
@@ -143,6 +178,7 @@ def with_settings_of(trained: Mapping[str, Any] | None, file: Path, config: Dict
         raise UserError(f"{file} was trained with method={own.method.name}: leave out method={config.method.name}.")
     same_set = "dataset_name" not in given or config.dataset_name == own.dataset_name
     keys = FROM_CHECKPOINT + DATA if same_set else FROM_CHECKPOINT
+    _settle(own, config, given if same_set else [*given, "dataset_root"])
     merged = config.copy()
     OmegaConf.set_struct(merged, False)
     for key in keys:
@@ -155,16 +191,6 @@ def with_settings_of(trained: Mapping[str, Any] | None, file: Path, config: Dict
         merged = validate(typed(merged, OmegaConf.get_type(config)))
     except UserError as error:
         raise UserError(f"With what {file} was trained with: {error}") from error
-    if not is_on_own_data(own, merged):
-        keys = _other_data(own, merged) if same_set else []
-        places = [
-            " ".join(
-                [f"dataset_name={data.dataset_name} dataset_root={data.dataset_root}"]
-                + [f"dataset.{key}={data.dataset[key]}" for key in keys]
-            )
-            for data in (own, merged)
-        ]
-        print(f"Trained on {places[0]}; now on {places[1]}.")
     return merged
 
 
@@ -173,17 +199,62 @@ def num_parts_asked(config: DictConfig, always: bool) -> int | None:
     return config.num_parts if always or "num_parts" in given_keys() else None
 
 
-def is_on_own_data(trained: Mapping[str, Any], config: DictConfig) -> bool:
-    """Whether a program works on the data that the checkpoint was trained on."""
-    same_set = trained.get("dataset_name") == config.dataset_name
-    return same_set and _same_place(trained["dataset_root"], config.dataset_root) and not _other_data(trained, config)
+def tells_own_data(trained: Mapping[str, Any] | None, config: DictConfig, lists: Mapping[str, str]) -> bool:
+    """Whether a program works on the data that the checkpoint was trained on; where it does not, a line says so.
+
+    These are known by their lists, wherever they lie; of runs that have kept none, by their root.
+
+    Args:
+        trained: the config in the checkpoint; None or empty for a published one, of which nothing is known.
+        lists: what the program reads, as ``datasets.lists`` tells it.
+    """
+    if not trained:
+        return False
+    same_set = trained["dataset_name"] == config.dataset_name
+    known = trained["dataset"].get("lists") or {}
+    keys = _other_data(trained, config, bool(known)) if same_set else []
+    other = [split for split in lists if same_set and lists[split] != known.get(split, lists[split])]
+    if same_set and not keys and not other and (known or _same_place(trained["dataset_root"], config.dataset_root)):
+        return True
+    sides = []
+    for data, own in ((trained, known), (config, lists)):
+        values = [f"dataset_name={data['dataset_name']} dataset_root={data['dataset_root']}"]
+        values += [f"dataset.{key}={data['dataset'][key]}" for key in keys]
+        sides.append(" ".join(values + [f"({split} list: {own[split]})" for split in other]))
+    print(f"Trained on {sides[0]}; now on {sides[1]}.")
+    return False
 
 
-def _other_data(trained: Mapping[str, Any], config: DictConfig) -> list[str]:
-    """The keys of the data set, beside how its pictures are read and cut, that have another value."""
+def _other_data(trained: Mapping[str, Any], config: DictConfig, anywhere: bool) -> list[str]:
+    """The keys of the data set, beside how its pictures are read and cut, that have another value.
+
+    Args:
+        anywhere: but its folder, where its lists are known.
+    """
     own, used = trained["dataset"], config.dataset
     keys = [spec.name for spec in fields(OmegaConf.get_type(used)) if "reading" not in spec.metadata]
+    keys = [key for key in keys if not (anywhere and f"dataset.{key}" in ANYWHERE)]
     return [key for key in keys if key in own and used[key] != own[key]]
+
+
+def _settle(own: DictConfig, here: DictConfig, given: Collection[str]) -> None:
+    """Where a place of a run's is not on this machine, or not any more, it becomes what a program has without it.
+
+    Args:
+        own: config of the run; it is changed.
+        here: the program's.
+        given: keys that the command line gives, and which stay.
+    """
+    for key in PLACES:
+        before, instead = (OmegaConf.select(config, key) for config in (own, here))
+        below = str(OmegaConf.select(own, "dataset.folder")) if key == "dataset_root" else ""
+        if key in given or before is None or instead is None or Path(before, below).exists():
+            continue
+        if key == "dataset_root":
+            if not Path(instead, below).exists():
+                continue  # the message about what is missing is to name the run's
+            say(f"The run's dataset_root={before} is not here: it is read from dataset_root={instead}.")
+        OmegaConf.update(own, key, instead)
 
 
 def _keys_of_experiment(name: str) -> Iterator[str]:
@@ -238,6 +309,10 @@ def saved_config(file: Path, config: Mapping[str, Any] | None = None) -> DictCon
 
 def _key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
+
+
+def _same_name(first: object, second: object) -> bool:
+    return None not in (first, second) and Path(str(first)).name == Path(str(second)).name
 
 
 def _same_place(first: object, second: object) -> bool:

@@ -23,7 +23,11 @@ _AUTOREGRESSIVE = {"initialisation": "xavier"}
 _PROBE = {"kinds": [], "hidden": 512, "num_points": 100000, "steps": 2000, "batch_size": 1024, "rate": 0.001}
 
 # Node -> what stood for keys that it did not have yet.
-_BEFORE = {"evaluation": {"ari_with_background": False, "probe": _PROBE}, "optimizer": {"schedule": "poly"}}
+_BEFORE = {
+    "dataset": {"lists": None},
+    "evaluation": {"ari_with_background": False, "probe": _PROBE},
+    "optimizer": {"schedule": "poly"},
+}
 
 # How the drawn set's creatures stood before that had a key.
 _DRAWING = {"turn": 50}
@@ -61,7 +65,7 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
         return config
     for node in ("dataset", "method", "optimizer"):
         config[node] = {key: value for key, value in config.get(node, {}).items() if value is not None}
-    config["dataset"] |= {"name": _DATASETS.get(config.get("dataset_name")), "saliency": None}
+    config["dataset"] |= {"name": _DATASETS.get(config.get("dataset_name")), "saliency": None, "lists": None}
     if config["dataset"].get("cache") == "memory":
         config["dataset"]["cache"] = "none"
     config.setdefault("segmenter", {}).setdefault("name", "deeplab")

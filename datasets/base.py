@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import numpy as np
 from omegaconf import MISSING
 
-from conf.fields import choice, number, probability, reading
+from conf.fields import choice, number, path, probability, reading
 from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Purpose, Sample
 from utils.errors import UserError
@@ -25,12 +25,13 @@ class Options:
     """The keys of ``dataset`` that every data set has; those of one are in its module."""
 
     name: str = MISSING
-    folder: str = MISSING
+    folder: str = path(below="dataset_root")
+    lists: dict[str, str] | None = reading()  # see datasets/lists.py
     flip_probability: float = reading(probability())
-    saliency: str | None = reading()
+    saliency: str | None = reading(path())
     on_error: str = reading(choice("raise", "skip"))
     cache: str = reading()  # checked in datasets/cache.py
-    cache_dir: str = reading()
+    cache_dir: str = reading(path())
 
 
 @dataclass

@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig
 
 from conf import app
-from conf.fields import number
+from conf.fields import number, path
 from conf.schema import TrainConfig
 from conf.trained import command_line_keys
 from evaluation.tables import jobs, text
@@ -37,7 +37,7 @@ WITHOUT = "Rows without runs, and what makes one seed of each (run=true makes al
 @dataclass
 class TableConfig(TrainConfig):
     table: Options = MISSING
-    runs: str = MISSING
+    runs: str = path()
     rows: list[str] = MISSING
     data: list[str] = MISSING
     run: bool = MISSING

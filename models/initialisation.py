@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from models import perceptual, segmenters
 from models.backbone import Backbone
 from models.perceptual import PerceptualNetwork
+from utils.checkpoints import latest
 from utils.seeding import generator
 
 
@@ -27,8 +28,12 @@ def new_segmenter(config: DictConfig, num_parts: int, has_background: bool = Fal
     Raises:
         UserError: as ``models.segmenters.build``, or it cannot take pictures of the sizes that it is to see.
     """
+    options = config.segmenter
+    if config.resume is not None and latest(config.resume) is not None:
+        # Its weights are in the checkpoint; where it took its first ones from need not be there any more.
+        options = OmegaConf.merge(options, {"weights": "none"})
     with seeded_initialisation(config.seed, "segmenter"):
-        segmenter = segmenters.build(config.segmenter, num_parts, has_background)
+        segmenter = segmenters.build(options, num_parts, has_background)
     _require_sizes(segmenter, (config.image_size, config.image_size), *whole_pictures(config))
     return segmenter
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+import datasets
 import evaluate
 import predict
 from datasets.example import draw_folder
+from datasets.lists import lists_of
 from models.segmenters.deeplab import Segmenter
 from tests.composition import composed, given
 from tests.test_datasets import DRAWN, SMALL
@@ -87,6 +89,20 @@ def test_a_run_is_evaluated_on_its_own_data_without_naming_them_and_on_others_th
     produced_by = figures(tmp_path / "other")["produced_by"]
     assert produced_by["dataset_name"] == "synthetic" and produced_by["counts"]["images"] == 3
     assert len(wandb_runs(of_run)) == 1, "the run's figures are of its own data"
+
+
+def test_a_run_is_evaluated_on_its_data_wherever_both_have_moved_to(data, tmp_path, call, monkeypatch):
+    own = ("dataset_name=folder", f"dataset_root={data}")
+    lists = lists_of(datasets.build(composed(*own), "test", "evaluation"))
+    given = f"++dataset.lists.test='{lists['test']}'"
+    of_run = run(tmp_path / "run", 4, *own, given).rename(tmp_path / "moved")
+    data = data.rename(tmp_path / "yours")
+    monkeypatch.chdir(data)
+    printed = call("evaluate", "checkpoint=../moved", "dataset_root=.", "output_dir=out")
+    assert "Trained on" not in printed and len(wandb_runs(of_run)) == 1
+    (data / "test.txt").write_text("creature_001\ncreature_002\n")
+    printed = call("evaluate", "checkpoint=../moved", "dataset_root=.", "output_dir=other")
+    assert f"(test list: {lists['test']}); now on" in printed and len(wandb_runs(of_run)) == 1
 
 
 def test_a_foreground_run_writes_the_masks_of_its_own_data_and_of_others_that_are_named(data, tmp_path, call):

@@ -102,7 +102,6 @@ def test_a_resumed_run_may_train_longer_once_its_schedule_does(run):
         ("batch_size=6", "batch_size", "8"),
         ("seed=1", "seed", "1234"),
         ("dataset_name=CUB", "dataset_name", "synthetic"),
-        ("dataset_root=elsewhere", "dataset_root", "data"),
         ("dataset.train_mask=supervised", "dataset.train_mask", "gt"),
         ("segmenter=torchvision", "segmenter.variant", "caffe"),
         ("segmenter.init=normal", "segmenter.init", "he"),
@@ -127,8 +126,35 @@ def test_what_would_make_another_run_is_refused(run, override):
 
 
 def test_values_that_the_run_has_already_are_accepted(run):
-    same = ("num_parts=8", "dataset_name=synthetic", "dataset_root=./data", "segmenter.variant=caffe", "seed=1234")
+    same = ("num_parts=8", "dataset_name=synthetic", "dataset_root=data", "segmenter.variant=caffe", "seed=1234")
     assert resumed(run, *same, f"output_dir={run.path}/../run").num_parts == 8
+
+
+def test_places_may_change_and_what_has_another_name_there_may_not(run, capsys):
+    config = OmegaConf.load(run.path / "config.yaml")
+    OmegaConf.update(config, "perceptual.weights", "/there/vgg.pth")
+    OmegaConf.update(config, "dataset.lists", {"train": "200 names, ab"})
+    OmegaConf.save(config, run.path / "config.yaml")
+    moved = ("dataset_root=elsewhere", "dataset.folder=other", "perceptual.weights=/here/vgg.pth")
+    config = resumed(run, *moved)
+    assert (config.dataset_root, config.dataset.folder, config.perceptual.weights) == (
+        "elsewhere",
+        "other",
+        "/here/vgg.pth",
+    )
+    assert (
+        config.dataset.lists == {"train": "200 names, ab"} and resumed(run, "dataset.lists=null").dataset.lists is None
+    )
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match="perceptual.weights=/there/vgg.pth: it cannot go on with .*=/here/dino.pth"):
+        resumed(run, "perceptual.weights=/here/dino.pth")
+    with pytest.raises(UserError, match="dataset.saliency=None: it cannot go on with dataset.saliency=maps"):
+        resumed(run, "dataset.saliency=maps")
+
+
+def test_that_the_data_of_an_older_run_cannot_be_compared_is_told(run, capsys):
+    assert resumed(run, "dataset_root=elsewhere").dataset_root == "elsewhere"
+    assert "The run knows no lists of its data" in capsys.readouterr().err
 
 
 def test_what_a_run_has_measured_stays_where_its_network_is_named_again(run):

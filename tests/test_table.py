@@ -23,7 +23,7 @@ from conf.app import CONF
 from evaluation import table as program
 from evaluation.tables import jobs, text
 from evaluation.tables.found import Measured, Result, find, results_of
-from evaluation.tables.rows import merged, rows_of
+from evaluation.tables.rows import merged, rows_of, training_numbers
 from tests.composition import composed, given
 from tests.shared import SHARED, needs_shared
 from tests.test_docs import program_and_arguments
@@ -823,3 +823,11 @@ def test_one_command_makes_and_shows_a_table(tmp_path):
     assert {row["metric"] for row in rows} == names
     evaluated = json.loads((tmp_path / "out/this_method/car/seed_1/evaluation/metrics.json").read_text())
     assert all(float(row["measured"]) == pytest.approx(evaluated[row["metric"]]) for row in rows)
+
+
+def test_a_file_of_weights_is_the_same_by_its_whole_path_and_by_that_from_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.pth").touch()
+    kept = {"segmenter": {"weights": f"{tmp_path}/own.pth"}, "perceptual": {"weights": "imagenet"}}
+    assert training_numbers(kept) == training_numbers(kept | {"segmenter": {"weights": "own.pth"}})
+    assert training_numbers(kept)["perceptual.weights"] == "imagenet"

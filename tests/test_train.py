@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -93,6 +94,30 @@ def test_an_interrupted_and_resumed_run_ends_as_one_that_was_not(tmp_path, monke
     for table in ("metrics.csv", "evaluation.csv"):
         assert rows(broken / table) == rows(whole / table)
     assert [row["step"] for row in rows(broken / "metrics.csv")] == ["1", "2", "3", "4"]
+
+
+def test_a_run_goes_on_where_it_and_its_data_have_moved_to_as_if_they_had_not(tmp_path, monkeypatch):
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(there)
+    few = ("optimizer=sgd", "dataset_root=data", "checkpointing.every=100", "evaluation.every=0")
+    whole = run(there, "whole", *few, "num_steps=2")
+    run(there, "run", *few, "num_steps=1")
+    torch.save({"conv1.weight": torch.zeros(1)}, there / "weights.pth")
+    config = OmegaConf.load(there / "run/config.yaml")
+    assert config.dataset_root == str(there / "data") and list(config.dataset.lists) == ["train", "test"]
+    config.segmenter.weights = str(there / "weights.pth")  # only the checkpoint's are needed
+    OmegaConf.save(config, there / "run/config.yaml")
+
+    (there / "run").rename(here / "run")
+    (there / "data").rename(here / "pictures")
+    monkeypatch.chdir(here)
+    resume(here / "run", "num_steps=2", "dataset_root=pictures")
+    ours, expected = weights(here / "run", 2), weights(whole, 2)
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+    config = OmegaConf.load(here / "run/config.yaml")
+    assert (config.dataset_root, config.segmenter.weights) == (str(here / "pictures"), str(there / "weights.pth"))
 
 
 def test_a_run_interrupted_in_an_evaluation_makes_up_for_it(tmp_path, monkeypatch):

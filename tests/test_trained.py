@@ -12,13 +12,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf import app
 from conf.fields import number, reading
-from conf.trained import is_on_own_data, num_parts_asked, with_settings_of
+from conf.trained import num_parts_asked, tells_own_data, with_settings_of
 from datasets import folder
 from tests.composition import SCHEMAS, composed, given
 from tests.shared import GOLDEN
 from utils.errors import UserError
 
 FILE = Path("runs/mine/checkpoints/model_5.pth")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch) -> None:
+    """There is no ``data/``."""
+    monkeypatch.chdir(tmp_path)
 
 
 def trained(*overrides: str) -> dict:
@@ -91,7 +97,7 @@ def test_the_data_are_the_runs_own_unless_others_are_named(capsys):
     assert (
         config.dataset == composed("dataset_name=folder", "dataset.test_share=0.5", "dataset.box_padding=0.2").dataset
     )
-    assert is_on_own_data(run, config)
+    assert tells_own_data(run, config, {})
     named = used(run, "dataset_name=folder")
     assert (named.dataset_root, named.dataset) == (config.dataset_root, config.dataset), "it is its own"
     assert capsys.readouterr().out == ""
@@ -99,7 +105,7 @@ def test_the_data_are_the_runs_own_unless_others_are_named(capsys):
     other = used(run, "dataset_name=DF", "dataset.eval_mask=gt")
     assert (other.dataset_name, other.dataset_root) == ("DF", "data")
     assert other.dataset == composed("dataset_name=DF", "dataset.eval_mask=gt").dataset
-    assert not is_on_own_data(run, other)
+    assert not tells_own_data(run, other, {})
     told = "Trained on dataset_name=folder dataset_root=/mine; now on dataset_name={} dataset_root={}.\n"
     assert capsys.readouterr().out == told.format("DF", "data")
 
@@ -108,18 +114,18 @@ def test_keys_of_the_data_are_put_on_top_of_the_runs_own(capsys):
     run = trained("dataset_name=folder", "dataset_root=/mine", "dataset.test_share=0.5")
     config = used(run, "dataset.eval_mask=supervised")
     assert (config.dataset.name, config.dataset.test_share, config.dataset.eval_mask) == ("folder", 0.5, "supervised")
-    assert config.dataset_root == "/mine" and capsys.readouterr().out == ""
+    assert config.dataset_root == "/mine" and tells_own_data(run, config, {}) and capsys.readouterr().out == ""
     config = used(run, "dataset_root=/yours", "dataset.box_padding=0.3")
     assert (config.dataset_name, config.dataset_root) == ("folder", "/yours")
     assert (config.dataset.test_share, config.dataset.box_padding) == (0.5, 0.3)
-    assert not is_on_own_data(run, config)
+    assert not tells_own_data(run, config, {}), "it has kept no lists"
     assert capsys.readouterr().out.endswith("; now on dataset_name=folder dataset_root=/yours.\n")
 
 
 def test_a_root_is_the_same_however_it_is_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = trained("dataset_root=mine")
-    assert is_on_own_data(run, used(run, f"dataset_root={tmp_path}/mine"))
+    assert tells_own_data(run, used(run, f"dataset_root={tmp_path}/mine"), {})
     assert capsys.readouterr().out == ""
 
 
@@ -136,11 +142,42 @@ def test_a_key_that_the_runs_data_set_has_not_is_refused_by_name():
 
 
 def test_another_folder_or_category_of_the_same_data_set_is_told_and_another_mask_is_none(capsys):
-    run = trained()
-    used(run, "dataset.eval_mask=gt")
-    assert capsys.readouterr().out == ""
-    used(run, "dataset.folder=elsewhere")
-    assert "dataset.folder=elsewhere." in capsys.readouterr().out
+    run = trained("dataset_name=PP", "dataset.category=dog")
+    assert tells_own_data(run, used(run, "dataset.eval_mask=gt"), {}) and capsys.readouterr().out == ""
+    for change in ("dataset.folder=elsewhere", "dataset.category=cat"):
+        assert not tells_own_data(run, used(run, "dataset_name=PP", change), {})
+        assert f"{change}." in capsys.readouterr().out
+
+
+def test_data_are_known_by_their_lists_wherever_they_lie(capsys):
+    run = trained("dataset_name=folder", "dataset_root=/mine", "dataset.folder=a")
+    run["dataset"]["lists"] = {"train": "12 names, ab", "test": "3 names, cd"}
+    moved = used(run, "dataset_root=/yours", "dataset.folder=b")
+    assert tells_own_data(run, moved, {"test": "3 names, cd"}) and capsys.readouterr().out == ""
+    assert not tells_own_data(run, moved, {"test": "3 names, ef"})
+    assert capsys.readouterr().out == (
+        "Trained on dataset_name=folder dataset_root=/mine (test list: 3 names, cd); "
+        "now on dataset_name=folder dataset_root=/yours (test list: 3 names, ef).\n"
+    )
+    other = used(run, "dataset_name=folder", "dataset_root=/yours", "dataset.test_share=0.5")
+    assert not tells_own_data(run, other, {"test": "3 names, cd"})
+    assert "dataset.test_share=0.2; now" in capsys.readouterr().out
+
+
+def test_where_the_runs_data_are_not_any_more_those_of_the_program_are_taken_if_they_are_there(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    run = trained("dataset_name=folder", "dataset_root=/gone", "segmenter.weights_dir=/gone/weights")
+    config = used(run)
+    assert (config.dataset_root, config.segmenter.weights_dir) == ("/gone", "checkpoints/pretrained")
+    (tmp_path / "data").mkdir()
+    assert used(run).dataset_root == "data"
+    told = "The run's dataset_root=/gone is not here: it is read from dataset_root=data.\n"
+    assert capsys.readouterr().err == told
+    assert used(run, "dataset_root=/given").dataset_root == "/given" and capsys.readouterr().err == ""
+    (tmp_path / "own").mkdir()
+    assert used(trained("dataset_name=folder", "dataset_root=own")).dataset_root == "own"
 
 
 def test_a_data_set_says_itself_which_of_its_keys_leave_its_pictures_the_same(monkeypatch):
@@ -152,8 +189,9 @@ def test_a_data_set_says_itself_which_of_its_keys_leave_its_pictures_the_same(mo
     monkeypatch.setattr(folder, "Options", Options)
     own = ("dataset_name=folder", "+dataset.tint=1", "+dataset.scene=1")
     run = trained(*own)
-    assert is_on_own_data(run, composed(*own, "dataset.tint=2", "dataset.cache=disk", "dataset.box_padding=0.3"))
-    assert not is_on_own_data(run, composed(*own, "dataset.scene=2"))
+    reading_otherwise = composed(*own, "dataset.tint=2", "dataset.cache=disk", "dataset.box_padding=0.3")
+    assert tells_own_data(run, reading_otherwise, {})
+    assert not tells_own_data(run, composed(*own, "dataset.scene=2"), {})
     with pytest.raises(UserError, match="dataset.tint must be at least 0"):
         composed(*own, "dataset.tint=-1")
 

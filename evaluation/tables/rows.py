@@ -39,6 +39,8 @@ OF_TRAINING_CROPS = (
     *("dataset.flip_probability", "dataset.box_jitter", "dataset.crop_area", "dataset.crop_aspect"),
     "dataset.saliency",
 )
+# Of keys that make figures those with paths, among other words.
+PATHS = ("segmenter.weights", "perceptual.weights", "dataset.saliency")
 # A row's value with which any of a run counts as the row's: it was measured, or added a figure to the others.
 ANY = {**dict.fromkeys(MEASURED), WITH_BACKGROUND: False}
 
@@ -268,7 +270,10 @@ def makes_figures(key: str) -> bool:
 
 def training_numbers(config: Mapping[str, Any]) -> dict[str, Any]:
     """Every key of a run's config that makes figures, with its value."""
-    return {key: value for key, value in leaves(config) if makes_figures(key)} | _own_pictures(config)
+    numbers = {key: value for key, value in leaves(config) if makes_figures(key)}
+    # A run keeps whole paths.
+    whole = {key: os.path.abspath(numbers[key]) for key in PATHS if os.path.exists(numbers.get(key) or "")}
+    return numbers | whole | _own_pictures(config)
 
 
 def evaluation_numbers(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from omegaconf import MISSING, DictConfig
 from torch import Tensor, nn
 
-from conf.fields import choice, number
+from conf.fields import choice, number, path
 from datasets.batch import TrainBatch
 from losses.feature import feature_loss
 from utils.console import say
@@ -34,8 +34,8 @@ class Options:
 
     name: str = MISSING
     network: str = MISSING
-    weights: str = MISSING
-    weights_dir: str = MISSING
+    weights: str = path("none", "imagenet", "hub")
+    weights_dir: str = path()
     layers: dict[str, float] | None = number(above=0)
     scale: str = choice("published", "matched")
     matched_to: float = number(above=0)

@@ -8,7 +8,7 @@ import torch
 from omegaconf import MISSING, DictConfig
 from torch import Tensor, nn
 
-from conf.fields import choice, number, probability
+from conf.fields import choice, number, path, probability
 from models.autoregressive import AutoregressiveNetwork, require_memory, require_orderings
 from models.channels import Channels, network_input, num_channels
 from models.segmenters.base import num_parts_of, with_weights
@@ -32,8 +32,8 @@ class Options(Channels):
     """
 
     name: str = MISSING
-    weights: str = MISSING
-    weights_dir: str = MISSING
+    weights: str = path("none", "imagenet", "hub")
+    weights_dir: str = path()
     stem: str = choice("none", "convolution", "resnet18")
     ordinary: int = number(low=0)
     widths: list[int] = number(low=1)

@@ -8,7 +8,7 @@ from omegaconf import MISSING, DictConfig
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from conf.fields import choice
+from conf.fields import choice, path
 from models.segmenters.base import num_parts_of
 from models.segmenters.head import DilatedHead
 from models.weights import RESNET50, copy_by_name, pretrained_state
@@ -33,8 +33,8 @@ class Options:
 
     name: str = MISSING
     variant: str = choice(*RESNET50)
-    weights: str = MISSING
-    weights_dir: str = MISSING
+    weights: str = path("none", "imagenet", "hub")
+    weights_dir: str = path()
     init: str = choice("he", "normal")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig
 from torch import Tensor, nn
 
-from conf.fields import number
+from conf.fields import number, path
 from models.hourglass import Hourglass
 from models.segmenters.base import num_parts_of, with_weights
 
@@ -29,8 +29,8 @@ class Options:
     """
 
     name: str = MISSING
-    weights: str = MISSING
-    weights_dir: str = MISSING
+    weights: str = path("none", "imagenet", "hub")
+    weights_dir: str = path()
     widths: list[int] = number(low=1)
 
 

@@ -8,7 +8,7 @@ import torch
 from omegaconf import MISSING, DictConfig
 from torch import Tensor, nn
 
-from conf.fields import number, numbers
+from conf.fields import number, numbers, path
 from models.channels import Channels, network_input, num_channels
 from models.iic import Head, Trunk
 from models.segmenters.base import with_weights
@@ -29,8 +29,8 @@ class TrunkOptions(Channels):
     """
 
     name: str = MISSING
-    weights: str = MISSING
-    weights_dir: str = MISSING
+    weights: str = path("none", "imagenet", "hub")
+    weights_dir: str = path()
     widths: list[int] = numbers(4, low=1)
     dilated_padding: int = number(low=1, high=2)
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 from omegaconf import MISSING, DictConfig
 from torch import Tensor, nn
 
-from conf.fields import choice, number, numbers
+from conf.fields import choice, number, numbers, path
 from models.backbone import Backbone
 from models.segmenters.base import num_parts_of
 from models.segmenters.head import DilatedHead, convolution_head
@@ -36,8 +36,8 @@ class BackboneOptions:
 
     name: str = MISSING
     network: str = MISSING
-    weights: str = MISSING
-    weights_dir: str = MISSING
+    weights: str = path("none", "imagenet", "hub")
+    weights_dir: str = path()
     layer: str = MISSING
     output_stride: int | None = number(low=1)
     frozen: str | None = MISSING

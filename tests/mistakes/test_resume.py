@@ -33,6 +33,12 @@ def config(id: str, content: bytes | Damage, *words: str):
     return row(id, "train.py resume=PLACE/run", *words, prepare=prepare)
 
 
+def of_other_data(place: Place) -> None:
+    """A run whose training list had one name more."""
+    path = run(place) / "config.yaml"
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(path), {"dataset": {"lists": {"train": "13 names, 00"}}}), path)
+
+
 def first_lines(path: Path) -> None:
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[: len(lines) * 4 // 5]))
@@ -93,9 +99,25 @@ REFUSED_BY_THE_CHECKPOINT = [
 ]
 
 
+REFUSED_BY_THE_DATA = [
+    row(
+        f"other pictures, {given or 'its own root'}",
+        f"train.py resume=PLACE/run {given}",
+        *("trained on other data: its train list had 13 names, 00", "PLACE/data has 12 names", "dataset.lists=null"),
+        prepare=of_other_data,
+    )
+    for given in ("", "dataset_root=./data")
+]
+
+
 @pytest.mark.parametrize("row", REFUSED_AT_ONCE)
 def test_a_run_that_cannot_go_on_is_refused_before_anything_is_read(row, refused):
     refused(row, started=False)
+
+
+@pytest.mark.parametrize("row", REFUSED_BY_THE_DATA)
+def test_a_run_does_not_go_on_with_other_data_than_its_lists_name(row, refused):
+    refused(row)
 
 
 @pytest.mark.parametrize("row", REFUSED_BY_THE_CHECKPOINT)

@@ -65,7 +65,9 @@ def run(config_name: str, task: Callable[[DictConfig], None], schema: type = Tra
             key, _, value = argument.lstrip("~+").partition("=")
             if key in ONE_OF_EACH and (argument.startswith("~") or value.startswith("[")):
                 raise UserError(f"{argument}: there is one {key} in every config, give {key}=OPTION.")
-        sys.argv[1:] = replacing(sys.argv[1:])
+            if key and argument.endswith("=") and (CONF / key).is_dir():
+                raise UserError(f"{key} is empty: give {key}=OPTION, or leave it out.")
+        sys.argv[1:] = quoted(replacing(sys.argv[1:]))
         if any(argument.startswith(("checkpoint=", "resume=")) for argument in sys.argv[1:]):
             # Which keys there are is said by the run's modules. Hydra knows the default ones: it is to refuse none.
             sys.argv[1:] = [re.sub(rf"^(?=({'|'.join(NODES)})\.)", "++", argument) for argument in sys.argv[1:]]
@@ -90,6 +92,12 @@ def replacing(arguments: Sequence[str]) -> list[str]:
         key, _, value = argument.partition("=")
         apart += [f"++{key}=null", f"++{argument}"] if key in MAPPINGS and value.startswith("{") else [argument]
     return apart
+
+
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """The same, but that a value which begins with ``~``, as paths may, is in quotes: Hydra reads no other."""
+    pairs = [argument.partition("=") for argument in arguments]
+    return [f'{key}="{value}"' if value.startswith("~") else key + equals + value for key, equals, value in pairs]
 
 
 def composed(config_name: str, overrides: Sequence[str], schema: type = TrainConfig) -> DictConfig:

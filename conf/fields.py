@@ -4,7 +4,6 @@ A field without a default has none anywhere but in the YAML files beside this on
 """
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import Field, field
 from typing import Any
@@ -46,11 +45,6 @@ def path(*words: str, below: str | None = None) -> Any:
         below: the key of the folder that it is in; None: it is seen from the working directory.
     """
     return field(default=MISSING, metadata={"path": words, "below": below})
-
-
-def read_path(text: str) -> str:
-    """A path as it is meant: ``~`` is the user's own folder."""
-    return os.path.expanduser(text)
 
 
 def check(key: str, value: Any, rules: Mapping[str, Any]) -> None:

@@ -13,9 +13,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from conf.fields import check, choice, number, path, read_path
+from conf.fields import check, choice, number, path
 from conf.modules import module, names
 from utils.errors import UserError
+from utils.paths import read_path
 
 MAX_PARTS = 254  # label maps hold bytes, and one more is needed
 
@@ -171,13 +172,15 @@ class PredictConfig(TrainConfig):
 
 
 def typed(raw: DictConfig | Mapping[str, Any], schema: type = TrainConfig) -> DictConfig:
-    """A config whose nodes have the types of the modules they name; nothing is resolved or checked yet.
+    """A config whose nodes have the types of the modules they name; nothing but paths is resolved or checked yet.
+
+    Here, and nowhere else, paths are read, those of every program: see ``utils.paths``.
 
     Args:
         raw: composed by Hydra, or read from a file; without ``hydra``. Keys may be missing.
 
     Raises:
-        UserError: a node has no ``name``, or one that stands for no module.
+        UserError: a node has no ``name``, or one that stands for no module; or a path is empty.
         OmegaConfBaseException: a key that is none, or a value of another type; it has ``full_key``.
     """
     config = OmegaConf.structured(schema)
@@ -194,18 +197,19 @@ def typed(raw: DictConfig | Mapping[str, Any], schema: type = TrainConfig) -> Di
             raise UserError(f"{node} has keys of its own: it cannot be {value}.")
     OmegaConf.set_struct(config.baselines, True)
     config = OmegaConf.merge(config, raw)
-    for node, name, _ in _paths(config):
-        node[name] = read_path(node[name])
+    for key, node, name, _ in _paths(config):
+        if (read := read_path(node[name], key)) != node[name]:
+            node[name] = read
     return config
 
 
 def anchored(config: DictConfig) -> DictConfig:
     """A copy whose paths to what a run reads are whole ones, which hold from any working directory."""
     config = config.copy()
-    for node, name, rules in _paths(config):
+    for key, node, name, rules in _paths(config):
         words, value = rules["path"], node[name]
         is_path = not words or (value not in words and os.path.exists(value))
-        if is_path and rules["below"] is None and not (node is config and name in ("output_dir", "resume")):
+        if is_path and rules["below"] is None and key not in ("output_dir", "resume"):
             node[name] = os.path.abspath(value)
     return config
 
@@ -301,8 +305,8 @@ def _keys_of(schema: type, prefix: str = "") -> dict[str, Any]:
     return keys
 
 
-def _paths(node: DictConfig) -> Iterator[tuple[DictConfig, str, Mapping[str, Any]]]:
-    """Each key that has a path: its node, its name in it, and its rules."""
+def _paths(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, str, Mapping[str, Any]]]:
+    """Each key that has a path, with its node, its name in it, and its rules."""
     kind = OmegaConf.get_type(node)
     rules = {spec.name: spec.metadata for spec in fields(kind)} if is_dataclass(kind) else {}
     for name in node:
@@ -310,9 +314,9 @@ def _paths(node: DictConfig) -> Iterator[tuple[DictConfig, str, Mapping[str, Any
             continue
         if "path" in rules.get(name, {}):
             if node[name] is not None:
-                yield node, name, rules[name]
-        elif OmegaConf.is_dict(node[name]):
-            yield from _paths(node[name])
+                yield f"{prefix}{name}", node, name, rules[name]
+        elif not OmegaConf.is_interpolation(node, name) and OmegaConf.is_dict(node[name]):
+            yield from _paths(node[name], f"{prefix}{name}.")
 
 
 def _check_node(node: DictConfig, prefix: str, rules_of_all: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from conf.schema import NODES, group_of, typed, validate
 from conf.upgrade import upgrade
 from utils.console import say
 from utils.errors import UserError
+from utils.paths import read_path
 
 CONF = Path(__file__).resolve().parent
 # What a checkpoint knows better than the defaults; the command line wins over both.
@@ -279,7 +280,8 @@ def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _own_of_run(config: DictConfig) -> DictConfig | None:
     """That of the run directory or checkpoint that a config names; None where it has none, or cannot be read."""
-    place = Path(str(config.get("resume") or config.get("checkpoint")))
+    key = "checkpoint" if config.get("resume") is None else "resume"
+    place = Path(read_path(str(config.get(key)), key))
     if (place / "config.yaml").is_file():
         return saved_config(place / "config.yaml")
     try:

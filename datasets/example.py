@@ -8,6 +8,7 @@ from PIL import Image
 
 from datasets.synthetic import HUES_OF_SPECIES, KEYPOINTS, PARTS, draw_creature
 from utils.errors import UserError
+from utils.paths import read_path
 from utils.seeding import generator
 
 
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> None:
     try:
         if len(arguments) != 1 or arguments[0].startswith("-"):
             raise UserError("give one new folder: python -m datasets.example DIR")
-        draw_folder(Path(arguments[0]))
+        draw_folder(Path(read_path(arguments[0], "DIR")))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -103,7 +103,7 @@ def read_state(choice: str, weights_dir: str | Path, option: str) -> dict[str, T
     if choice.startswith(("http://", "https://", "file://")):
         url = urlsplit(choice)  # the whole path: many are called model.safetensors
         return _fetched(choice, Path(weights_dir) / url.netloc / url.path.lstrip("/"), option)
-    path = Path(choice).expanduser()
+    path = Path(choice)
     if not path.exists():
         if choice.startswith("package:") or choice in ("hub", "imagenet"):
             raise UserError(

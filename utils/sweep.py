@@ -43,7 +43,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SWEEP = "sweep.yaml"  # in the sweep's directory
 
 # For conf/train.yaml: a value, or another one where it is null.
-OmegaConf.register_new_resolver("either", lambda first, second: second if first is None else first, replace=True)
+OmegaConf.register_new_resolver(
+    "either", lambda first, second: second if first is None else os.path.expanduser(first), replace=True
+)
 
 
 @dataclass
@@ -113,6 +115,8 @@ class SweepStart(Callback):
 def _mistake(overrides: Sequence[Override]) -> str:
     """What no sweep can be begun with, or nothing."""
     for override in overrides:
+        if override.get_key_element() == "output_dir" and override.value() == "":
+            return "output_dir is empty: give one, or leave it out."
         if override.is_sweep_override() and override.get_key_element() == "output_dir":
             return "output_dir is the directory of the whole sweep, each job has one in it: give one, or none."
         values = [str(value) for value in override.sweep_iterator()] if override.is_choice_sweep() else []
@@ -295,10 +299,10 @@ def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """The command; its exit status."""
-    if len(arguments) != 1 or not (Path(arguments[0]) / SWEEP).is_file():
+    if len(arguments) != 1 or not (Path(arguments[0]).expanduser() / SWEEP).is_file():
         print("error: give the directory of one sweep: python -m utils.sweep runs/sweeps/DATE", file=sys.stderr)
         return 2
-    return report(Path(arguments[0]))
+    return report(Path(arguments[0]).expanduser())
 
 
 if __name__ == "__main__":

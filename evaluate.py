@@ -19,7 +19,7 @@ from PIL import Image
 from conf import app
 from conf.modules import module
 from conf.schema import EvaluateConfig
-from conf.trained import given_keys, tells_own_data
+from conf.trained import given_keys, saved_config, tells_own_data
 from datasets.lists import lists_of
 from evaluation import run
 from evaluation.labellers import label_maps
@@ -125,10 +125,13 @@ def output_directory(config: DictConfig) -> Path:
 
 
 def log_to_run(path: Path, config: DictConfig, checkpoint: Checkpoint, metrics: dict, picture: np.ndarray) -> None:
-    """Add the figures to the W&B run of ``path``, if that is the directory of a run that has one."""
+    """Add the figures to the W&B run of ``path``, if that is the directory of a run that has one.
+
+    With the settings in the checkpoint, which was read: the run's ``config.yaml`` may be damaged.
+    """
     if not (path / WANDB_ID).is_file():
         return
-    trained = OmegaConf.load(path / "config.yaml")
+    trained = saved_config(checkpoint.file, checkpoint.config)
     for key in given_keys():
         if key.startswith("logging."):
             OmegaConf.update(trained, key, OmegaConf.select(config, key))

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.schema import NODES, group_of, typed, validate
 from conf.upgrade import upgrade
+from utils.checkpoints import latest
 from utils.console import say
 from utils.errors import UserError
 from utils.paths import read_path
@@ -283,9 +284,14 @@ def _own_of_run(config: DictConfig) -> DictConfig | None:
     key = "checkpoint" if config.get("resume") is None else "resume"
     place = Path(read_path(str(config.get(key)), key))
     if (place / "config.yaml").is_file():
-        return saved_config(place / "config.yaml")
+        try:
+            return saved_config(place / "config.yaml")
+        except UserError:
+            if key == "resume":
+                raise  # what is used of a checkpoint is its own
+    file = latest(place) if place.is_dir() else place
     try:
-        trained = torch.load(place, map_location="cpu", weights_only=True, mmap=True)["config"]
+        trained = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["config"]
     except Exception:  # whoever reads all of it says what is wrong
         return None
     return saved_config(place, trained) if trained else None

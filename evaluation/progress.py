@@ -39,7 +39,7 @@ class Progress:
         look_for_training_pictures(labeller, sets, protocols, self.options)  # what cannot be scored is not trained
         self._noted: set[str] = set()
         self.found = "foreground" if labeller.gives_masks else "parts"
-        self.collapse = CollapseWatch(config.logging.collapse_share, config.logging.collapse_checks)
+        self.collapse = {"share": config.logging.collapse_share, "checks": config.logging.collapse_checks}
 
     def evaluate(self, step: int, logger: RunLogger, signals: Signals) -> None:
         """Figures and pictures of the held-out split; nothing where a signal to end comes before they are there."""
@@ -67,8 +67,15 @@ class Progress:
         with of_any_shape():
             found = examples(self.labeller, batch)
         logger.log_pictures(step, {f"training_{self.found}": part_picture(found, self.labeller.caption)})
-        if self.labeller.num_parts > 1 and (warning := self.collapse.check(found)):
-            logger.warn("collapsed solution", warning)
+        if self.labeller.num_parts > 1:
+            part, held = largest_part(found)
+            if collapsed(logger.log_largest_part(step, part, held), **self.collapse):
+                logger.warn(
+                    "collapsed solution",
+                    f"part {part} holds {100 * held:.1f} % of the foreground, in the last {self.collapse['checks']} "
+                    "pictures of the training too. Try another seed, a lower optimizer.lr, or other loss_weights: a "
+                    "higher one of what keeps parts apart.",
+                )
 
 
 @torch.inference_mode()
@@ -85,28 +92,19 @@ def examples(labeller: Labeller, batch: TrainBatch) -> list[Example]:
     ]
 
 
-class CollapseWatch:
-    """Warns once, when one part has held nearly all of the foreground in several checks in a row.
+def largest_part(examples: Sequence[Example]) -> tuple[int, float]:
+    """The part, from 1, that holds most of the foreground of all examples, and its share of that; 0 of none."""
+    counts = np.bincount(np.concatenate([example.predicted.ravel() for example in examples]), minlength=2)[1:]
+    return int(counts.argmax()) + 1, float(counts.max() / max(counts.sum(), 1))
+
+
+def collapsed(held: Sequence[float], share: float, checks: int) -> bool:
+    """Whether with the last of several looks one part has been alone so many times in a row, for the first time.
 
     Args:
-        share: of the foreground, above which a part is alone on it.
+        held: at each look the share of the foreground that the largest part has.
+        share: above which a part is alone on it.
         checks: how many in a row.
     """
-
-    def __init__(self, share: float, checks: int) -> None:
-        self.share, self.checks = share, checks
-        self._in_a_row, self._told = 0, False
-
-    def check(self, examples: Sequence[Example]) -> str | None:
-        """What to tell after a look at training crops with their predicted parts; None if there is nothing to tell."""
-        counts = np.bincount(np.concatenate([example.predicted.ravel() for example in examples]), minlength=2)[1:]
-        held = counts.max() / max(counts.sum(), 1)
-        self._in_a_row = self._in_a_row + 1 if held > self.share else 0
-        if self._told or self._in_a_row < self.checks:
-            return None
-        self._told = True
-        return (
-            f"part {counts.argmax() + 1} holds {100 * held:.1f} % of the foreground, in the last {self.checks} "
-            "pictures of the training too. Try another seed, a lower optimizer.lr, or other loss_weights: a higher one "
-            "of what keeps parts apart."
-        )
+    alone = [all(of > share for of in held[end - checks : end]) for end in range(checks, len(held) + 1)]
+    return bool(alone) and alone[-1] and not any(alone[:-1])

@@ -15,7 +15,7 @@ import torch
 import wandb
 
 from evaluation.examples import Example
-from evaluation.progress import CollapseWatch
+from evaluation.progress import collapsed, largest_part
 from models import methods
 from models.methods import contrastive_reconstruction
 from tests.composition import composed
@@ -220,13 +220,18 @@ def example(counts: list[int]) -> Example:
     return Example(None, np.repeat(np.arange(len(counts), dtype=np.uint8), counts)[None], None)
 
 
-def test_a_part_that_holds_nearly_all_of_the_foreground_is_named_once_after_so_many_checks_in_a_row():
-    watch = CollapseWatch(0.99, 2)
-    collapsed, fine, empty = example([10, 0, 2, 998]), example([0, 50, 50]), example([100])
-    found = [watch.check([one]) for one in (collapsed, fine, empty, collapsed, collapsed, collapsed, fine, collapsed)]
-    assert [one is not None for one in found] == [False] * 4 + [True] + [False] * 3
-    assert found[4].startswith("part 3 holds 99.8 % of the foreground, in the last 2 pictures")
-    assert "loss_weights." not in found[4], "every method has weights of its own"
+def test_the_part_that_holds_most_of_the_foreground_is_found_with_its_share():
+    assert largest_part([example([10, 0, 2, 998])]) == (3, 0.998)
+    assert largest_part([example([0, 50, 10]), example([7, 0, 60])]) == (2, 70 / 120)
+    assert largest_part([example([100])]) == (1, 0)
+
+
+def test_a_part_that_was_alone_in_so_many_looks_in_a_row_is_told_once():
+    alone, fine = 0.998, 0.5
+    held = [alone, fine, 0.0, alone, alone, alone, fine, alone, alone]
+    told = [collapsed(held[:count], share=0.99, checks=2) for count in range(1, len(held) + 1)]
+    assert told == [False] * 4 + [True] + [False] * 4
+    assert not collapsed([0.99] * 5, share=0.99, checks=2) and collapsed([0.991] * 3, share=0.99, checks=3)
 
 
 def test_a_collapsed_solution_is_warned_about_in_the_log_and_on_wandb(tmp_path, monkeypatch, capsys):
@@ -255,7 +260,18 @@ def test_a_collapsed_solution_is_warned_about_in_the_log_and_on_wandb(tmp_path, 
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     ((title, text),) = alerts
     assert warnings == [f"warning: {title}: {text}"]
-    assert text.startswith("part 2 holds 100.0 % of the foreground")
+    assert text.startswith("part 2 holds 100.0 % of the foreground, in the last 2 pictures")
+    assert "loss_weights." not in text, "every method has weights of its own"
+    assert [(row["part"], row["share"]) for row in rows(tmp_path / "run/largest_part.csv")] == [("2", "1.0")] * 3
+
+
+def test_looks_before_an_interruption_count_for_a_collapse_and_what_was_told_is_not_told_again(tmp_path, capsys):
+    directory, config = RunDirectory(tmp_path), composed("logging.wandb=disabled")
+    told = []
+    for resumed_step, steps in ((0, (1, 2, 9)), (2, (3, 4)), (4, (5,))):
+        with RunLogger(directory, config, resumed_step) as logger:
+            told += [step for step in steps if collapsed(logger.log_largest_part(step, 2, 1.0), share=0.9, checks=4)]
+    assert told == [4], "the look of step 9 was cut"
 
 
 @pytest.fixture

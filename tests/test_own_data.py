@@ -105,6 +105,13 @@ def test_a_run_is_evaluated_on_its_data_wherever_both_have_moved_to(data, tmp_pa
     assert f"(test list: {lists['test']}); now on" in printed and len(wandb_runs(of_run)) == 1
 
 
+def test_the_figures_of_a_run_with_a_damaged_config_go_to_its_wandb_run(data, tmp_path, call):
+    of_run = run(tmp_path / "run", 4, "dataset_name=folder", f"dataset_root={data}")
+    (of_run / "config.yaml").write_text("logging: [")
+    printed = call("evaluate", f"checkpoint={of_run}", "logging.name=mine", f"output_dir={tmp_path / 'out'}")
+    assert "W&B: offline" in printed and len(wandb_runs(of_run)) == 1
+
+
 def test_a_foreground_run_writes_the_masks_of_its_own_data_and_of_others_that_are_named(data, tmp_path, call):
     of_run = run(tmp_path / "run", 1, "method=foreground", "dataset_name=folder", f"dataset_root={data}")
     printed = program("predict.py", f"checkpoint={of_run}")

@@ -196,14 +196,16 @@ def test_a_data_set_says_itself_which_of_its_keys_leave_its_pictures_the_same(mo
         composed(*own, "dataset.tint=-1")
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "run"])
+@pytest.mark.parametrize("kind", ["checkpoint", "run", "run with a damaged config"])
 def test_the_keys_of_the_runs_modules_can_be_given_without_naming_the_modules(kind, tmp_path, monkeypatch, capsys):
     run = trained("method=scops", "dataset_name=PP", "dataset.category=car", "loss_weights.landmarks=7")
     place = tmp_path / "model_5.pth"
     torch.save({"config": run}, place)
-    if kind == "run":
+    if kind != "checkpoint":
         place = tmp_path
         OmegaConf.save(run, place / "config.yaml")
+    if kind == "run with a damaged config":
+        (place / "config.yaml").write_text("method: [")
     given = ("method.basis_rate=0.5", "dataset.category=dog", "loss_weights.semantic=3", "dataset.saliency=null")
     for name in ("evaluate", "predict"):
         status, config = started(monkeypatch, name, f"checkpoint={place}", *given, checkpoint=run)

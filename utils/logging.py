@@ -170,7 +170,8 @@ class RunLogger:
     """Everything a training run tells. Steps are the number of updates done.
 
     In the run directory: ``metrics.csv``, ``timing.csv`` (seconds per step, pictures and evaluations left out, and the
-    peak memory so far in MiB) and ``evaluation.csv``, with a column ``step``, and ``pictures/NAME_STEP.png``. On
+    peak memory so far in MiB), ``evaluation.csv`` and ``largest_part.csv``, with a column ``step``, and
+    ``pictures/NAME_STEP.png``. On
     stderr: a progress bar, or a line now and then where it is no terminal. On Weights & Biases the same under
     ``train/``, ``timing/``, ``evaluation/`` and ``pictures/``, and the config.
 
@@ -183,7 +184,7 @@ class RunLogger:
     def __init__(self, run: RunDirectory, config: DictConfig, resumed_step: int = 0) -> None:
         self.pictures = run.path / "pictures"
         self.num_steps = config.num_steps
-        names = "metrics", "timing", "evaluation"
+        names = "metrics", "timing", "evaluation", "largest_part"
         self._tables = {name: Table(run.path / f"{name}.csv", resumed_step) for name in names}
         self._text, self._rate, self._line_due, self._skipped = "", 0.0, 0.0, 0
         columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -238,6 +239,15 @@ class RunLogger:
         """Metrics in percent, by name."""
         self._add("evaluation", "evaluation", step, {name: float(value) for name, value in metrics.items()})
         self._clock = time.perf_counter()  # an evaluation is not part of a step
+
+    def log_largest_part(self, step: int, part: int, share: float) -> list[float]:
+        """Which part, from 1, holds most of the foreground of training crops, and its share of it.
+
+        Returns:
+            The shares so far, those before the run was interrupted among them.
+        """
+        self._add("largest_part", "largest_part", step, {"part": part, "share": share})
+        return [float(row["share"]) for row in self._tables["largest_part"].rows()]
 
     def warn(self, title: str, message: str) -> None:
         """A line on stderr, and an alert on Weights & Biases, which sends it on to whoever has asked for alerts."""

@@ -64,6 +64,7 @@ def evaluate(config: DictConfig) -> None:
     for name, labeller in labellers.items():
         own = replace(options, label_maps=output / "label_maps") if name == first else options
         results[name] = run.evaluate(labeller, sets, method.protocols, own, fabric.device)
+        options = replace(options, batch_size=results[name].batch_size)
 
     print_table({labellers[name].title: result.metrics for name, result in results.items()})
     for note in dict.fromkeys(note for result in results.values() for note in result.notes):

@@ -26,6 +26,7 @@ from utils.devices import set_determinism
 from utils.errors import UserError
 from utils.finite import NotFinite, record
 from utils.logging import RunLogger, Silence
+from utils.memory import shortage
 from utils.ranks import Ranks, launch
 from utils.run_directory import RunDirectory
 from utils.signals import Signals
@@ -80,6 +81,7 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
     progress = Progress(config, labeller, sets, method.protocols, fabric.device)
     run = RunDirectory.of(config) if ranks.is_first else None
     due = training.due
+    lacking = None  # memory, if it does not suffice
 
     with run or nullcontext(), Signals() as signals, RunLogger(run, config, training.step) if run else Silence() as log:
         for note in (*training_set.notes, *ranks.notes):
@@ -115,6 +117,12 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
         except UserError:
             training.save(run, log)  # what was reached before the picture that cannot be read
             raise
+        except Exception as error:
+            if (lacking := shortage(error, fabric.device)) is None:
+                raise
+        if lacking:
+            views = losses = None  # what the step has made; the error, with its frames, is forgotten too
+            raise training.halt(lacking, run, log)
 
     if run:
         print(f"Run directory: {run.path}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import get_args, get_origin
 
 import hydra
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -24,6 +25,7 @@ from conf.upgrade import NEW_FORMS
 from utils import sweep
 from utils.console import Lenient
 from utils.errors import UserError
+from utils.memory import shortage
 from utils.ranks import leave_to_first
 
 ONE_OF_EACH = ("method", "segmenter", "dataset_name", "table")  # conf/train.yaml names recipes after three of them
@@ -125,6 +127,11 @@ def _attempt(task: Callable[[DictConfig], None], config: DictConfig, schema: typ
     except SystemExit as ended:
         return ended.code or 0, ""
     except Exception as error:
+        if lacking := shortage(error, torch.device("cuda" if torch.cuda.is_initialized() else "cpu")):
+            keys = ("batch_size", "image_size", "evaluation.batch_size", "evaluation.size")
+            lower = ", ".join(f"{key} ({OmegaConf.select(config, key)} now)" for key in keys)
+            mistake = UserError(f"Out of memory: {lacking}. Give precision=bf16, device=cpu, or a lower {lower}.")
+            return 2, _tell(mistake, schema)
         traceback.print_exc()
         return 1, f"{type(error).__name__}: {error}"
     return 0, ""

@@ -1,6 +1,7 @@
 """What training tells of itself while it runs: figures on the held-out pictures, and pictures of what is found."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ class Progress:
             )
         if result is None:
             return  # the resumed run makes up for it
+        self.options = replace(self.options, batch_size=result.batch_size)
         logger.log_evaluation(step, result.metrics)
         if result.pictures:
             picture = part_picture(result.pictures, self.labeller.caption)

@@ -22,6 +22,7 @@ from evaluation.protocols.base import Protocol
 from utils import workers
 from utils.console import stderr
 from utils.errors import UserError
+from utils.memory import Halving
 
 
 @dataclass
@@ -33,15 +34,16 @@ class Result:
         counts: what the metrics are of: images, training_images, keypoints, part_pixels.
         notes: which metrics are left out and why.
         pictures: held-out examples, for ``evaluation.report.part_picture``.
+        batch_size: the most inputs that went through the labeller at once.
     """
 
     metrics: dict[str, float]
     counts: dict[str, int]
     notes: list[str]
     pictures: list[Example]
+    batch_size: int
 
 
-@torch.inference_mode()
 def evaluate(
     labeller: Labeller, sets: Sets, protocols: Sequence[str], options: EvaluationOptions, device: torch.device | str
 ) -> Result:
@@ -50,16 +52,32 @@ def evaluate(
     Each file is decoded once, in the workers, and each network input goes through the labeller once. (A labeller or a
     protocol that has to be fitted reads the training crops once before.) Where no protocol fits the annotation, the
     result is pictures, and a note that says so. The figures do not depend on ``num_workers``; ``batch_size`` changes
-    them by rounding only.
+    them by rounding only, and where memory does not suffice for it, all begins anew with half of it.
 
     Args:
         labeller: on ``device``.
         protocols: modules of ``evaluation.protocols``, in the table's order; the pictures are of the first that fits.
 
     Raises:
-        UserError: a file cannot be read, there is nothing to fit, or two figures have one name.
+        UserError: a file cannot be read, there is nothing to fit, two figures have one name, or memory does not suffice
+            for one input at a time.
     """
     device = torch.device(device)
+    advice = (
+        f"Give precision=bf16, a lower evaluation.size ({options.size} now) or image_size ({options.image_size} now), "
+        "or device=cpu."
+    )
+
+    def attempt(batch_size: int) -> Result:
+        return _evaluated(labeller, sets, protocols, replace(options, batch_size=batch_size), device)
+
+    return Halving(options.batch_size, advice, device).attempt(attempt)
+
+
+@torch.inference_mode()
+def _evaluated(
+    labeller: Labeller, sets: Sets, protocols: Sequence[str], options: EvaluationOptions, device: torch.device
+) -> Result:
     chosen = chosen_protocols(labeller, sets.test, protocols, options)
     names = figure_names(chosen)
     skipped: dict[int, str] = {}
@@ -73,7 +91,7 @@ def evaluate(
             protocol.fit(_to_fit(_fitted(sets, [protocol], labeller), options, device, skipped))
     pictures = score(labeller, sets, chosen, options, device, skipped)
 
-    result = Result({}, {}, [], [])
+    result = Result({}, {}, [], [], options.batch_size)
     for protocol in chosen:
         result.metrics |= {names[protocol.name, metric]: value for metric, value in protocol.metrics().items()}
         result.counts |= protocol.counts()

@@ -16,6 +16,7 @@ from evaluation.labellers.base import Labeller
 from evaluation.prediction import upsample
 from utils import workers
 from utils.errors import UserError
+from utils.memory import Halving
 
 # Of large pictures: the probabilities of all parts at all pixels would take gigabytes.
 PIXELS_AT_ONCE = 1 << 22
@@ -52,33 +53,46 @@ def label_maps(
     Args:
         labeller: on ``device``.
         image_size: side of the crops, pixels.
-        batch_size: the most crops that go through the labeller at once.
+        batch_size: the most crops that go through the labeller at once; half of it where memory does not suffice.
         num_workers: processes that read and crop; 0 reads in this one.
         indices: of the samples, in order; None is all of them.
         skipped: is given what is wrong with each sample that cannot be read, by its index. None: the first ends it.
 
     Raises:
-        UserError: a file cannot be read.
+        UserError: a file cannot be read, or memory does not suffice for one crop at a time.
     """
     crops = _Crops(dataset, image_size, skip=skipped is not None)
     if indices is not None:
         crops = Subset(crops, indices)
+    advice = f"Give precision=bf16, a lower image_size ({image_size} now), or device=cpu."
+    halving = Halving(batch_size, advice, device)
     for read in workers.loader(crops, num_workers=num_workers, batch_size=batch_size):
         items = [item for item in read if isinstance(item, _Cropped)]
         if len(items) < len(read):
             skipped |= dict(item for item in read if not isinstance(item, _Cropped))
-        if not items:
-            continue
-        found = [cropped.crop for cropped in items]
-        batch = EvalBatch(*stack(found), items, infrared=planes([crop.infrared for crop in found])).to(device)
-        scores = labeller.scores_of(batch)
-        # As the networks are trained: the centres of the outermost cells lie on those of the outermost pixels.
-        probabilities = upsample(scores, (image_size, image_size), align_corners=True).softmax(1)
-        for cropped, probability in zip(items, probabilities, strict=True):
-            labels = _placed(probability, cropped)
-            if not labeller.has_background:
-                labels = (labels + 1) * cropped.sample.foreground
+        found = halving.attempt(
+            lambda most, items=items: [
+                labels
+                for start in range(0, len(items), most)
+                for labels in _found(labeller, items[start : start + most], image_size, device)
+            ]
+        )
+        for cropped, labels in zip(items, found, strict=True):
             yield cropped.index, cropped.sample, labels
+
+
+def _found(
+    labeller: Labeller, items: Sequence[_Cropped], image_size: int, device: torch.device | str
+) -> Iterator[np.ndarray]:
+    """The label maps of some crops' pictures, which go through the labeller at once."""
+    crops = [cropped.crop for cropped in items]
+    batch = EvalBatch(*stack(crops), items, infrared=planes([crop.infrared for crop in crops])).to(device)
+    scores = labeller.scores_of(batch)
+    # As the networks are trained: the centres of the outermost cells lie on those of the outermost pixels.
+    probabilities = upsample(scores, (image_size, image_size), align_corners=True).softmax(1)
+    for cropped, probability in zip(items, probabilities, strict=True):
+        labels = _placed(probability, cropped)
+        yield labels if labeller.has_background else (labels + 1) * cropped.sample.foreground
 
 
 @dataclass

@@ -7,6 +7,10 @@ class UserError(Exception):
     """A mistake the user can mend: the message says what is wrong, where, and what to do. The exit status is 2."""
 
 
+class Halted(UserError):
+    """One that ends a process in the middle of a step, where the others of a run on several devices wait for it."""
+
+
 class Stopped(KeyboardInterrupt):
     """A signal ends the program as Ctrl-C does, but with everything saved.
 

@@ -2,9 +2,7 @@
 
 import csv
 import os
-import resource
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from utils.console import say, stderr
 from utils.errors import UserError
 from utils.files import flush_to_disk, written_whole
+from utils.memory import peak_memory_mb
 from utils.run_directory import RunDirectory
 
 WANDB_ID = "wandb_id.txt"  # in the run directory
@@ -288,14 +287,6 @@ class Silence(RunLogger):
         pass
 
     __init__ = say = warn = skipped = advance = log = log_evaluation = log_pictures = flush = __exit__ = _nothing
-
-
-def peak_memory_mb() -> float:
-    """The most memory in use so far, in MiB: PyTorch's on the CUDA device if one is used, else this process's."""
-    if torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def duration(seconds: float) -> str:

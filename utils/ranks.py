@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from utils.devices import build_fabric
-from utils.errors import Stopped, UserError
+from utils.errors import Halted, Stopped, UserError
 
 GROUP_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")  # what Fabric sets
 PATIENCE = timedelta(days=2)  # of the ranks that wait while the first one evaluates or saves
@@ -182,15 +182,12 @@ def launch(config: DictConfig) -> Iterator[Ranks]:
             ranks = Ranks(fabric)
             yield ranks
         except (UserError, Stopped) as error:
+            if isinstance(error, Halted) and num_ranks() > 1:
+                _end(fabric)
+                raise
             mistake = error
         except BaseException:
-            # A fault: the others may be waiting for this one where nothing can tell them. Fabric is to forget those
-            # that it has started, or it would end this one for their sake.
-            processes = getattr(fabric.strategy.launcher, "procs", [])
-            for process in processes:
-                process.kill()
-                process.wait()
-            processes.clear()
+            _end(fabric)
             raise
         try:
             if mistake is not None and ranks.told:
@@ -208,6 +205,18 @@ def launch(config: DictConfig) -> Iterator[Ranks]:
         for name in GROUP_VARIABLES:
             os.environ.pop(name, None)
         os.environ.update(outside)
+
+
+def _end(fabric: Fabric) -> None:
+    """Ends the processes that Fabric has started: they may be waiting for this one where nothing can tell them.
+
+    Fabric is to forget them, or it would end this one for their sake.
+    """
+    processes = getattr(fabric.strategy.launcher, "procs", [])
+    for process in processes:
+        process.kill()
+        process.wait()
+    processes.clear()
 
 
 def _check_started(devices: int, num_nodes: int) -> None:

@@ -4,14 +4,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from utils import checkpoints
 from utils.devices import compile_networks, memory_format
-from utils.errors import Stopped, UserError
+from utils.errors import Halted, Stopped, UserError
 from utils.finite import FiniteUpdates, require_finite_weights
 from utils.logging import RunLogger
+from utils.memory import release
 from utils.optimizer import build_optimizer, clip_gradients, restore_optimizer, set_learning_rate
 from utils.ranks import Ranks
 from utils.run_directory import RunDirectory, to_resume
@@ -59,6 +61,9 @@ class Training:
             restore_optimizer(self.optimizer.optimizer, checkpoint.optimizer, str(checkpoint.file))
         self.network.train()
         self._updates = FiniteUpdates(self.optimizer.optimizer)
+        # What a step changes before its update, and whether that has begun.
+        self._buffers, self._in_update = [*method.buffers()], False
+        self._buffers_before = [buffer.clone() for buffer in self._buffers]
 
     def random(self, batch: Any) -> Randomness:
         """The random numbers of this rank's part of a step: ``batch`` has ``step`` and ``places``."""
@@ -91,8 +96,12 @@ class Training:
         fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
         norms = clip_gradients(self.optimizer, config.optimizer.clip_norm)
         self._updates.watch(self.step, losses, total, norms)
+        self._in_update = True
         self.optimizer.step()
+        self._in_update = False
         self.step += 1
+        for before, buffer in zip(self._buffers_before, self._buffers, strict=True):
+            before.copy_(buffer)
         return {**losses, "total": total, **watched, "learning_rate": rate, **norms}
 
     def due(self, every: int) -> bool:
@@ -140,6 +149,37 @@ class Training:
         file = run.path / f"checkpoints/model_{self.step}.pth"
         checkpoints.save(file, payload, options.keep, options.milestone_every)
         self._saved = self.step
+
+    @torch.no_grad()
+    def halt(self, lacking: str, run: RunDirectory | None, logger: RunLogger) -> Halted:
+        """Saves what was reached before a step for which memory did not suffice; returns what to tell.
+
+        Running statistics are put back as they were before it, so that the run goes on as if it had not been begun. An
+        update that was left half-done is not saved.
+
+        Args:
+            lacking: what was needed and what there was, as ``utils.memory.shortage`` tells it.
+            run: None on ranks that save nothing.
+        """
+        config = self.config
+        release(self.ranks.fabric.device)
+        for before, buffer in zip(self._buffers_before, self._buffers, strict=True):
+            buffer.copy_(before)
+        if not self._in_update:
+            self.save(run, logger)
+        half, total = config.precision == "32", config.devices * config.num_nodes
+        smaller = {
+            "batch_size": max(config.batch_size // 2 // total * total, total, 2),
+            "image_size": max(config.image_size * 3 // 4, 32),
+        }
+        less = [f"{key}={value} ({config[key]} now)" for key, value in smaller.items() if value < config[key]]
+        another = f" Another run needs less with {' or '.join(less)}." if less else ""
+        how = "in half precision, which needs about half of it" if half else "where there is more, or on more devices"
+        command = f"python train.py {to_resume(run.path if run else 'RUN')}{' precision=bf16' * half}"
+        return Halted(
+            f"Out of memory after {self.step} steps, of which {self._saved} are saved: {lacking}.{another} "
+            f"This one goes on {how}: {command}"
+        )
 
     def heed(self, signals: Signals, run: RunDirectory | None, logger: RunLogger) -> None:
         """Saves, and ends the run, if a signal has asked any rank to.

@@ -49,6 +49,8 @@ def predict(config: DictConfig) -> None:
 
     # Whatever is in the way is found before the first picture.
     work = masks_of_a_data_set(config, labeller) if config.images is None else files_of_a_folder(config, labeller)
+    if config.images is None:
+        tells_own_data(checkpoint.config, config, lists_of(work[-1][0]))  # the test split
     for note in dict.fromkeys(note for pictures, _ in work for note in pictures.notes):
         print(note)
     chosen = [
@@ -64,8 +66,6 @@ def predict(config: DictConfig) -> None:
     if not (config.overwrite or config.only_missing):
         refuse_to_overwrite(written)
 
-    if config.images is None:
-        tells_own_data(checkpoint.config, config, lists_of(work[-1][0]))  # the test split
     empty, skipped = [], []
     what = "masks" if labeller.gives_masks else "parts"
     for (pictures, files), places in zip(work, chosen, strict=True):

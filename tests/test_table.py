@@ -828,6 +828,7 @@ def test_one_command_makes_and_shows_a_table(tmp_path):
 def test_a_file_of_weights_is_the_same_by_its_whole_path_and_by_that_from_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.pth").touch()
-    kept = {"segmenter": {"weights": f"{tmp_path}/own.pth"}, "perceptual": {"weights": "imagenet"}}
+    data = {"dataset": {"name": "cub"}}
+    kept = {"segmenter": {"weights": f"{tmp_path}/own.pth"}, "perceptual": {"weights": "imagenet"}} | data
     assert training_numbers(kept) == training_numbers(kept | {"segmenter": {"weights": "own.pth"}})
     assert training_numbers(kept)["perceptual.weights"] == "imagenet"

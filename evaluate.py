@@ -51,7 +51,11 @@ def evaluate(config: DictConfig) -> None:
     if config.predictions is not None:
         labellers[SUBJECT] = label_maps.given(config, sets)
         num_parts = labellers[SUBJECT].largest_label
-    on_own_data = checkpoint is not None and tells_own_data(checkpoint.config, config, lists_of(sets.test))
+    lists = lists_of(sets.test)
+    on_own_data = checkpoint is not None and tells_own_data(checkpoint.config, config, lists)
+    OmegaConf.update(config, "dataset.lists", lists, merge=False)
+    for note in sets.test.notes:
+        print(note)
     output = output_directory(config)
     for name, own in config.baselines.items():
         labellers[name] = module("baseline", name).build(own, config, num_parts, fabric.device)

@@ -2,10 +2,14 @@
 
 Baselines are put beside it, or evaluated alone, ``baseline=[kmeans_features]``.
 
+    python evaluate.py checkpoint=runs/my_run
+    python evaluate.py checkpoint=runs/my_run baseline=[kmeans_features,untrained]
+    python evaluate.py predictions=my_label_maps dataset_name=CUB dataset_root=data
+
 A run is evaluated on the data that it was trained on, unless another data set is named. Keys are in conf/evaluate.yaml.
 """
 
-import utils.interruptible  # noqa: F401
+import conf.start  # noqa: F401
 
 # isort: split
 from dataclasses import replace

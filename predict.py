@@ -1,11 +1,15 @@
 """Predict masks or parts; every key is in conf/predict.yaml.
 
+    python predict.py checkpoint=runs/my_run output_dir=predicted
+    python predict.py checkpoint=runs/my_run images=my_birds masks=my_masks output_dir=predicted
+    python predict.py checkpoint=runs/my_foreground_run images=my_birds output_dir=my_masks
+
 ``python predict.py checkpoint=RUN`` of a run with ``method=foreground`` writes the masks of its data set that
 ``dataset.eval_mask=supervised`` reads, ``python predict.py checkpoint=RUN images=DIR output_dir=OUT`` the masks or
 parts of anyone's pictures.
 """
 
-import utils.interruptible  # noqa: F401
+import conf.start  # noqa: F401
 
 # isort: split
 import os

@@ -20,8 +20,9 @@ NETWORKS = {
 
 def build(options: DictConfig) -> "DeepLab":
     """See ``models.pretrained.build``."""
-    name, network = base.network_with_weights(options, NETWORKS)
-    return DeepLab(network, base.wanted_classes(options, name), options)
+    wanted = base.wanted_classes(options, [*NETWORKS][-1])  # the same of all; asked before a download
+    _, network = base.network_with_weights(options, NETWORKS)
+    return DeepLab(network, wanted, options)
 
 
 class DeepLab(nn.Module):

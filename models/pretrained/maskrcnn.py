@@ -14,12 +14,13 @@ NETWORKS = {"maskrcnn_resnet50_fpn": "roi_heads.box_head.fc6.weight", "maskrcnn_
 
 def build(options: DictConfig) -> "MaskRCNN":
     """See ``models.pretrained.build``."""
+    wanted = base.wanted_classes(options, [*NETWORKS][-1])  # the same of all; asked before a download
     name, network = base.network_with_weights(options, NETWORKS, box_score_thresh=options.score)
     if name == "maskrcnn_resnet50_fpn":
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.eps = 0.0  # as its weights were trained
-    return MaskRCNN(network, base.wanted_classes(options, name), options)
+    return MaskRCNN(network, wanted, options)
 
 
 class MaskRCNN(nn.Module):

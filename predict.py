@@ -99,6 +99,8 @@ def predict(config: DictConfig) -> None:
             if not labels.any():
                 empty.append(sample.name)
                 if no_empty_mask:
+                    for path in files[index].values():
+                        path.unlink(missing_ok=True)  # of an earlier run, which overwrite=true replaces
                     written = [path for path in written if path not in files[index].values()]
                     continue
             write(files[index], sample.image, labels)
@@ -117,7 +119,8 @@ def predict(config: DictConfig) -> None:
         print(f"{len(skipped)} pictures are skipped and have none. The first: {skipped[0]}")
     if config.images is None:
         data = f"dataset_name={config.dataset_name} dataset_root={config.dataset_root}"
-        print(f"To use them: {data} dataset.eval_mask=supervised")
+        for_training = " dataset.train_mask=supervised" * (checkpoint is None)  # which others have trained
+        print(f"To use them: {data}{for_training} dataset.eval_mask=supervised")
     elif labeller.gives_masks and beside(config.images, output_of(config, labeller)):
         root = shlex.quote(argument("dataset_root", output_of(config, labeller)))
         print(f"Look at them in overlays/. To train with them: python train.py dataset_name=folder {root}")

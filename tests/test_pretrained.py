@@ -244,6 +244,15 @@ def test_a_mask_made_by_hand_is_kept_whatever_its_type_and_the_others_are_made(o
     assert sum(map(len, splits(own))) == 10  # once it has a mask, it is used again
 
 
+def test_a_mask_of_an_earlier_run_does_not_outlive_one_that_finds_nothing(own):
+    (own / "masks").mkdir()
+    for name in ("1.png", "3.png"):
+        Image.fromarray(np.full((40, 60), 255, np.uint8)).save(own / "masks" / name)
+    run(*COMMAND, f"images={own}/images", "overwrite=true")
+    assert not (own / "masks/3.png").exists() and not pixels(own / "masks/1.png").all()
+    assert sum(map(len, splits(own))) == 8
+
+
 def test_pictures_of_another_name_need_a_place_and_lists_keep_their_meaning(own, tmp_path):
     pictures = (own / "images").rename(tmp_path / "photos")
     with pytest.raises(UserError, match="give output_dir=OUT"):
@@ -263,10 +272,11 @@ def test_what_is_asked_for_is_what_is_found(own, capsys):
             composed(*arguments, f"images={own}/images", name="predict")
 
 
-def test_of_a_data_set_all_masks_are_written_where_it_reads_predicted_ones(tmp_path, monkeypatch):
+def test_of_a_data_set_all_masks_are_written_where_it_reads_predicted_ones(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretrained, "build", lambda options: Bright())
     draw_folder(tmp_path / "own", count=6, size=48)
     run(*COMMAND[1:], "dataset_name=folder", f"dataset_root={tmp_path / 'own'}")
+    assert "dataset.train_mask=supervised dataset.eval_mask=supervised" in capsys.readouterr().out
     names = {path.stem for path in (tmp_path / "own/images").iterdir()}
     assert {path.stem for path in (tmp_path / "own/supervisedlabels").iterdir()} == names
 

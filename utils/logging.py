@@ -112,10 +112,13 @@ class WandbRun:
             mode = "online" if self._attempt(lambda: wandb.login(prompt=False)) else "offline"
         if mode == "disabled":
             return
+        is_known = (run.path / WANDB_ID).exists()
         self._attempt(lambda: self._start(run.path, config, mode))
         if self.run is None and mode == "online":
             say("W&B: logging offline instead.")
             self._attempt(lambda: self._start(run.path, config, "offline"))
+        if is_known and self.run is not None and not getattr(self.run, "resumed", False):  # which is known online alone
+            self._attempt(lambda: self._catch_up(run.path))
         if self.run is not None and self.run.settings.mode == "offline":
             say(f"W&B: offline. To upload: wandb sync {shlex.quote(self.run.settings.sync_dir)}")
 
@@ -159,8 +162,6 @@ class WandbRun:
         # W&B's own counter only grows: a resumed run logs steps again that were logged after its last checkpoint.
         self.run.define_metric("step")
         self.run.define_metric("*", step_metric="step")
-        if known and not getattr(self.run, "resumed", False):  # it is asked online alone
-            self._catch_up(path)
 
     def _catch_up(self, path: Path) -> None:
         for step, values in _told_before(path, self.step):

@@ -48,7 +48,7 @@ class MaskRCNN(nn.Module):
         transform = self.network.transform  # which would resize them to the size that it was trained at
         transform.min_size, transform.max_size = (min(images.shape[-2:]),), max(images.shape[-2:])
         found = [self.probability(detections) for detections in self.network(list(images))]
-        return torch.stack(found)[:, None].logit(base.NEVER)
+        return torch.stack(found)[:, None].float().logit(base.NEVER)
 
     def probability(self, detections: Mapping[str, Tensor]) -> Tensor:
         """(h, w), how probable a pixel is that of a wanted object: the most by any of their masks, 0 without one.

@@ -11,13 +11,10 @@ from torch import Tensor, nn
 
 from conf.modules import module
 from conf.schema import MAX_PARTS
-from models.weights import groups_of, inner_states, unwrapped
+from models.weights import groups_of, inner_states, preference, unwrapped
 from utils.checkpoints import Checkpoint
 from utils.console import say
 from utils.errors import UserError
-
-# Of several networks that fit the one that is called so is meant; the others are averages, or teachers.
-MEANT = ("model_state_dict", "state_dict", "model", "net", "network")
 
 
 def load_predictor(
@@ -81,14 +78,15 @@ def _with_state(
             found[prefix] = predictor_of(inner), inner
     if not found:
         raise first
-    named = [prefix for word in MEANT for prefix in found if word in prefix.split(".")]
-    if len(found) > 1 and not (named or "" in found):
-        several = ", ".join(prefix.rstrip(".") for prefix in found)
+    surest = max(map(preference, found))
+    likely = [""] if "" in found else [prefix for prefix in found if preference(prefix) == surest]
+    if len(likely) > 1:
+        several = ", ".join(prefix.rstrip(".") for prefix in likely)
         raise UserError(
             f"{checkpoint.file} holds more than one network that fits, {several}: save the one that is meant in a file "
             "of its own, torch.save(network.state_dict(), FILE)."
         )
-    meant = "" if "" in found else [*named, *found][0]
+    (meant,) = likely
     predictor, inner = found[meant]
     own = {name.partition(".")[0] for name in predictor.state_dict()}
     kept = {name: tensor for name, tensor in inner.items() if name.partition(".")[0] in own}

@@ -22,8 +22,10 @@ from utils.errors import UserError
 
 # Segments of names that come from what a network was wrapped in.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-# Of two networks that fit as well, the one that is published: DINO's teacher, MoCo's encoder that is trained.
+# Of several networks in a file that fit as well, what the one that is meant is called: DINO's teacher, MoCo's encoder
+# that is trained; and what is not called so may be an average of it.
 PREFERRED = ("teacher", "encoder_q")
+MEANT = ("model_state_dict", "state_dict", "model", "net", "network")
 
 
 class Normalisation(nn.Module):
@@ -235,7 +237,13 @@ def _prefix(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
                 fits[name[: len(name) - len(inner)]] += 1 + (tensor.shape == wanted[inner].shape)
     if not fits:
         return ""
-    return max(fits, key=lambda prefix: (fits[prefix], any(part in PREFERRED for part in prefix.split("."))))
+    return max(fits, key=lambda prefix: (fits[prefix], preference(prefix)))
+
+
+def preference(prefix: str) -> tuple[bool, bool]:
+    """How surely a network is meant by what its tensors' names begin with; larger is surer."""
+    parts = {*prefix.split(".")}
+    return not parts.isdisjoint(PREFERRED), not parts.isdisjoint(MEANT)
 
 
 def _inside(name: str, prefix: str) -> str:

@@ -122,7 +122,7 @@ def sync(server: Server, *folders: Path) -> None:
     program = Path(sys.executable).with_name("wandb")
     environment = os.environ | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "a" * 40, "HOME": str(folders[0])}
     command = [program, "sync", "--yes", *folders]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=environment, cwd=folders[0], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0 and "Finished syncing" in done.stderr, done.stderr
 
 

@@ -55,6 +55,8 @@ WRAPPED = {
         "pytorch-lightning_version": "2.0",
     },
     "beside its average": lambda state: {"model": state, "model_ema": network(1).state_dict()},
+    "after its average": lambda state: {"state_dict_ema": network(1).state_dict(), "state_dict": state},
+    "a teacher": lambda state: {"student": network(1).state_dict(), "teacher": named(state, "module.")},
     "an average": lambda state: named(state, "module.") | {"n_averaged": torch.tensor(3)},
     "this project's, in DataParallel": lambda state: {"iter": 7, "model_state_dict": named(state, "module.")},
     "this project's, in an attribute": lambda state: {"iter": 7, "model_state_dict": named(state, "model.")},

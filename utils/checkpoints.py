@@ -7,6 +7,7 @@ nothing), ``precision_state_dict`` (the gradient scaler's, with ``precision=16``
 """
 
 import argparse
+import errno
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -214,14 +215,14 @@ def why_unreadable(path: Path, error: Exception) -> str:
     """What is wrong with a file that :func:`load_tensors` could not read, and what to do, in sentences."""
     if found := stand_in(path):
         return f"{found}. Fetch it again."
-    if isinstance(error, OSError) and error.errno:
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EIO):
         return f"{error.strerror}. Look at its rights and its drive."
     told = str(error)
     if "TorchScript" in told:
         return f"it is a TorchScript program, not tensors. Load it with torch.jit.load, and {_SAVE_TENSORS}"
-    if forbidden := re.search(r"GLOBAL (\S+) was not an allowed global|(?:Trying to instantiate|call) (\S+)", told):
+    if forbidden := re.search(r"(?:GLOBAL|instantiate|call) (\S+)", told):
         return (
-            f"it holds more than tensors and plain values ({forbidden[1] or forbidden[2]}), which could run code. "
+            f"it holds more than tensors and plain values ({forbidden[1]}), which could run code. "
             f"Where you trust it, load it with weights_only=False, and {_SAVE_TENSORS}"
         )
     return "it is truncated, damaged or another kind of file. Copy or download it again, or give another."

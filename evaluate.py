@@ -87,7 +87,7 @@ def evaluate(config: DictConfig) -> None:
             "num_parts": num_parts,
             "dataset_name": config.dataset_name,
             "dataset_root": config.dataset_root,
-            "eval_mask": config.dataset.get("eval_mask"),
+            "eval_mask": config.dataset.get("eval_mask") if sets.test.has_masks else None,
             "counts": counts,
             "versions": versions(),
             "config": OmegaConf.to_container(config),
@@ -144,10 +144,16 @@ def log_to_run(path: Path, config: DictConfig, checkpoint: Checkpoint, metrics: 
     for key in given_keys():
         if key.startswith("logging."):
             OmegaConf.update(trained, key, OmegaConf.select(config, key))
-    wandb = WandbRun(RunDirectory(path), trained, say=print)
-    wandb.log(checkpoint.step, {f"evaluation/{name}": value for name, value in metrics.items()})
-    wandb.log(checkpoint.step, {"pictures/evaluation_parts": picture})
-    wandb.close()
+    try:
+        alone = RunDirectory.locked(path)
+    except UserError as error:
+        print(f"The figures do not go to W&B. {error}")
+        return
+    with alone:
+        wandb = WandbRun(alone, trained, say=print, step=checkpoint.step)
+        wandb.log(checkpoint.step, {f"evaluation/{name}": value for name, value in metrics.items()})
+        wandb.log(checkpoint.step, {"pictures/evaluation_parts": picture})
+        wandb.close()
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 import csv
 import os
 import secrets
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from utils.memory import peak_memory_mb
 from utils.run_directory import RunDirectory
 
 WANDB_ID = "wandb_id.txt"  # in the run directory
+TABLES = {"metrics": "train", "timing": "timing", "evaluation": "evaluation", "largest_part": "largest_part"}  # on W&B
 SECONDS_BETWEEN_LINES = 30  # where stderr is no terminal
 
 
@@ -89,38 +91,40 @@ class Table:
 class WandbRun:
     """A run's Weights & Biases run, the same one whenever the run directory is opened again.
 
+    Offline each opening makes a folder of its own. `wandb sync` writes each over the beginning of the run's history,
+    whatever another one has put there. So each begins with what the run's tables and pictures have from before, and
+    the older ones, which it supersedes, get another name.
+
     Nothing that goes wrong here ends the program: it is told once, and nothing more is sent.
 
     Args:
         run: its ``wandb_id.txt`` keeps the id, its ``wandb/`` the files.
         config: of the run; ``config.logging`` says where to log.
         say: prints a line.
+        step: that the run has come to; what is of later ones on the disk will be made again.
     """
 
-    def __init__(self, run: RunDirectory, config: DictConfig, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, run: RunDirectory, config: DictConfig, say: Callable[[str], None], step: int = 0) -> None:
+        self.say, self.step = say, step
         self.run: Any = None
         mode = config.logging.wandb
         if mode == "auto" and not (mode := os.environ.get("WANDB_MODE")):
             mode = "online" if self._attempt(lambda: wandb.login(prompt=False)) else "offline"
         if mode == "disabled":
             return
+        is_known = (run.path / WANDB_ID).exists()
         self._attempt(lambda: self._start(run.path, config, mode))
         if self.run is None and mode == "online":
             say("W&B: logging offline instead.")
             self._attempt(lambda: self._start(run.path, config, "offline"))
+        if is_known and self.run is not None and not getattr(self.run, "resumed", False):  # which is known online alone
+            self._attempt(lambda: self._catch_up(run.path))
         if self.run is not None and self.run.settings.mode == "offline":
-            say(f"W&B: offline. To upload: wandb sync {run.path}/wandb/offline-run-*")
+            say(f"W&B: offline. To upload: wandb sync {shlex.quote(self.run.settings.sync_dir)}")
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Numbers, or pictures (H, W, 3) uint8, by name."""
-
-        def send() -> None:
-            # Pictures are written to the system's folder for temporary files, which may be full.
-            media = {name: wandb.Image(value) for name, value in values.items() if isinstance(value, np.ndarray)}
-            self.run.log({"step": step, **values, **media})
-
-        self._attempt(lambda: self.run and send())
+        self._attempt(lambda: self.run and self._send(step, values))
 
     def alert(self, title: str, message: str) -> None:
         """A message that W&B sends on."""
@@ -130,6 +134,11 @@ class WandbRun:
         """Ends the W&B run; ``exit_code`` other than 0 marks it as failed."""
         self._attempt(lambda: self.run and self.run.finish(exit_code=exit_code))
         self.run = None
+
+    def _send(self, step: int, values: Mapping[str, Any]) -> None:
+        # Pictures are written to the system's folder for temporary files, which may be full.
+        media = {name: wandb.Image(value) for name, value in values.items() if isinstance(value, np.ndarray)}
+        self.run.log({"step": step, **values, **media})
 
     def _start(self, path: Path, config: DictConfig, mode: str) -> None:
         options, identity = config.logging, path / WANDB_ID
@@ -154,6 +163,14 @@ class WandbRun:
         self.run.define_metric("step")
         self.run.define_metric("*", step_metric="step")
 
+    def _catch_up(self, path: Path) -> None:
+        for step, values in _told_before(path, self.step):
+            self._send(step, values)
+        current = Path(self.run.settings.sync_dir)
+        for folder in current.parent.glob(f"offline-run-*-{self.run.id}"):
+            if folder != current:
+                folder.rename(folder.with_name(f"superseded-{folder.name}"))
+
     def _attempt(self, action: Callable[[], Any]) -> Any:
         try:
             return action()
@@ -163,6 +180,25 @@ class WandbRun:
             if isinstance(error, ConnectionError):
                 with suppress(Exception):
                     wandb.teardown()  # the end of its own process: else there is a traceback when the program ends
+
+
+def _told_before(run: Path, last_step: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What a run's tables and pictures hold, as it was sent to W&B, by step up to one."""
+    told: list[tuple[int, dict[str, Any]]] = []
+    for table, prefix in TABLES.items():
+        path = run / f"{table}.csv"
+        with path.open(newline="") if path.is_file() else nullcontext(()) as lines:
+            for row in csv.DictReader(lines):
+                if None in row.values():
+                    continue  # cut off
+                values = {f"{prefix}/{name}": float(value) for name, value in row.items() if value and name != "step"}
+                told.append((int(row["step"]), values))
+    for path in sorted((run / "pictures").glob("*_*.png")):
+        name, _, step = path.stem.rpartition("_")
+        if step.isdecimal() and int(step) <= last_step:
+            with Image.open(path) as picture:
+                told.append((int(step), {f"pictures/{name}": np.asarray(picture)}))
+    return (row for row in sorted(told, key=lambda row: row[0]) if row[0] <= last_step)
 
 
 class RunLogger:
@@ -183,14 +219,13 @@ class RunLogger:
     def __init__(self, run: RunDirectory, config: DictConfig, resumed_step: int = 0) -> None:
         self.pictures = run.path / "pictures"
         self.num_steps = config.num_steps
-        names = "metrics", "timing", "evaluation", "largest_part"
-        self._tables = {name: Table(run.path / f"{name}.csv", resumed_step) for name in names}
+        self._tables = {name: Table(run.path / f"{name}.csv", resumed_step) for name in TABLES}
         self._text, self._rate, self._line_due, self._skipped = "", 0.0, 0.0, 0
         columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         description = TextColumn("{task.description}")
         self._progress = Progress(*columns, description, console=stderr, disable=not stderr.is_terminal)
         self._task = self._progress.add_task("", total=self.num_steps, completed=resumed_step)
-        self._wandb = WandbRun(run, config, self.say)
+        self._wandb = WandbRun(run, config, self.say, resumed_step)
         self._progress.start()
         self._seconds, self._steps, self._clock = 0.0, 0, time.perf_counter()
 
@@ -224,10 +259,10 @@ class RunLogger:
     def log(self, step: int, scalars: Mapping[str, float | torch.Tensor]) -> None:
         """Losses, ``total``, ``learning_rate``, ``gradient_norm``; and the time per step since the last call."""
         values = {name: value.item() if isinstance(value, torch.Tensor) else value for name, value in scalars.items()}
-        self._add("metrics", "train", step, values)
+        self._add("metrics", step, values)
         if self._steps:
             timing = {"seconds_per_step": self._seconds / self._steps, "peak_memory_mb": peak_memory_mb()}
-            self._add("timing", "timing", step, timing)
+            self._add("timing", step, timing)
             self._rate = timing["seconds_per_step"]
             self._text = f"{self._rate:.2f} s/step"
         if "total" in values:
@@ -236,7 +271,7 @@ class RunLogger:
 
     def log_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics in percent, by name."""
-        self._add("evaluation", "evaluation", step, {name: float(value) for name, value in metrics.items()})
+        self._add("evaluation", step, {name: float(value) for name, value in metrics.items()})
         self._clock = time.perf_counter()  # an evaluation is not part of a step
 
     def log_largest_part(self, step: int, part: int, share: float) -> list[float]:
@@ -245,7 +280,7 @@ class RunLogger:
         Returns:
             The shares so far, those before the run was interrupted among them.
         """
-        self._add("largest_part", "largest_part", step, {"part": part, "share": share})
+        self._add("largest_part", step, {"part": part, "share": share})
         return [float(row["share"]) for row in self._tables["largest_part"].rows()]
 
     def warn(self, title: str, message: str) -> None:
@@ -275,9 +310,9 @@ class RunLogger:
         self._wandb.log(step, {f"pictures/{name}": picture for name, picture in pictures.items()})
         self._clock = time.perf_counter()
 
-    def _add(self, table: str, prefix: str, step: int, values: dict[str, float]) -> None:
+    def _add(self, table: str, step: int, values: dict[str, float]) -> None:
         self._tables[table].add(step, values)
-        self._wandb.log(step, {f"{prefix}/{name}": value for name, value in values.items()})
+        self._wandb.log(step, {f"{TABLES[table]}/{name}": value for name, value in values.items()})
 
 
 class Silence(RunLogger):

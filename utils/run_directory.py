@@ -48,7 +48,8 @@ class RunDirectory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        if self._lock:
+            self._lock.close()
 
     @classmethod
     def of(cls, config: DictConfig) -> "RunDirectory":
@@ -84,6 +85,17 @@ class RunDirectory:
             place = error.filename or config.resume or config.output_dir
             raise UserError(f"Cannot write the run directory {place}: {error.strerror}.") from error
         return run
+
+    @classmethod
+    def locked(cls, path: Path) -> Self:
+        """That of a run which is there, for this process alone.
+
+        Raises:
+            UserError: another process trains in it.
+        """
+        with suppress(OSError):  # it may be read alone, or have no locks
+            return cls(path, _lock=_locked(path))
+        return cls(path)
 
 
 def _new_directory(output_dir: str | None, dataset_name: str) -> Path:

@@ -135,7 +135,7 @@ EARLIER = [
         "evaluation.kmeans_restarts is a key of earlier versions",
         "baselines.kmeans_colours.restarts",
     ),
-    row("task", "predict.py checkpoint=a.pth task=parts", "task is a key of earlier versions: leave it out"),
+    row("task", "evaluate.py checkpoint=a.pth task=parts", "task is a key of earlier versions: leave it out"),
 ]
 
 

@@ -81,6 +81,11 @@ REFUSED = [
         "device=cpu segmenter.weights=package:none-such",
         "none-such: there are none of that kind",
     ),
+    training(
+        "masks without any to learn from",
+        "device=cpu method=foreground dataset.train_mask=none",
+        "dataset.train_mask=none leaves it none",
+    ),
     training("no data set", "device=cpu dataset_root=PLACE/none", "No folder", "none/images", "dataset_root="),
     training(
         "no such weights", "device=cpu segmenter.weights=PLACE/none.pth", "none.pth: there is no such file or run"

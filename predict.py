@@ -21,6 +21,7 @@ from conf import app
 from conf.schema import PredictConfig
 from datasets.base import NoPictures, Source
 from datasets.pictures import Pictures
+from datasets.sample import Remarks
 from evaluation.labellers.base import Labeller
 from evaluation.labellers.trained import of_checkpoint
 from evaluation.palette import save_label_map
@@ -62,7 +63,7 @@ def predict(config: DictConfig) -> None:
     if not (config.overwrite or config.only_missing):
         refuse_to_overwrite(written)
 
-    empty, skipped = [], []
+    empty, skipped, remarks = [], [], Remarks()
     what = "masks" if labeller.gives_masks else "parts"
     for (pictures, files), places in zip(work, chosen, strict=True):
         unread: dict[int, str] | None = {} if config.dataset.on_error == "skip" else None
@@ -79,6 +80,7 @@ def predict(config: DictConfig) -> None:
         bar = {"console": stderr, "transient": True, "disable": not stderr.is_terminal}
         for index, sample, labels in track(found, f"predicting {what}", total=len(places), **bar):
             write(files[index], sample.image, labels)
+            remarks.add(sample.remarks)
             if not labels.any():
                 empty.append(sample.name)
         for index, message in (unread or {}).items():
@@ -88,6 +90,8 @@ def predict(config: DictConfig) -> None:
     count = sum(map(len, chosen)) - len(skipped)
     paths = (path for _, files in work for of_picture in files for path in of_picture.values())
     print(f"{count} pictures, {len(written)} files in {os.path.commonpath([path.parent for path in paths])}")
+    for line in remarks.lines():
+        print(line)
     if empty:
         print(f"No {what} found in {len(empty)} of them: {', '.join(empty[:3])}{' ...' if empty[3:] else ''}")
     if skipped:
@@ -135,6 +139,8 @@ def files_of_a_folder(config: DictConfig, labeller: Labeller) -> list[tuple[Pict
         config.images,
         config.masks,
         box_padding=config.dataset.get("box_padding"),
+        mask_threshold=config.dataset.get("mask_threshold"),
+        ignore_label=config.dataset.ignore_label,
         on_error=config.dataset.on_error,
     )
     output = Path(config.output_dir)

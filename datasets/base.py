@@ -28,6 +28,7 @@ class Options:
     folder: str = MISSING
     flip_probability: float = reading(probability())
     saliency: str | None = reading()
+    ignore_label: int | None = reading(number(low=0, high=65535), optional=True)
     on_error: str = reading(choice("raise", "skip"))
     cache: str = reading()  # checked in datasets/cache.py
     cache_dir: str = reading()
@@ -35,10 +36,11 @@ class Options:
 
 @dataclass
 class Masked:
-    """Of data sets with a choice of masks."""
+    """Of data sets with a choice of masks; what is object in one is said in ``datasets.masks``."""
 
     train_mask: str = reading(choice("gt", "supervised", "unsupervised"))
     eval_mask: str = reading(choice("gt", "supervised", "unsupervised"))
+    mask_threshold: int | None = reading(number(low=1, high=65535), optional=True)
 
     def mask(self, purpose: Purpose) -> Mask | None:
         """Which masks are read; a prediction of masks needs none."""

@@ -11,9 +11,11 @@ import numpy as np
 from conf.fields import numbers, reading
 from datasets import base, crops
 from datasets.base import Mask, NoPictures, Split
-from datasets.files import HELP, UnreadableFile, check_size, foreign, read_label_map, read_picture, require_masks
+from datasets.files import HELP, UnreadableFile, foreign, read_picture, require_masks, turn_of_map
+from datasets.masks import read_mask, remarks_of
 from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Purpose, Sample
+from datasets.turns import UPRIGHT, turned
 from utils.errors import UserError
 
 # Lists of DeepFashion_segmentation_*.json that make a split.
@@ -85,6 +87,7 @@ class DeepFashion:
         self.split = split
         self._root, self._base = Path(root), Path(root) / "Anno/segmentation"
         self._mask = mask
+        self._mask_rules = {"threshold": options.mask_threshold, "ignore_label": options.ignore_label}
         self._crop_area, self._crop_aspect = tuple(options.crop_area), tuple(options.crop_aspect)
         self._flip_probability = options.flip_probability
         lists = [self._base / f"DeepFashion_segmentation_{name}.json" for name in LISTS[split]]
@@ -135,8 +138,11 @@ class DeepFashion:
         path, part_path, *mask_path = self.files(index)
         image = read_picture(path)
         part_map = read_part_map(part_path, path, image)
-        mask = read_label_map(mask_path[0], path, image) if mask_path else part_map
-        return Sample(self._names[index], path, image, (mask > 0).astype(np.uint8), part_map=part_map)
+        if not mask_path:
+            return Sample(self._names[index], path, image, (part_map > 0).astype(np.uint8), part_map=part_map)
+        mask = read_mask(mask_path[0], path, image, **self._mask_rules)
+        known = {"part_map": part_map, "void": mask.void, "remarks": remarks_of(path, UPRIGHT, [mask])}
+        return Sample(self._names[index], path, image, mask.labels, **known)
 
     def train_crop(self, sample: Sample, size: int, rng: np.random.Generator) -> Sample:
         """A random box of the picture, resized to ``size`` x ``size``, mirrored at times (release)."""
@@ -182,7 +188,7 @@ def read_part_map(path: Path, picture_path: Path, picture: np.ndarray) -> np.nda
             ``PALETTE``; the message names file, pixel and colour.
     """
     colours = read_picture(path)
-    check_size(str(path), colours.shape[:2], picture_path, picture)
+    turn = turn_of_map(str(path), colours.shape[:2], picture_path, picture)
     labels = _label_of_colour()[_packed(colours)]
     if labels.max() == _UNKNOWN:
         y, x = np.argwhere(labels == _UNKNOWN)[0]
@@ -191,7 +197,7 @@ def read_part_map(path: Path, picture_path: Path, picture: np.ndarray) -> np.nda
             f"{path}: the pixel at x={x}, y={y} (from 0) has the colour {colour} (RGB), which stands for no label. "
             f"Fetch the file again. {HELP}"
         )
-    return labels
+    return turned(labels, turn)
 
 
 @cache

@@ -206,3 +206,14 @@ def test_pictures_to_predict_have_the_same_masks(tmp_path):
     for index in range(3):
         np.testing.assert_array_equal(pictures[index].foreground, OBJECT)
         assert len(pictures[index].remarks) == 1
+
+
+def test_a_training_says_once_what_it_meets_and_at_its_end_how_often(place: Place, accepted, capsys):
+    root = place.data("folder")
+    for path in (root / "masks").iterdir():
+        mask = np.asarray(Image.open(path)) > 0
+        grey(np.where(mask, 250, 3)).save(path)
+    options = "experiment=debug num_steps=2 evaluation.every=0 logging.wandb=disabled output_dir=PLACE/run device=cpu"
+    accepted(f"train.py {FOLDER.config} {options}")
+    found = re.findall(f"^(\\d+){re.escape(masks.NO_ZERO[7:])} For example .*creature_", capsys.readouterr().err, re.M)
+    assert (found[0], found[-1]) == ("2", "4")  # of a batch, and of both; between them those that are held out

@@ -247,7 +247,7 @@ def _of_colours(coloured: np.ndarray, path: Path) -> _Found:
 
 
 def _of_palette(planes: _Planes, path: Path, threshold: int | None, ignore_label: int | None) -> _Found:
-    used = np.flatnonzero(np.bincount(planes.values.ravel(), minlength=256))
+    used = _used(planes.values)
     # Pillow leaves out the end of a palette; what is not there is black.
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(planes.colours)] = planes.colours
@@ -274,7 +274,7 @@ def _of_values(
 ) -> _Found:
     if threshold is not None:
         return values >= threshold, None, None
-    found = np.flatnonzero(np.bincount(values.ravel())) if values.dtype == np.uint8 else np.unique(values)
+    found = _used(values)
     smallest, largest, shade = int(found[0]), int(found[-1]), (white + 1) // 256
     half = 128 * shade
     if lossy and 0 < largest < half:
@@ -302,6 +302,14 @@ def _of_values(
             f"nor shades that reach half of white ({half}), so that nothing says what is object. {FORCE} {HELP}"
         )
     return values >= half, None, SHADES
+
+
+def _used(values: np.ndarray) -> np.ndarray:
+    """The values that there are, in order."""
+    smallest, largest = values.min(), values.max()
+    if np.count_nonzero((values == smallest) | (values == largest)) == values.size:  # nearly always, and much faster
+        return np.unique([smallest, largest])
+    return np.unique(values) if values.dtype != np.uint8 else np.flatnonzero(np.bincount(values.ravel()))
 
 
 def _are_areas(labelled: np.ndarray, values: np.ndarray) -> bool:

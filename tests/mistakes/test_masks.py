@@ -202,7 +202,6 @@ def test_pictures_to_predict_have_the_same_masks(tmp_path):
         Image.fromarray(PICTURE).save(tmp_path / f"images/{name}.png")
         write(tmp_path / "masks" / name, name)
     pictures = Pictures(tmp_path / "images", tmp_path / "masks", box_padding=0.05)
-    pictures = Pictures(tmp_path / "images", tmp_path / "masks", box_padding=0.05)
     for index in range(3):
         np.testing.assert_array_equal(pictures[index].foreground, OBJECT)
         assert len(pictures[index].remarks) == 1

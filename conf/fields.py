@@ -33,14 +33,9 @@ def choice(*options: str) -> Any:
     return field(default=MISSING, metadata={"options": options})
 
 
-def reading(key: Field | None = None, optional: bool = False) -> Any:
-    """A key of a data set, with its rules, that changes how pictures are read and cut, and not which ones there are.
-
-    Args:
-        optional: it is None where a data set is made without a config.
-    """
-    metadata = {**(key.metadata if key else {}), "reading": True}
-    return field(default=None if optional else MISSING, metadata=metadata)
+def reading(key: Field | None = None) -> Any:
+    """A key of a data set, with its rules, that changes how pictures are read and cut, and not which ones there are."""
+    return field(default=MISSING, metadata={**(key.metadata if key else {}), "reading": True})
 
 
 def check(key: str, value: Any, rules: Mapping[str, Any]) -> None:

@@ -20,6 +20,11 @@ class NoPictures(UserError):
     """A data set has no picture of a split."""
 
 
+def given(value: int | None) -> int | None:
+    """The value of a key; None, too, where a data set is made without a config."""
+    return None if value == MISSING else value
+
+
 @dataclass
 class Options:
     """The keys of ``dataset`` that every data set has; those of one are in its module."""
@@ -28,7 +33,7 @@ class Options:
     folder: str = MISSING
     flip_probability: float = reading(probability())
     saliency: str | None = reading()
-    ignore_label: int | None = reading(number(low=0, high=65535), optional=True)
+    ignore_label: int | None = reading(number(low=0, high=65535))
     on_error: str = reading(choice("raise", "skip"))
     cache: str = reading()  # checked in datasets/cache.py
     cache_dir: str = reading()
@@ -40,7 +45,7 @@ class Masked:
 
     train_mask: str = reading(choice("gt", "supervised", "unsupervised"))
     eval_mask: str = reading(choice("gt", "supervised", "unsupervised"))
-    mask_threshold: int | None = reading(number(low=1, high=65535), optional=True)
+    mask_threshold: int | None = reading(number(low=1, high=65535))
 
     def mask(self, purpose: Purpose) -> Mask | None:
         """Which masks are read; a prediction of masks needs none."""

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.io import loadmat
 
 from datasets import base
-from datasets.base import Mask, NoPictures, Split
+from datasets.base import Mask, NoPictures, Split, given
 from datasets.box_crops import BoxCrops
 from datasets.crops import mirrored_indices
 from datasets.files import (
@@ -105,7 +105,7 @@ class CUB(BoxCrops):
         self.notes: list[str] = []
         self._root, self._base = Path(root), Path(root) / "CUB_200_2011"
         self._mask = mask
-        self._mask_threshold, self._ignore_label = options.mask_threshold, options.ignore_label
+        self._mask_threshold, self._ignore_label = given(options.mask_threshold), given(options.ignore_label)
         self._check_presence()
 
         self.keypoint_names = read_names(self._base / "parts/parts.txt")

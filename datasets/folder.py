@@ -11,7 +11,7 @@ import numpy as np
 
 from conf.fields import number
 from datasets import base
-from datasets.base import Mask, NoPictures, Split
+from datasets.base import Mask, NoPictures, Split, given
 from datasets.box_crops import BoxCrops
 from datasets.crops import mirrored_indices
 from datasets.files import (
@@ -96,7 +96,7 @@ class Folder(BoxCrops):
         self.split = split
         self.notes: list[str] = []
         self._root, self._mask = Path(root), mask
-        self._mask_threshold, self._ignore_label = options.mask_threshold, options.ignore_label
+        self._mask_threshold, self._ignore_label = given(options.mask_threshold), given(options.ignore_label)
         self._pictures = self._pictures_in("images")
         if not self._pictures:
             told = " ".join(

@@ -10,7 +10,7 @@ from scipy.io import loadmat
 
 from conf.fields import choice, number
 from datasets import base
-from datasets.base import Mask, Split
+from datasets.base import Mask, Split, given
 from datasets.box_crops import BoxCrops
 from datasets.files import (
     HELP,
@@ -157,7 +157,7 @@ class PascalPart(BoxCrops):
         self.name = f"PASCAL-Part {self.category}"
         self.split = split
         self._root, self._mask = Path(root), mask
-        self._mask_rules = {"threshold": options.mask_threshold, "ignore_label": options.ignore_label}
+        self._mask_rules = {"threshold": given(options.mask_threshold), "ignore_label": given(options.ignore_label)}
         self._check_presence()
 
         listed, lost = self._read_lists(options.on_error == "skip")

@@ -30,6 +30,7 @@ from datasets.files import pictures_in, some
 from datasets.folder import WITHOUT_OBJECT
 from datasets.lists import lists_of
 from datasets.pictures import Pictures
+from datasets.sample import Remarks
 from evaluation.labellers import foreground
 from evaluation.labellers.base import Labeller
 from evaluation.labellers.trained import of_checkpoint
@@ -84,7 +85,7 @@ def predict(config: DictConfig) -> None:
 
     # An empty mask would be taken for one; of a data set, whose evaluation asks for all of them, it is one.
     no_empty_mask = config.images is not None and labeller.gives_masks
-    empty, skipped = [], []
+    empty, skipped, remarks = [], [], Remarks()
     what = "masks" if labeller.gives_masks else "parts"
     for (pictures, files), places in zip(work, chosen, strict=True):
         unread: dict[int, str] | None = {} if config.dataset.on_error == "skip" else None
@@ -100,6 +101,7 @@ def predict(config: DictConfig) -> None:
         )
         bar = {"console": stderr, "transient": True, "disable": not stderr.is_terminal}
         for index, sample, labels in track(found, f"predicting {what}", total=len(places), **bar):
+            remarks.add(sample.remarks)
             if not labels.any():
                 empty.append(sample.name)
                 if no_empty_mask:
@@ -115,6 +117,8 @@ def predict(config: DictConfig) -> None:
     count = sum(map(len, chosen)) - len(skipped)
     paths = (path for _, files in work for of_picture in files for path in of_picture.values())
     print(f"{count} pictures, {len(written)} files in {os.path.commonpath([path.parent for path in paths])}")
+    for line in remarks.lines():
+        print(line)
     if empty:
         print(f"No {what} found in {len(empty):,} of them: {some(empty)}.")
         if no_empty_mask:
@@ -167,6 +171,8 @@ def files_of_a_folder(config: DictConfig, labeller: Labeller) -> list[tuple[Pict
         config.images,
         config.masks,
         box_padding=config.dataset.get("box_padding"),
+        mask_threshold=config.dataset.get("mask_threshold"),
+        ignore_label=config.dataset.ignore_label,
         on_error=config.dataset.on_error,
     )
     made = pictures_in(output / "masks", "")[0] if labeller.gives_masks and (output / "masks").is_dir() else {}

@@ -27,6 +27,7 @@ from datasets.batch import TrainBatch
 from datasets.cache import cached
 from datasets.lists import lists_of
 from datasets.loader import train_batches
+from datasets.sample import Remarks
 from evaluation.options import Sets
 from evaluation.progress import Progress
 from models import methods
@@ -88,7 +89,7 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
     labeller = module("labeller", method.labeller).of_predictor(method.predictor)
     progress = Progress(config, labeller, sets, method.protocols, fabric.device)
     run = RunDirectory.of(config) if ranks.is_first else None
-    due = training.due
+    due, remarks = training.due, Remarks()
     lacking = None  # memory, if it does not suffice
 
     with run or nullcontext(), Signals() as signals, RunLogger(run, config, training.step) if run else Silence() as log:
@@ -100,6 +101,9 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
         try:
             for batch in ranks.in_step(own_batches):
                 log.skipped(batch.skipped)
+                remarks.add(batch.remarks)
+                for line in remarks.lines(new_kinds=True):
+                    log.say(line)
                 training.forget(method.before_step(training.step, partial(coming, training.step)))
 
                 # Views of the crops, on the device; the method's losses; one update.
@@ -117,6 +121,8 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
                 if run and due(config.evaluation.every):
                     progress.evaluate(training.step, log, signals)
                 training.heed(signals, run, log)
+            for line in remarks.lines():
+                log.say(line)
         except NotFinite as error:
             if run is None:
                 raise

@@ -22,6 +22,9 @@ _AUTOREGRESSIVE = {"initialisation": "xavier"}
 # Probes before there were any.
 _PROBE = {"kinds": [], "hidden": 512, "num_points": 100000, "steps": 2000, "batch_size": 1024, "rate": 0.001}
 
+# How files were read before that had keys; of data sets with a choice of masks.
+_READING, _READING_MASKS = {"ignore_label": 255}, {"mask_threshold": None}
+
 # Node -> what stood for keys that it did not have yet.
 _BEFORE = {
     "dataset": {"lists": None},
@@ -62,13 +65,18 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("dataset", {}).get("drawing") and config["dataset"].get("name", "synthetic") == "synthetic":
         config["dataset"]["drawing"] = _DRAWING | config["dataset"]["drawing"]
     if "name" in config.get("dataset", {"name": None}):
-        return config
+        return config if "dataset" not in config else config | {"dataset": _with_reading(config["dataset"])}
     for node in ("dataset", "method", "optimizer"):
         config[node] = {key: value for key, value in config.get(node, {}).items() if value is not None}
     config["dataset"] |= {"name": _DATASETS.get(config.get("dataset_name")), "saliency": None, "lists": None}
+    config["dataset"] = _with_reading(config["dataset"])
     if config["dataset"].get("cache") == "memory":
         config["dataset"]["cache"] = "none"
     config.setdefault("segmenter", {}).setdefault("name", "deeplab")
     for key in NEW_FORMS:
         config.get("evaluation", {}).pop(key.partition(".")[2], None)
     return config
+
+
+def _with_reading(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    return _READING | (_READING_MASKS if "eval_mask" in dataset else {}) | dataset

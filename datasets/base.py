@@ -20,6 +20,11 @@ class NoPictures(UserError):
     """A data set has no picture of a split."""
 
 
+def given(value: int | None) -> int | None:
+    """The value of a key; None, too, where a data set is made without a config."""
+    return None if value == MISSING else value
+
+
 @dataclass
 class Options:
     """The keys of ``dataset`` that every data set has; those of one are in its module."""
@@ -29,6 +34,7 @@ class Options:
     lists: dict[str, str] | None = reading()  # see datasets/lists.py
     flip_probability: float = reading(probability())
     saliency: str | None = reading(path())
+    ignore_label: int | None = reading(number(low=0, high=65535))
     on_error: str = reading(choice("raise", "skip"))
     cache: str = reading()  # checked in datasets/cache.py
     cache_dir: str = reading(path())
@@ -36,10 +42,14 @@ class Options:
 
 @dataclass
 class Masked:
-    """Of data sets with a choice of masks; "none": every picture is the object's from edge to edge."""
+    """Of data sets with a choice of masks; "none": every picture is the object's from edge to edge.
+
+    What is object in a mask is said in ``datasets.masks``.
+    """
 
     train_mask: str = reading(choice(*get_args(Mask)))
     eval_mask: str = reading(choice(*get_args(Mask)))
+    mask_threshold: int | None = reading(number(low=1, high=65535))
 
     def mask(self, purpose: Purpose) -> Mask | None:
         """Which masks are read; None, for a prediction of masks, which needs none."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets.sample import Sample
+from datasets.sample import Remark, Sample
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
@@ -50,6 +50,7 @@ class TrainBatch(_Batch):
         labels: (N,) int64, the classes, from 1; or None where the data set has none.
         class_map: (N, 1, H, W) uint8, the true class of each pixel, 0.., 255 = void; or None where there is none.
         infrared: (N, 1, H, W) uint8, the pictures' fourth channel; or None where there is none.
+        remarks: what a log should say of the pictures' files.
     """
 
     image: Tensor
@@ -62,6 +63,7 @@ class TrainBatch(_Batch):
     labels: Tensor | None = None
     class_map: Tensor | None = None
     infrared: Tensor | None = None
+    remarks: list[Remark] = field(default_factory=list)
 
     @property
     def places(self) -> range:
@@ -79,7 +81,9 @@ class TrainBatch(_Batch):
         labels = None if None in classes else torch.from_numpy(np.array(classes, np.int64))
         class_map = planes([sample.class_map for sample in samples])
         infrared = planes([sample.infrared for sample in samples])
-        return cls(image, foreground, names, step, first_place, list(skipped), paths, labels, class_map, infrared)
+        remarks = [remark for sample in samples for remark in sample.remarks]
+        known = {"labels": labels, "class_map": class_map, "infrared": infrared, "remarks": remarks}
+        return cls(image, foreground, names, step, first_place, list(skipped), paths, **known)
 
 
 @dataclass
@@ -92,6 +96,7 @@ class EvalBatch(_Batch):
         inputs: for each of the N images what the protocol needs to score it.
         class_map: (N, 1, h, w) uint8, the true class of each pixel, 0.., 255 = void; or None where there is none.
         infrared: (N, 1, h, w) uint8, the images' fourth channel; or None where there is none.
+        counted: (N, 1, h, w) bool, the pixels that figures are of; or None for all.
     """
 
     images: Tensor
@@ -99,6 +104,7 @@ class EvalBatch(_Batch):
     inputs: list[Any]
     class_map: Tensor | None = None
     infrared: Tensor | None = None
+    counted: Tensor | None = None
 
 
 def planes(maps: Sequence[np.ndarray | None]) -> Tensor | None:

@@ -22,7 +22,7 @@ from datasets.base import Source
 from datasets.sample import VOID, Sample
 from utils.errors import UserError
 
-_LAYOUT = 4  # of a record: raised whenever it changes
+_LAYOUT = 5  # of a record: raised whenever it, or what is read from the files, changes
 # Key, height and width of the picture, left, top, right, bottom of the part (the last two exclusive), object's box,
 # whether the fourth plane is a saliency map, whether a class map and infrared follow, and the class (0: none).
 _HEADER = struct.Struct("<16s6q4d???q")

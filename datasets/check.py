@@ -24,7 +24,7 @@ from conf import app
 from datasets import build_from_lists
 from datasets.base import Source
 from datasets.files import ENDINGS, HELP, MissingFile, SizesDiffer, UnreadableFile, read_picture
-from datasets.sample import VOID, Sample
+from datasets.sample import VOID, Remark, Remarks, Sample
 from utils import workers
 from utils.console import stdout
 from utils.errors import UserError
@@ -60,12 +60,14 @@ class Findings:
 
     Attributes:
         faults: (kind, message) pairs; the message names the file.
+        remarks: what is odd but no fault.
         keypoints: it shows a keypoint.
         part_map: it has a part map with a part.
         class_map: it has a class map with a class.
     """
 
     faults: list[tuple[str, str]] = field(default_factory=list)
+    remarks: tuple[Remark, ...] = ()
     keypoints: bool = False
     part_map: bool = False
     class_map: bool = False
@@ -87,6 +89,7 @@ def check(config: DictConfig) -> None:
     # Dictionaries for sets in order: the training split is read twice.
     faults: dict[tuple[str, str], None] = {}
     notes: dict[str, None] = {}
+    remarks = Remarks()
     obstacles: list[str] = []
     for reading, (split, purpose) in READINGS.items():
         try:
@@ -97,6 +100,7 @@ def check(config: DictConfig) -> None:
         notes |= dict.fromkeys(dataset.notes)
         findings = list(_findings(dataset, reading, config.loader.num_workers))
         faults |= dict.fromkeys(fault for found in findings for fault in found.faults)
+        remarks.add(remark for found in findings for remark in found.remarks)
         counts[reading] = _counted(findings)
         failing = sum(found.fails for found in findings)
         if failing and (split == "test" or config.dataset.on_error == "raise"):
@@ -108,7 +112,7 @@ def check(config: DictConfig) -> None:
 
     for kind, message in faults:
         console.print(f"{kind}: {message.removesuffix(HELP)}", soft_wrap=True, markup=False, highlight=False)
-    for note in notes:
+    for note in (*notes, *remarks.lines()):
         console.print(note, soft_wrap=True, markup=False, highlight=False)
     if counts:
         console.print(_table(counts, f"{config.dataset_name} in {config.dataset_root}"))
@@ -135,6 +139,7 @@ def findings_of(dataset: Source, index: int) -> Findings:
         return Findings(list(dict.fromkeys(faults)))
     return Findings(
         list(_odd(sample, dataset, [path for path in dataset.files(index) if path != sample.path])),
+        sample.remarks,
         keypoints=sample.keypoints is not None and bool(sample.keypoints[:, 2].any()),
         part_map=sample.part_map is not None and bool(sample.part_map.any()),
         class_map=sample.class_map is not None and bool((sample.class_map != VOID).any()),

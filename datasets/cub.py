@@ -10,7 +10,7 @@ import numpy as np
 from scipy.io import loadmat
 
 from datasets import base
-from datasets.base import Mask, NoPictures, Split
+from datasets.base import Mask, NoPictures, Split, given
 from datasets.box_crops import BoxCrops
 from datasets.crops import mirrored_indices
 from datasets.files import (
@@ -18,7 +18,6 @@ from datasets.files import (
     UnreadableFile,
     check_box,
     check_keypoints,
-    check_size,
     coordinate,
     extent,
     flag,
@@ -26,20 +25,22 @@ from datasets.files import (
     positive,
     read_label_map,
     read_names,
-    read_picture,
     read_rows,
+    read_turned_picture,
     require_masks,
+    turn_of_map,
 )
-from datasets.sample import Purpose, Sample
+from datasets.masks import FORCE, PLACES_AS_STORED, LabelMap, read_mask, read_part_map, remarks_of, united
+from datasets.sample import Purpose, Remark, Sample
+from datasets.turns import UPRIGHT, shown_places, turned
 from utils.errors import UserError
 
-# Mask choice -> folder, and which pixel values are the object.
-MASKS: dict[Mask, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
-    "gt": ("CUB_200_2011/segmentations", lambda values: values == 255),  # lower values: annotators disagree
-    "supervised": ("supervisedlabels", lambda values: values > 0),
-    "unsupervised": ("pseudolabels", lambda values: values > 0),
+MASKS: dict[Mask, str] = {
+    "gt": "CUB_200_2011/segmentations",
+    "supervised": "supervisedlabels",
+    "unsupervised": "pseudolabels",
 }
-_ONE_ANNOTATOR = 51  # of five, in a ground-truth mask
+_ONE_ANNOTATOR, _ALL_ANNOTATORS = 51, 255  # of five, in a ground-truth mask
 
 
 @dataclass
@@ -104,6 +105,7 @@ class CUB(BoxCrops):
         self._root, self._base = Path(root), Path(root) / "CUB_200_2011"
         self._mask = None if mask == "none" else mask
         self.has_masks = self._mask is not None
+        self._mask_threshold, self._ignore_label = given(options.mask_threshold), given(options.ignore_label)
         self._check_presence()
 
         self.keypoint_names = read_names(self._base / "parts/parts.txt")
@@ -132,7 +134,7 @@ class CUB(BoxCrops):
         if missing:
             raise UserError(f"{self.name}: missing {', '.join(missing)}; looked in {self._base}. {HELP}")
         if self._mask is not None:
-            require_masks(self.name, self._mask, {mask: self._root / folder for mask, (folder, _) in MASKS.items()})
+            require_masks(self.name, self._mask, {mask: self._root / folder for mask, folder in MASKS.items()})
 
     def _read_lists(self) -> None:
         paths = self._by_image("images", "image path", str)
@@ -216,46 +218,68 @@ class CUB(BoxCrops):
         """
         image_id, name = self._ids[index], self.sample_name(index)
         path = self._base / "images" / name
-        image = read_picture(path)
-        part_map = None
-        if self.part_names is not None:
-            part_map_path = (self._root / "part_maps" / name).with_suffix(".png")
-            part_map = read_label_map(part_map_path, path, image)
-            if part_map.max() > len(self.part_names):
-                raise UserError(
-                    f"{part_map_path} has a label {part_map.max()}, "
-                    f"but part_maps/parts.txt has {len(self.part_names)} parts. {HELP}"
-                )
+        image, turn = read_turned_picture(path)
+        part_map, mask = self._part_map(name, path, image), self._foreground(index, path, image)
+        maps = [label_map for label_map in (mask, part_map) if label_map is not None]
+        box, keypoints, remarks = self._boxes[image_id], self._keypoints[image_id].copy(), remarks_of(path, turn, maps)
+        if turn != UPRIGHT:
+            visible = keypoints[:, 2] > 0
+            places = np.concatenate([box.reshape(2, 2), keypoints[visible, :2]])
+            were_stored = any(label_map.was_stored for label_map in maps)
+            places, moved = shown_places(places, turn, image.shape, were_stored)
+            box, keypoints[visible, :2] = np.sort(places[:2], axis=0).ravel(), places[2:]
+            remarks += (Remark(PLACES_AS_STORED, path),) * moved
         sample = Sample(
             name=name,
             path=path,
             image=image,
-            foreground=self._foreground(index, path, image),
+            foreground=mask.labels,
             label=self._labels[image_id],
-            box=self._boxes[image_id].copy(),
-            keypoints=self._keypoints[image_id].copy(),
-            part_map=part_map,
+            box=box.copy(),
+            keypoints=keypoints,
+            part_map=None if part_map is None else part_map.labels,
+            void=united(*(label_map.void for label_map in maps)),
+            remarks=remarks,
         )
         check_box(sample, self._base / "bounding_boxes.txt")
         check_keypoints(sample, self.keypoint_names, self._base / "parts/part_locs.txt")
         return sample
 
-    def _foreground(self, index: int, path: Path, image: np.ndarray) -> np.ndarray:
+    def _part_map(self, name: str, path: Path, image: np.ndarray) -> LabelMap | None:
+        if self.part_names is None:
+            return None
+        map_path = (self._root / "part_maps" / name).with_suffix(".png")
+        num_parts = len(self.part_names)
+        return read_part_map(
+            map_path,
+            path,
+            image,
+            num_parts=num_parts,
+            ignore_label=self._ignore_label,
+            refusal=lambda _, largest: f"has a label {largest}, but part_maps/parts.txt has {num_parts} parts.",
+        )
+
+    def _foreground(self, index: int, path: Path, image: np.ndarray) -> LabelMap:
         cleaned = self._cleaned.get(self.sample_name(index)) if self._mask == "gt" else None
         if cleaned is not None:
-            check_size("the cleaned list's mask", cleaned.shape, path, image)
+            turn = turn_of_map("the cleaned list's mask", cleaned.shape, path, image)
             count = cleaned.shape[0] * cleaned.shape[1]
-            return np.unpackbits(cleaned.mask, count=count).reshape(cleaned.shape)
+            return LabelMap(turned(np.unpackbits(cleaned.mask, count=count).reshape(cleaned.shape), turn))
         if self._mask is None:
-            return np.ones(image.shape[:2], np.uint8)
-        mask_path, (_, is_object) = self.mask_path(index, self._mask), MASKS[self._mask]
+            return LabelMap(np.ones(image.shape[:2], np.uint8))
+        mask_path = self.mask_path(index, self._mask)
+        if self._mask != "gt":
+            rules = {"threshold": self._mask_threshold, "ignore_label": self._ignore_label}
+            return read_mask(mask_path, path, image, **rules)
         values = read_label_map(mask_path, path, image)
-        if self._mask == "gt" and values.max() != 0 and not _ONE_ANNOTATOR <= values.max() <= 255:
+        if self._mask_threshold is not None:
+            return LabelMap((values >= self._mask_threshold).astype(np.uint8))
+        if values.max() != 0 and not _ONE_ANNOTATOR <= values.max() <= _ALL_ANNOTATORS:
             raise UnreadableFile(
                 f"{mask_path} has values up to {values.max()}, but 255 is the object in a mask of CUB: save it with 0 "
-                f"and 255. {HELP}"
+                f"and 255. {FORCE} {HELP}"
             )
-        return is_object(values).astype(np.uint8)
+        return LabelMap((values == _ALL_ANNOTATORS).astype(np.uint8))  # lower values: annotators disagree
 
     def files(self, index: int) -> list[Path]:
         """Every file that sample ``index`` is read from."""
@@ -273,7 +297,7 @@ class CUB(BoxCrops):
 
     def mask_path(self, index: int, mask: Mask) -> Path:
         """Where the mask of sample ``index`` is read from, and a predicted one is to be written to."""
-        return (self._root / MASKS[mask][0] / self.sample_name(index)).with_suffix(".png")
+        return (self._root / MASKS[mask] / self.sample_name(index)).with_suffix(".png")
 
 
 def _read_cleaned(image: Any) -> _CleanedImage:

@@ -10,10 +10,12 @@ import numpy as np
 
 from conf.fields import numbers, reading
 from datasets import base, crops
-from datasets.base import Mask, NoPictures, Split
-from datasets.files import HELP, UnreadableFile, check_size, foreign, read_label_map, read_picture, require_masks
+from datasets.base import Mask, NoPictures, Split, given
+from datasets.files import HELP, UnreadableFile, foreign, read_picture, require_masks, turn_of_map
+from datasets.masks import read_mask, remarks_of
 from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Purpose, Sample
+from datasets.turns import UPRIGHT, turned
 from utils.errors import UserError
 
 # Lists of DeepFashion_segmentation_*.json that make a split.
@@ -85,6 +87,7 @@ class DeepFashion:
         self.split = split
         self._root, self._base = Path(root), Path(root) / "Anno/segmentation"
         self._mask, self.has_masks = mask, mask != "none"
+        self._mask_rules = {"threshold": given(options.mask_threshold), "ignore_label": given(options.ignore_label)}
         self._crop_area, self._crop_aspect = tuple(options.crop_area), tuple(options.crop_aspect)
         self._flip_probability = options.flip_probability
         lists = [self._base / f"DeepFashion_segmentation_{name}.json" for name in LISTS[split]]
@@ -136,9 +139,14 @@ class DeepFashion:
         path, part_path, *mask_path = self.files(index)
         image = read_picture(path)
         part_map = read_part_map(part_path, path, image)
-        mask = read_label_map(mask_path[0], path, image) if mask_path else part_map
-        foreground = (mask > 0).astype(np.uint8) if self.has_masks else np.ones_like(part_map, np.uint8)
-        return Sample(self._names[index], path, image, foreground, part_map=part_map)
+        known = {"part_map": part_map}
+        if not self.has_masks:
+            return Sample(self._names[index], path, image, np.ones_like(part_map, np.uint8), **known)
+        if not mask_path:
+            return Sample(self._names[index], path, image, (part_map > 0).astype(np.uint8), **known)
+        mask = read_mask(mask_path[0], path, image, **self._mask_rules)
+        known |= {"void": mask.void, "remarks": remarks_of(path, UPRIGHT, [mask])}
+        return Sample(self._names[index], path, image, mask.labels, **known)
 
     def train_crop(self, sample: Sample, size: int, rng: np.random.Generator) -> Sample:
         """A random box of the picture, resized to ``size`` x ``size``, mirrored at times (release)."""
@@ -184,7 +192,7 @@ def read_part_map(path: Path, picture_path: Path, picture: np.ndarray) -> np.nda
             ``PALETTE``; the message names file, pixel and colour.
     """
     colours = read_picture(path)
-    check_size(str(path), colours.shape[:2], picture_path, picture)
+    turn = turn_of_map(str(path), colours.shape[:2], picture_path, picture)
     labels = _label_of_colour()[_packed(colours)]
     if labels.max() == _UNKNOWN:
         y, x = np.argwhere(labels == _UNKNOWN)[0]
@@ -193,7 +201,7 @@ def read_part_map(path: Path, picture_path: Path, picture: np.ndarray) -> np.nda
             f"{path}: the pixel at x={x}, y={y} (from 0) has the colour {colour} (RGB), which stands for no label. "
             f"Fetch the file again. {HELP}"
         )
-    return labels
+    return turned(labels, turn)
 
 
 @cache

@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
+from datasets.turns import UPRIGHT, swaps_sides, turn_of, turned
 from utils.errors import UserError
 from utils.files import stand_in
 
@@ -20,6 +21,8 @@ except ImportError:
     pillow_heif = None
 else:
     pillow_heif.register_heif_opener()
+
+Read = TypeVar("Read")
 
 HELP = "See docs/data/."
 # Pillow's names and the endings of files; of others it runs foreign programs (EPS) or reads a part.
@@ -104,45 +107,55 @@ def read_text(path: Path) -> str:
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8, RGB, whatever the file's mode; alpha is dropped and EXIF left alone, 16 bits become 8.
+    """(H, W, 3) uint8, RGB, as viewers show it, whatever the file's mode; alpha is dropped, 16 bits become 8.
 
     Raises:
         MissingFile, UnreadableFile: the message names the file.
     """
-    return _decode(path, _to_rgb)
+    return read_turned_picture(path)[0]
+
+
+def read_turned_picture(path: Path) -> tuple[np.ndarray, int]:
+    """As :func:`read_picture`, with the turn that was needed; see ``datasets.turns``."""
+    pixels, turn = decoded(path, lambda picture: np.asarray(_to_rgb(picture)))
+    return turned(pixels, turn), turn
 
 
 def read_label_map(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
-    """As :func:`read_labels`, for a map that belongs to a picture.
+    """As :func:`read_labels`, for a map that belongs to a picture; see :func:`turn_of_map`.
 
     Args:
         path: of the mask or label map.
-        picture_path: of the picture that it belongs to, for the message.
+        picture_path: of the picture that it belongs to.
         image: (H, W, 3), that picture.
 
     Raises:
         MissingFile, UnreadableFile: the message names the file.
         SizesDiffer: the message names both files and both sizes.
     """
-    labels = read_labels(path)
-    check_size(str(path), labels.shape, picture_path, image)
-    return labels
+    labels, turn = stored_labels(path)
+    return turned(labels, turn_of_map(str(path), labels.shape, picture_path, image, turn))
 
 
 def read_labels(path: Path) -> np.ndarray:
-    """(H, W), the stored values (of a palette the indices); of several channels the first.
+    """(H, W), the stored values (of a palette the indices) as viewers show them; of several channels the first.
 
     Some of CUB's masks have an alpha channel.
 
     Raises:
         MissingFile, UnreadableFile: the message names the file.
     """
-    labels = _decode(path, _to_labels)
+    return turned(*stored_labels(path))
+
+
+def stored_labels(path: Path) -> tuple[np.ndarray, int]:
+    """As :func:`read_labels`, but as they are stored, with the turn that viewers give them."""
+    labels, turn = decoded(path, lambda picture: np.asarray(to_labels(picture)))
     if labels.ndim == 3:
         colours, labels = labels[..., : 1 if labels.shape[2] == 2 else 3], labels[..., 0]  # without alpha
         if (colours != labels[..., None]).any():
-            raise _no_labels(path, "is a coloured picture")
-    return labels
+            raise no_labels(path, "is a coloured picture")
+    return labels, turn
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -157,34 +170,64 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def _to_labels(picture: Image.Image) -> Image.Image:
+def to_labels(picture: Image.Image) -> Image.Image:
+    """An open picture in a mode whose values are labels; UnreadableFile where there are none."""
     if picture.mode == "F":
-        raise _no_labels(picture.filename, "has fractions for pixels")
+        raise no_labels(picture.filename, "has fractions for pixels")
     if picture.mode in ("CMYK", "HSV", "LAB", "YCbCr"):
-        raise _no_labels(picture.filename, f"is a coloured picture ({picture.mode})")
+        raise no_labels(picture.filename, f"is a coloured picture ({picture.mode})")
     if not picture.mode.startswith("I") and ";16" in str(picture.tile):
         # Pillow keeps the high byte, which is 0 for every label.
-        raise _no_labels(picture.filename, "has several channels of 16 bits")
+        raise no_labels(picture.filename, "has several channels of 16 bits")
     return picture.convert("L") if picture.mode == "1" else picture
 
 
-def _no_labels(path: Path | str, what: str) -> UnreadableFile:
+def no_labels(path: Path | str, what: str) -> UnreadableFile:
+    """The refusal of a mask or label map that ``what``."""
     return UnreadableFile(
         f"{path} {what}, but a mask or label map has one whole number for each pixel: save it as greyscale or with a "
         f"palette. {HELP}"
     )
 
 
-def check_size(what: str, shape: tuple[int, ...], picture_path: Path, image: np.ndarray) -> None:
-    """Refuse a mask, ``what``, of another height and width than its picture (SizesDiffer)."""
-    if shape != image.shape[:2]:
-        advice = "Fetch both again."
-        if shape == image.shape[1::-1]:
-            advice = "The picture's EXIF may say to turn it, which is not done here: turn it for good."
-        raise SizesDiffer(
-            f"{what} is {shape[1]} x {shape[0]} pixels, but its picture {picture_path} is "
-            f"{image.shape[1]} x {image.shape[0]}. {advice} {HELP}"
-        )
+def turn_of_map(what: str, shape: tuple[int, ...], picture_path: Path, image: np.ndarray, turn: int = UPRIGHT) -> int:
+    """How a stored mask or label map is to be turned to lie on its picture.
+
+    As viewers show it, if its sizes fit. If they fit as stored, its note was left behind by a program that had turned
+    it. If they are those of the stored picture, it was made by a program that knows nothing of the picture's note, and
+    is turned as the picture is.
+
+    Args:
+        what: the map, for the message.
+        shape: height and width, as stored.
+        picture_path: of the picture that it belongs to.
+        image: (H, W, 3), that picture, as it is shown.
+        turn: that viewers give the map.
+
+    Raises:
+        SizesDiffer: it does not fit; the message names both files, both sizes, and what turns there are.
+    """
+    shown, flat = image.shape[:2], image.shape[1::-1]
+    if (shape[::-1] if swaps_sides(turn) else shape) == shown:
+        return turn
+    if shape == shown:
+        return UPRIGHT
+    of_picture = UPRIGHT
+    if picture_path.is_file():  # drawn ones have no file
+        with foreign(picture_path), _opened(picture_path) as picture:
+            of_picture = turn_of(picture)
+    stored = flat if swaps_sides(of_picture) else shown
+    if shape == stored:
+        return of_picture
+    note = f", stored as {flat[1]} x {flat[0]} and turned by its EXIF" if stored != shown else ""
+    own = " before its EXIF turns it" if swaps_sides(turn) else ""
+    advice = "Fetch both again."
+    if shape == flat:
+        advice = "Another copy's EXIF may say to turn it, this one's does not: turn the mask, or take that copy."
+    raise SizesDiffer(
+        f"{what} is {shape[1]} x {shape[0]} pixels{own}, but its picture {picture_path} is {shown[1]} x {shown[0]}"
+        f"{note}. {advice} {HELP}"
+    )
 
 
 def require_files(dataset: Any) -> None:
@@ -222,18 +265,29 @@ def require_masks(name: str, mask: str, folders: Mapping[str, Path]) -> None:
     raise MissingFile(f"{name}: no folder {folders[mask]} for {mask} masks; {present}. {HELP}")
 
 
-def _decode(path: Path, convert: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    with foreign(path):
-        known = [name for name in FORMATS if name not in LACKING]
-        try:
-            with Image.open(path, formats=known) as picture:
-                return np.asarray(convert(picture))
-        except Image.DecompressionBombError as error:
-            raise UnreadableFile(f"{path} is too large: {error} Make it smaller, or take it away. {HELP}") from None
-        except UnidentifiedImageError:
-            if (found := _kind_of_box(path)) in LACKING:
-                raise UnreadableFile(f"Cannot read {path}: {found} needs {LACKING[found]}. {HELP}") from None
-            raise ValueError(f"it is none of {', '.join(known)}") from None
+def decoded(path: Path, read: Callable[[Image.Image], Read]) -> tuple[Read, int]:
+    """What is read of an open picture, and how viewers turn it.
+
+    Raises:
+        MissingFile, UnreadableFile: the message names the file.
+    """
+    with foreign(path), _opened(path) as picture:
+        found = read(picture)
+        return found, turn_of(picture)  # Pillow turns a TIFF by itself, and takes the note away
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    known = [name for name in FORMATS if name not in LACKING]
+    try:
+        with Image.open(path, formats=known) as picture:
+            yield picture
+    except Image.DecompressionBombError as error:
+        raise UnreadableFile(f"{path} is too large: {error} Make it smaller, or take it away. {HELP}") from None
+    except UnidentifiedImageError:
+        if (found := _kind_of_box(path)) in LACKING:
+            raise UnreadableFile(f"Cannot read {path}: {found} needs {LACKING[found]}. {HELP}") from None
+        raise ValueError(f"it is none of {', '.join(known)}") from None
 
 
 def _kind_of_box(path: Path) -> str | None:

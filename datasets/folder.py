@@ -12,37 +12,34 @@ import numpy as np
 
 from conf.fields import number
 from datasets import base
-from datasets.base import Mask, NoPictures, Split
+from datasets.base import Mask, NoPictures, Split, given
 from datasets.box_crops import BoxCrops
 from datasets.crops import mirrored_indices
 from datasets.files import (
     ENDINGS,
-    FORMATS,
     HELP,
     MissingFile,
-    UnreadableFile,
     check_keypoints,
     coordinate,
     flag,
     of_system,
     pictures_in,
-    read_label_map,
     read_names,
-    read_picture,
     read_text,
+    read_turned_picture,
     require_masks,
     some,
     spellings,
     stem_of,
 )
-from datasets.sample import Purpose, Sample
+from datasets.masks import PLACES_AS_STORED, LabelMap, mask_box, read_mask, read_part_map, remarks_of, united
+from datasets.sample import Purpose, Remark, Sample
+from datasets.turns import shown_places
 from utils.errors import UserError
 from utils.run_directory import argument
 
 WITHOUT_OBJECT = "without_object.txt"  # predict.py lists there in which pictures it has found nothing
 MASKS = {"gt": "masks", "supervised": "supervisedlabels", "unsupervised": "pseudolabels"}
-# Around an object these leave values that are nearly, but not quite, 0.
-LOSSY = {ending for kind in ("AVIF", "HEIF", "JPEG") for ending in FORMATS[kind]}
 MAX_LABEL = 255  # part maps hold bytes
 
 
@@ -65,8 +62,8 @@ class Folder(BoxCrops):
     """Pictures with masks, matched by name, and whatever else is known about them.
 
     ``images/`` may hold folders. The mask of ``images/a/b.jpg`` is ``masks/a/b.png``, and its label map, if there is
-    one, ``parts/a/b.png``; every file may be of any common type. The object's box is that of its mask, or the whole
-    picture where the mask is empty.
+    one, ``parts/a/b.png``; every file may be of any common type. What is object in a mask is said in
+    ``datasets.masks``. The object's box is that of its mask, or the whole picture where the mask is empty.
 
     Where there is a ``parts/``, every held-out picture needs a label map: 0 is background, 1.. are the parts, named by
     lines ``index name`` of ``parts/parts.txt`` if that exists. ``keypoints.csv`` has the columns ``name`` (of the
@@ -107,6 +104,7 @@ class Folder(BoxCrops):
         self.notes: list[str] = []
         self._root, self._mask = Path(root), None if mask == "none" else mask
         self.has_masks = self._mask is not None
+        self._mask_threshold, self._ignore_label = given(options.mask_threshold), given(options.ignore_label)
         self._pictures = self._pictures_in("images")
         if not self._pictures:
             told = " ".join(
@@ -126,9 +124,12 @@ class Folder(BoxCrops):
         if (self._root / "parts").is_dir():
             self._part_maps = self._pictures_in("parts", beside=["parts.txt"])
             names = self._root / "parts/parts.txt"
-            self.part_names = (
-                read_names(names) if names.is_file() else [f"part {label}" for label in range(1, MAX_LABEL + 1)]
-            )
+            if names.is_file():
+                self.part_names = read_names(names)
+                if len(self.part_names) >= MAX_LABEL == self._ignore_label:
+                    self._ignore_label = None  # it has a name
+            else:
+                self.part_names = [f"part {label}" for label in range(1, MAX_LABEL + (self._ignore_label != MAX_LABEL))]
         self.keypoint_names, self._keypoints = [], {}
         if (self._root / "keypoints.csv").is_file():
             self._read_keypoints(stem for stem, is_test in held_out.items() if is_test)
@@ -280,52 +281,49 @@ class Folder(BoxCrops):
         """
         stem = self._stems[index]
         path = self._pictures[stem]
-        image = read_picture(path)
-        foreground = np.ones(image.shape[:2], np.uint8)
-        if self._mask is not None:
-            foreground = read_mask(self._mask_path(index), path, image)
-        keypoints = self._keypoints.get(stem)
+        image, turn = read_turned_picture(path)
+        mask, part_map = self._mask_of(index, path, image), self._part_map(stem, path, image)
+        maps = [label_map for label_map in (mask, part_map) if label_map is not None]
+        foreground = np.ones(image.shape[:2], np.uint8) if mask is None else mask.labels
+        keypoints, remarks = self._keypoints.get(stem), remarks_of(path, turn, maps)
+        if keypoints is not None:
+            keypoints, visible = keypoints.copy(), keypoints[:, 2] > 0
+            were_stored = any(label_map.was_stored for label_map in maps)
+            keypoints[visible, :2], moved = shown_places(keypoints[visible, :2], turn, image.shape, were_stored)
+            remarks += (Remark(PLACES_AS_STORED, path),) * moved
         sample = Sample(
             name=self.sample_name(index),
             path=path,
             image=image,
             foreground=foreground,
             box=mask_box(foreground),
-            keypoints=None if keypoints is None else keypoints.copy(),
-            part_map=self._part_map(self._part_map_path(stem), path, image),
+            keypoints=keypoints,
+            part_map=None if part_map is None else part_map.labels,
+            void=united(*(label_map.void for label_map in maps)),
+            remarks=remarks,
         )
         if keypoints is not None:
             check_keypoints(sample, self.keypoint_names, self._root / "keypoints.csv")
         return sample
 
-    def _part_map(self, path: Path | None, picture_path: Path, image: np.ndarray) -> np.ndarray | None:
+    def _mask_of(self, index: int, picture_path: Path, image: np.ndarray) -> LabelMap | None:
+        if self._mask is None:
+            return None
+        rules = {"threshold": self._mask_threshold, "ignore_label": self._ignore_label}
+        return read_mask(self._mask_path(index), picture_path, image, **rules)
+
+    def _part_map(self, stem: str, picture_path: Path, image: np.ndarray) -> LabelMap | None:
+        path = self._part_map_path(stem)
         if path is None:
             return None
-        labels = read_label_map(path, picture_path, image)
-        if not 0 <= labels.min() <= labels.max() <= len(self.part_names):
-            raise UserError(
-                f"{path} has labels from {labels.min()} to {labels.max()}: they must be from 0 (background) to "
-                f"{len(self.part_names)}, the number of parts in parts/parts.txt or {MAX_LABEL} at most. {HELP}"
-            )
-        return labels.astype(np.uint8)
-
-
-def read_mask(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
-    """(H, W) uint8, 1 where a mask of any common type is not 0; errors as of ``files.read_label_map``."""
-    values = read_label_map(path, picture_path, image)
-    threshold = 128 if path.suffix.lower() in LOSSY else 1
-    if 0 < values.max() < threshold:
-        raise UnreadableFile(
-            f"{path} has values up to {values.max()}, but in a JPEG mask the object is what has {threshold} or more: "
-            f"save it as PNG, or with 0 and 255. {HELP}"
+        return read_part_map(
+            path,
+            picture_path,
+            image,
+            num_parts=len(self.part_names),
+            ignore_label=self._ignore_label,
+            refusal=lambda smallest, largest: (
+                f"has labels from {smallest} to {largest}: they must be from 0 (background) to {len(self.part_names)}, "
+                f"the number of parts in parts/parts.txt or {MAX_LABEL} at most; of void pixels, dataset.ignore_label."
+            ),
         )
-    return (values >= threshold).astype(np.uint8)
-
-
-def mask_box(foreground: np.ndarray) -> np.ndarray:
-    """(x0, y0, x1, y1) float, the tight box of a mask, inclusive; the whole picture where the mask is empty."""
-    if not foreground.any():
-        height, width = foreground.shape
-        return np.array([0, 0, width - 1, height - 1], float)
-    columns, rows = (np.flatnonzero(foreground.any(axis)) for axis in (0, 1))
-    return np.array([columns[0], rows[0], columns[-1], rows[-1]], float)

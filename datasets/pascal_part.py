@@ -10,20 +10,21 @@ from scipy.io import loadmat
 
 from conf.fields import choice, number
 from datasets import base
-from datasets.base import Mask, Split
+from datasets.base import Mask, Split, given
 from datasets.box_crops import BoxCrops
 from datasets.files import (
     HELP,
     MissingFile,
     UnreadableFile,
-    check_size,
     foreign,
-    read_label_map,
     read_picture,
     read_rows,
+    turn_of_map,
 )
+from datasets.masks import LabelMap, read_mask, remarks_of
 from datasets.part_views import PartView, PartViewOptions
 from datasets.sample import Purpose, Sample
+from datasets.turns import UPRIGHT, turned, turned_places
 from utils.errors import UserError
 
 # In the order of the paper's table, which abbreviates three of them.
@@ -155,6 +156,7 @@ class PascalPart(BoxCrops):
         self.name = f"PASCAL-Part {self.category}"
         self.split = split
         self._root, self._mask, self.has_masks = Path(root), mask, mask != "none"
+        self._mask_rules = {"threshold": given(options.mask_threshold), "ignore_label": given(options.ignore_label)}
         self._check_presence()
 
         listed, lost = self._read_lists(options.on_error == "skip")
@@ -252,16 +254,22 @@ class PascalPart(BoxCrops):
         path, *mask_path = self.files(index)
         image = read_picture(path)
         part_map = annotated.part_map(self._labels)
-        check_size(str(self._annotation(picture)), part_map.shape, path, image)
-        mask = read_label_map(mask_path[0], path, image) if mask_path else part_map
-        foreground = (mask > 0).astype(np.uint8) if self.has_masks else np.ones_like(part_map, np.uint8)
+        turn = turn_of_map(str(self._annotation(picture)), part_map.shape, path, image)
+        part_map, corners = turned(part_map, turn), np.array(annotated.box, float).reshape(2, 2)
+        if turn != UPRIGHT:
+            corners = np.sort(turned_places(corners, turn, image.shape), axis=0)
+        mask = LabelMap((part_map > 0).astype(np.uint8) if self.has_masks else np.ones_like(part_map, np.uint8))
+        if mask_path:
+            mask = read_mask(mask_path[0], path, image, **self._mask_rules)
         return Sample(
             name=self.sample_name(index),
             path=path,
             image=image,
-            foreground=foreground,
-            box=np.array(annotated.box, float),
+            foreground=mask.labels,
+            box=corners.ravel(),
             part_map=part_map,
+            void=mask.void,
+            remarks=remarks_of(path, UPRIGHT, [mask]),
         )
 
     def part_views(self, options: PartViewOptions) -> list[PartView]:

@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 
 from datasets import crops
-from datasets.files import MissingFile, pictures_in, read_picture
-from datasets.folder import mask_box, read_mask
+from datasets.files import MissingFile, pictures_in, read_turned_picture
+from datasets.masks import mask_box, read_mask, remarks_of
 from datasets.sample import Sample
 from utils.errors import UserError
 
@@ -28,21 +28,25 @@ class Pictures:
         masks: Path | str | None,
         *,
         box_padding: float | None,
+        mask_threshold: int | None = None,
+        ignore_label: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
         """List the files; they are read one by one, when asked for.
 
         Args:
             images: the folder.
-            masks: a folder with a mask for every picture, under the picture's name, whatever the ending; not 0 on the
-                object. None: every mask is the whole picture.
+            masks: a folder with a mask for every picture, under the picture's name, whatever the ending; see
+                ``datasets.masks``. None: every mask is the whole picture.
             box_padding: of the crop around a mask, a share of its size. None: pictures are not cropped to their masks.
+            mask_threshold, ignore_label: of masks; see ``datasets.masks``.
             on_error: "raise" asks for every mask at once; "skip" leaves that to the reading of its picture.
 
         Raises:
             UserError: there is no such folder, no picture in it, or a picture without a mask.
         """
         self._root, self._box_padding = Path(images), box_padding if masks is not None else None
+        self._rules = {"threshold": mask_threshold, "ignore_label": ignore_label}
         self._pictures, self.notes = pictures_in(self._root, "Give another one: images=DIR.")
         self._stems = list(self._pictures)
         if not self._stems:
@@ -79,11 +83,14 @@ class Pictures:
         """
         stem = self._stems[index]
         path = self._pictures[stem]
-        image = read_picture(path)
-        foreground = np.ones(image.shape[:2], np.uint8)
-        if self._masks is not None:
-            foreground = read_mask(self._masks[stem], path, image)
-        return Sample(self.sample_name(index), path, image, foreground, box=mask_box(foreground))
+        image, turn = read_turned_picture(path)
+        if self._masks is None:
+            foreground, remarks = np.ones(image.shape[:2], np.uint8), ()
+        else:
+            mask = read_mask(self._masks[stem], path, image, **self._rules)
+            foreground, remarks = mask.labels, remarks_of(path, turn, [mask])
+        name = self.sample_name(index)
+        return Sample(name, path, image, foreground, box=mask_box(foreground), remarks=remarks)
 
     def test_crop(self, sample: Sample, size: int) -> Sample:
         """A ``size`` x ``size`` square around the mask, as of the data sets with boxes, or of the whole picture."""

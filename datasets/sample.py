@@ -1,5 +1,6 @@
 """The one record that every data set gives."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,49 @@ import numpy as np
 # What a data set is read for; see datasets.build.
 Purpose = Literal["training", "evaluation", "prediction"]
 
-VOID = 255  # of class maps: the pixel's class is not known
+VOID = 255  # of class maps and of label maps made elsewhere: nothing is known of the pixel
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What a log should say of a file that is read for what it is, though most are not as it is.
+
+    Attributes:
+        kind: a sentence for all of its kind, with ``{count}`` for their number and, if need be, ``{pixels}``.
+        file: which one.
+        pixels: in it.
+    """
+
+    kind: str
+    file: Path
+    pixels: int = 0
+
+
+class Remarks:
+    """What was found so far, each file once."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, dict[Path, int]] = {}
+        self._told: dict[str, int] = {}
+
+    def add(self, remarks: Iterable[Remark]) -> None:
+        for remark in remarks:
+            self._kinds.setdefault(remark.kind, {})[remark.file] = remark.pixels
+
+    def lines(self, new_kinds: bool = False) -> list[str]:
+        """A line for each kind of which more files are known than were told, with one of them.
+
+        Args:
+            new_kinds: only of those of which nothing was told.
+        """
+        due = [kind for kind, files in self._kinds.items() if self._told.get(kind, 0) < len(files)]
+        due = [kind for kind in due if not (new_kinds and kind in self._told)]
+        self._told |= {kind: len(self._kinds[kind]) for kind in due}
+        return [_line(kind, self._kinds[kind]) for kind in due]
+
+
+def _line(kind: str, files: Mapping[Path, int]) -> str:
+    return f"{kind.format(count=f'{len(files):,}', pixels=f'{sum(files.values()):,}')} For example {next(iter(files))}."
 
 
 @dataclass
@@ -33,7 +76,10 @@ class Sample:
             the foreground; or None.
         class_map: (H, W) uint8, the true class of each pixel, 0.., 255 where it is not known (void), or None.
         infrared: (H, W) uint8, a fourth channel of the picture, or None.
-        predicted: (H, W) uint8, a label map made elsewhere that is to be compared with the annotation, or None.
+        void: (H, W) uint8, 1 where the annotation does not say what a pixel is, so that no figure is of it; or None.
+        predicted: (H, W) uint8, a label map made elsewhere that is to be compared with the annotation, 255 where it is
+            void, or None.
+        remarks: what a log should say of the sample's files.
     """
 
     name: str
@@ -47,4 +93,6 @@ class Sample:
     saliency: np.ndarray | None = field(default=None, metadata={"outside": 0, "bilinear": True})
     class_map: np.ndarray | None = field(default=None, metadata={"outside": VOID})
     infrared: np.ndarray | None = field(default=None, metadata={"outside": 0, "bilinear": "always"})
+    void: np.ndarray | None = field(default=None, metadata={"outside": 0})
     predicted: np.ndarray | None = field(default=None, metadata={"outside": 0})
+    remarks: tuple[Remark, ...] = ()

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from datasets.batch import EvalBatch, planes
-from datasets.sample import Sample
+from datasets.masks import united, void_of
+from datasets.sample import VOID, Remark, Sample
 
 
 @dataclass
@@ -29,8 +30,10 @@ class EvalInput:
         part_map: (h, w) uint8, 0 is background, 1.. are the annotated parts, or None.
         class_map: (h, w) uint8, the true class of each pixel, 0.., 255 = void, or None.
         infrared: (h, w) uint8, the picture's fourth channel, or None.
-        predicted: (h, w) uint8, what a label map made elsewhere says of these pixels, or None.
+        void: (h, w) uint8 or bool, not 0 where no figure is of the pixel; or None.
+        predicted: (h, w) uint8, what a label map made elsewhere says of these pixels, 255 for void, or None.
         place: the sample's index in its split, set by the runner.
+        remarks: what a log should say of the sample's files, set by the runner.
     """
 
     name: str
@@ -44,8 +47,10 @@ class EvalInput:
     part_map: np.ndarray | None = None
     class_map: np.ndarray | None = None
     infrared: np.ndarray | None = None
+    void: np.ndarray | None = None
     predicted: np.ndarray | None = None
     place: int = 0
+    remarks: tuple[Remark, ...] = ()
 
 
 def prepared(
@@ -60,7 +65,7 @@ def prepared(
     ready = prepare(replace(sample, predicted=predicted))
     keypoints = None if ready.keypoints is None else ready.keypoints + [0.5, 0.5, 0]
     known = {name: getattr(ready, name) for name in ("part_map", "class_map", "infrared", "predicted")}
-    known["keypoints"] = keypoints
+    known |= {"keypoints": keypoints, "void": united(ready.void, void_of(ready.predicted, VOID))}
     return EvalInput(ready.name, ready.label, ready.image, ready.foreground, view=view, **known)
 
 
@@ -70,7 +75,11 @@ def batch(inputs: list[EvalInput]) -> EvalBatch:
     foreground = torch.from_numpy(np.stack([shown.foreground for shown in inputs]))[:, None].float()
     class_map = planes([shown.class_map for shown in inputs])
     infrared = planes([shown.infrared for shown in inputs])
-    return EvalBatch(images, foreground, inputs, class_map, infrared)
+    counted = None
+    if any(shown.void is not None for shown in inputs):
+        known = [np.ones(shown.foreground.shape, bool) if shown.void is None else shown.void == 0 for shown in inputs]
+        counted = planes(known)
+    return EvalBatch(images, foreground, inputs, class_map, infrared, counted)
 
 
 def batches_of_equal_shape(

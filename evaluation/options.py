@@ -21,11 +21,13 @@ class Sets:
         fit: the training split, with the masks of the evaluation: what is fitted is fitted on it. None where it has no
             picture.
         on_error: of a picture of ``fit`` that cannot be read. "skip" leaves it out.
+        ignore_label: of void pixels in label maps made elsewhere; None: there are none.
     """
 
     test: Source
     fit: Source | None
     on_error: Literal["raise", "skip"] = "raise"
+    ignore_label: int | None = None
 
     @classmethod
     def of(cls, config: DictConfig, test_masks: Purpose) -> Self:
@@ -44,7 +46,7 @@ class Sets:
             fit = datasets.build_from_lists(config, "train", test_masks)
         except NoPictures:
             fit = None
-        return cls(test, fit if fit else None, config.dataset.on_error)
+        return cls(test, fit if fit else None, config.dataset.on_error, config.dataset.ignore_label)
 
 
 @dataclass(frozen=True, kw_only=True)

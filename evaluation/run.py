@@ -13,6 +13,8 @@ from conf.modules import module
 from datasets.base import Source
 from datasets.batch import EvalBatch
 from datasets.files import require_files
+from datasets.masks import VOID_PREDICTED, void_of
+from datasets.sample import VOID, Remark, Remarks
 from evaluation.examples import Example
 from evaluation.inputs import EvalInput, batches_of_equal_shape
 from evaluation.labellers.base import Labeller
@@ -89,14 +91,15 @@ def _evaluated(
     for protocol in chosen:
         if protocol.needs_fit:
             protocol.fit(_to_fit(_fitted(sets, [protocol], labeller), options, device, skipped))
-    pictures = score(labeller, sets, chosen, options, device, skipped)
+    remarks = Remarks()
+    pictures = score(labeller, sets, chosen, options, device, skipped, remarks)
 
     result = Result({}, {}, [], [], options.batch_size)
     for protocol in chosen:
         result.metrics |= {names[protocol.name, metric]: value for metric, value in protocol.metrics().items()}
         result.counts |= protocol.counts()
         result.notes += protocol.notes
-    result.notes += labeller.notes
+    result.notes += [*labeller.notes, *remarks.lines()]
     if skipped:
         result.notes.append(
             f"{len(skipped):,} of {len(sets.fit):,} training pictures are skipped in what is fitted. The first: "
@@ -173,11 +176,13 @@ def score(
     options: EvaluationOptions,
     device: torch.device,
     skipped: dict[int, str],
+    remarks: Remarks,
 ) -> list[Example]:
     """Show the labeller all inputs, tell each protocol what it found in its own, and keep examples of the first.
 
     Args:
         skipped: what is wrong with each training picture that is left out, by its place, is added.
+        remarks: those of the held-out pictures' files are added.
     """
     places = set(_spread(options.num_pictures, len(sets.test)))
     splits: list[Dataset] = [_Inputs(sets.test, protocols, labeller)]
@@ -193,10 +198,13 @@ def score(
         protocol = by_name[name]
         seen = labeller.features_of(batch) if protocol.of_features else labeller.scores_of(batch)
         probabilities = protocol.update(batch, seen)
+        remarks.add(remark for shown in batch.inputs if not shown.fitted for remark in shown.remarks)
         for shown, probability in zip(batch.inputs, probabilities, strict=True):
             wanted = name == pictured.name and shown.view == pictured.shown_view
             if wanted and not shown.fitted and shown.place in places:
                 predicted = probability.argmax(0).to(torch.uint8).cpu().numpy()
+                if shown.void is not None:
+                    predicted = predicted * (shown.void == 0)
                 pictures.append(Example(shown, predicted, pictured.known(shown)))
     return sorted(pictures, key=lambda example: example.shown.place)
 
@@ -237,9 +245,11 @@ class _Inputs(Dataset):
 
     def _inputs(self, index: int) -> list[tuple[str, EvalInput]]:
         sample = self.dataset[index]
-        predicted = self.labeller.label_map(sample)
+        predicted, remarks = self.labeller.label_map(sample), sample.remarks
+        if (void := void_of(predicted, VOID)) is not None:
+            remarks += (Remark(VOID_PREDICTED, sample.path, int(void.sum())),)
         return [
-            (protocol.name, replace(shown, fitted=self.fitted, place=index))
+            (protocol.name, replace(shown, fitted=self.fitted, place=index, remarks=remarks))
             for protocol in self.protocols
             for shown in protocol.inputs(sample, self.fitted, predicted)
         ]

@@ -121,15 +121,6 @@ def test_pictures_of_every_mode_become_rgb(tree, mode):
         assert (image == image[..., :1]).all()
 
 
-def test_the_exif_orientation_is_left_alone(tree):
-    path = first_picture(tree)
-    with Image.open(path) as picture:
-        exif = picture.getexif()
-        exif[274] = 6
-        picture.save(path, exif=exif)
-    assert cub(tree, "train", "gt")[0].image.shape == (48, 64, 3)
-
-
 def test_a_mask_with_alpha_or_one_bit_is_read(tree):
     dataset = cub(tree, "train", "gt")
     expected = dataset[0].foreground

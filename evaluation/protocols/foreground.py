@@ -25,7 +25,8 @@ class Protocol(base.Protocol):
     def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
         """Count a batch; ``scores`` (N, 2, h', w') are those of background and object."""
         probabilities = upsample(scores, batch.images.shape[-2:], align_corners=True).softmax(1)
-        self.table.update(batch.foreground[:, 0], probabilities.argmax(1))
+        counted = None if batch.counted is None else batch.counted[:, 0]
+        self.table.update(batch.foreground[:, 0], probabilities.argmax(1), counted)
         return probabilities
 
     def metrics(self) -> dict[str, float]:

@@ -17,7 +17,8 @@ from torch import Tensor
 from datasets.base import Source
 from datasets.batch import EvalBatch, to_device
 from datasets.crops import with_shorter_side
-from datasets.sample import Sample
+from datasets.masks import void_of
+from datasets.sample import VOID, Sample
 from evaluation.contingency import ContingencyTable, ari, nmi
 from evaluation.examples import Known
 from evaluation.inputs import EvalInput
@@ -110,6 +111,7 @@ class Protocol(base.Protocol):
         keypoints[:, :2] = np.maximum(keypoints[:, :2] + 1 - origin, 0) * scale - border
         corner = (sample.box[:2] + 1 - origin) * scale - border
         extent = (sample.box[2:] - sample.box[:2] + 1) * scale
+        predicted = None if sample.predicted is None else resized(sample.predicted, Image.Resampling.NEAREST)
         return EvalInput(
             name=sample.name,
             label=sample.label,
@@ -118,7 +120,8 @@ class Protocol(base.Protocol):
             view=view,
             keypoints=keypoints,
             box=np.concatenate([np.maximum(corner, 0), np.minimum(extent, kept)]),
-            predicted=None if sample.predicted is None else resized(sample.predicted, Image.Resampling.NEAREST),
+            predicted=predicted,
+            void=void_of(predicted, VOID),  # a keypoint is one, whatever the annotation says of the pixels around it
         )
 
     def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
@@ -209,7 +212,9 @@ def _count(table: ContingencyTable, labels: Tensor, inputs: list[EvalInput]) -> 
             continue
         (visible,) = np.nonzero(shown.keypoints[:, 2] > 0)
         columns, rows = np.round(shown.keypoints[visible, :2] - 0.5).astype(int).T
-        found.append([visible, np.full_like(visible, place), rows.clip(0, height - 1), columns.clip(0, width - 1)])
+        rows, columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
+        counted = slice(None) if shown.void is None else shown.void[rows, columns] == 0
+        found.append(np.stack([visible, np.full_like(visible, place), rows, columns])[:, counted])
     points, places, rows, columns = to_device(np.concatenate(found, axis=1), labels.device)
     table.update(points, labels[places, rows, columns])
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from datasets.base import Source
 from datasets.batch import EvalBatch, to_device
 from datasets.part_views import PartView
-from datasets.sample import Sample
+from datasets.sample import VOID, Sample
 from evaluation.contingency import ContingencyTable, ari, nmi
 from evaluation.examples import Known
 from evaluation.inputs import EvalInput, prepared
@@ -45,6 +45,12 @@ predicted/  the same on the object, 0 background elsewhere
         return np.concatenate([np.array(Image.open(path)).ravel() for path in sorted(Path(kind).rglob("*.png"))])
 
     true, parts, predicted = labels("true"), labels("parts"), labels("predicted")
+"""
+_README_VOID = """\
+    known = true != 255  # the others are void
+    true, parts, predicted = true[known], parts[known], predicted[known]
+"""
+_README_PARTS = """\
     on_parts = true != 0
 """
 
@@ -64,6 +70,7 @@ class Protocol(base.Protocol):
 
     def __init__(self, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> None:
         super().__init__(dataset, labeller, options)
+        self.has_void = False
         self.views = {view.name: view for view in dataset.part_views(options)}
         self.shown_view = next(iter(self.views))
         self.num_true = len(dataset.part_names) + 1
@@ -99,14 +106,17 @@ class Protocol(base.Protocol):
         parts, predicted = part_scores(scores, has_background).argmax(1), probabilities.argmax(1)
         true = to_device(np.stack([shown.part_map for shown in batch.inputs]), scores.device)
         on_parts = true != 0
+        counted = None if batch.counted is None else batch.counted[:, 0]
         pairs = {
-            ON_PARTS: (true, parts, on_parts),
-            EVERYWHERE: (true, predicted),
-            TRUE_MASKS: (true, (parts + 1) * on_parts),
+            ON_PARTS: (true, parts, on_parts if counted is None else on_parts & counted),
+            EVERYWHERE: (true, predicted, counted),
+            TRUE_MASKS: (true, (parts + 1) * on_parts, counted),
         }
         for compared in self._compared(view):
             self.tables[compared].update(*pairs[compared])
         if self.options.label_maps:
+            if counted is not None:
+                true, self.has_void = true.where(counted, VOID), True
             for kind, labels in (("true", true), ("parts", parts + 1), ("predicted", predicted)):
                 for shown, label_map in zip(batch.inputs, labels.to(torch.uint8).cpu().numpy(), strict=True):
                     save_label_map(self._folder(view) / kind / shown.name, label_map)
@@ -132,7 +142,8 @@ class Protocol(base.Protocol):
                     for compared in self._compared(view)
                     for index in INDICES
                 ]
-                (self._folder(view) / "README.txt").write_text(_README + "".join(commands))
+                readme = _README + _README_VOID * self.has_void + _README_PARTS
+                (self._folder(view) / "README.txt").write_text(readme + "".join(commands))
         return {
             compared.format(index): function(table.counts)
             for compared, table in self.tables.items()

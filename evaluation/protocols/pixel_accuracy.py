@@ -66,7 +66,8 @@ class Protocol(base.Protocol):
         has_background = self.labeller.has_background
         scores = upsample(scores, batch.images.shape[-2:])
         true = batch.class_map[:, 0]
-        self.table.update(true, part_scores(scores, has_background).argmax(1), true != VOID)
+        counted = true != VOID if batch.counted is None else (true != VOID) & batch.counted[:, 0]
+        self.table.update(true, part_scores(scores, has_background).argmax(1), counted)
         return part_probabilities(scores, batch.foreground, has_background)
 
     def metrics(self) -> dict[str, float]:

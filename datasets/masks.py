@@ -1,0 +1,318 @@
+"""What of a mask is object, and what of a label map is no part: decided for each file by what is in it.
+
+A mask is read in this order:
+
+1. Where an alpha channel or transparent colour leaves some pixels out and not others, the object is what is not
+   transparent; unless what is left is black and white, and so a mask itself. Alpha that is the same everywhere says
+   nothing.
+2. A palette of greys stands for its greys, however they are numbered. Colours, of a palette or of up to 32 in a
+   picture, are of labels: what is black is background; of a palette without black, index 0.
+3. With two values the larger is the object, as long as they are far enough apart.
+4. Up to 32 values from 0 are labels, of parts or objects, if they are dark, or greys in areas: whatever is not 0 is
+   object. The label of void pixels (``dataset.ignore_label``), on fewer pixels than small labels have, is void.
+5. Other values are shades, as of saliency networks, soft edges and JPEG: object is what has half of white or more.
+   Where nothing has, nothing says what the object is, and the file is refused.
+
+``dataset.mask_threshold`` takes the place of 3 to 5.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datasets.files import HELP, UnreadableFile, decoded, no_labels, stored_labels, to_labels, turn_of_map
+from datasets.sample import Remark
+from datasets.turns import UPRIGHT, swaps_sides, turned
+from utils.errors import UserError
+
+_MOST_LABELS = 32
+_BELOW_VOID = 64  # labels that void stands beside; 0, 128 and 255 are black, grey and white
+_FAR_APART, _LABELS_APART = 64, 8  # of 256 shades: two values of a mask; labels that are drawn in greys
+_LOSSY = {"AVIF", "HEIF", "JPEG"}  # formats that leave noise around an object
+_COLOUR_NOISE = 16  # of a grey picture's channels in them
+
+# Kinds of remarks.
+TRANSPARENT = "{count} masks are transparent in part: what is not transparent is the object."
+BLACK_INDEX = "{count} masks have a palette with black at another index than 0: what is not black is the object."
+GREYS = "{count} masks have a palette with white at index 0, or black at another: the object is what is white."
+COLOURS = "{count} masks are coloured, black among them: what is not black is the object."
+NO_ZERO = "{count} masks have two values without 0: the larger is the object."
+LABELS = "{count} masks are of labels: whatever is not 0 is the object."
+SHADES = "{count} masks are of shades: the object is what has half of white (128 of 255) or more."
+AS_STORED = "{count} masks or label maps are of pixels as stored: they are turned as their pictures' EXIF says."
+PLACES_AS_STORED = "{count} pictures have keypoints of pixels as stored: they are turned as the pictures' EXIF says."
+UNTOLD = (
+    "{count} pictures are turned by EXIF within the same size, so that nothing says whether their masks, label maps "
+    "and keypoints are too: they are taken as viewers show the pictures."
+)
+VOID_PIXELS = "{pixels} pixels in {count} pictures are void, and left out of every figure."
+VOID_PREDICTED = "{pixels} pixels in the given label maps of {count} pictures are void, and left out of every figure."
+
+FORCE = "dataset.mask_threshold=VALUE says which values are the object."
+
+
+@dataclass
+class LabelMap:
+    """A mask or label map as it lies on its picture.
+
+    Attributes:
+        labels: (H, W) uint8, 0 is background; 1 is the object of a mask, 1.. the parts of a part map.
+        void: (H, W) uint8, 1 where nothing is known, and the label is 0; or None.
+        remarks: what a log should say of the file, but for void pixels.
+    """
+
+    labels: np.ndarray
+    void: np.ndarray | None = None
+    remarks: tuple[Remark, ...] = ()
+
+    @property
+    def was_stored(self) -> bool:
+        """It was made by a program that knows nothing of the picture's note."""
+        return any(remark.kind == AS_STORED for remark in self.remarks)
+
+
+def read_mask(
+    path: Path, picture_path: Path, image: np.ndarray, *, threshold: int | None, ignore_label: int | None
+) -> LabelMap:
+    """A mask of any common type.
+
+    Args:
+        picture_path, image: of its picture, (H, W, 3).
+        threshold: the object is what has this value or more; None: see above.
+        ignore_label: of void pixels; None: there are none.
+
+    Raises:
+        UserError: as of ``files.read_label_map``; or nothing in the file says what the object is.
+    """
+    planes, own_turn = decoded(path, _planes)
+    found, void, kind = _object_of(planes, path, threshold, ignore_label)
+    turn = turn_of_map(str(path), found.shape, picture_path, image, own_turn)
+    remarks = [] if kind is None else [Remark(kind, path)]
+    return _turned(path, found, void, turn, own_turn, remarks)
+
+
+def read_part_map(
+    path: Path,
+    picture_path: Path,
+    image: np.ndarray,
+    *,
+    num_parts: int,
+    ignore_label: int | None,
+    refusal: Callable[[int, int], str],
+) -> LabelMap:
+    """A label map of any common type.
+
+    Args:
+        picture_path, image: of its picture, (H, W, 3).
+        num_parts: the largest label.
+        ignore_label: of void pixels; None: there are none.
+        refusal: what is said, after the file's name, of a smallest and a largest label that are not 0 to that.
+
+    Raises:
+        UserError: as of ``files.read_label_map``; or the map has a larger label.
+    """
+    labels, own_turn = stored_labels(path)
+    turn = turn_of_map(str(path), labels.shape, picture_path, image, own_turn)
+    void = void_of(labels, ignore_label)
+    if void is not None:
+        labels = np.where(void, 0, labels)
+    if not 0 <= labels.min() <= labels.max() <= num_parts:
+        raise UserError(f"{path} {refusal(int(labels.min()), int(labels.max()))} {HELP}")
+    return _turned(path, labels, void, turn, own_turn, [])
+
+
+def _turned(
+    path: Path, labels: np.ndarray, void: np.ndarray | None, turn: int, own_turn: int, remarks: list[Remark]
+) -> LabelMap:
+    if turn not in (own_turn, UPRIGHT):
+        remarks.append(Remark(AS_STORED, path))
+    void = None if void is None else turned(void.astype(np.uint8), turn)
+    return LabelMap(turned(labels.astype(np.uint8), turn), void, tuple(remarks))
+
+
+def remarks_of(picture_path: Path, turn: int, maps: Sequence[LabelMap]) -> tuple[Remark, ...]:
+    """What a log should say of a picture's masks and label maps.
+
+    Args:
+        turn: that the picture was given.
+        maps: on the picture.
+    """
+    found = [remark for label_map in maps for remark in label_map.remarks]
+    if maps and turn != UPRIGHT:
+        height, width = maps[0].labels.shape
+        if height == width or not swaps_sides(turn):
+            found.append(Remark(UNTOLD, picture_path))
+    if (void := united(*(label_map.void for label_map in maps))) is not None:
+        found.append(Remark(VOID_PIXELS, picture_path, int(void.sum())))
+    return tuple(found)
+
+
+def void_of(labels: np.ndarray | None, ignore_label: int | None) -> np.ndarray | None:
+    """Where labels (H, W) are void, bool; None where they are nowhere, or there are no labels."""
+    if labels is None or ignore_label is None:
+        return None
+    void = labels == ignore_label
+    return void if void.any() else None
+
+
+def united(*voids: np.ndarray | None) -> np.ndarray | None:
+    """Where one of several planes (H, W) is void; None where none is anywhere."""
+    present = [void for void in voids if void is not None]
+    return np.maximum.reduce(present) if present else None
+
+
+def mask_box(foreground: np.ndarray) -> np.ndarray:
+    """(x0, y0, x1, y1) float, the tight box of a mask, inclusive; the whole picture where the mask is empty."""
+    if not foreground.any():
+        height, width = foreground.shape
+        return np.array([0, 0, width - 1, height - 1], float)
+    columns, rows = (np.flatnonzero(foreground.any(axis)) for axis in (0, 1))
+    return np.array([columns[0], rows[0], columns[-1], rows[-1]], float)
+
+
+# --- what is in a file
+
+
+@dataclass
+class _Planes:
+    """What is in a mask's file.
+
+    Attributes:
+        values: (H, W) whole numbers; of a palette the indices, of a coloured picture its first channel.
+        white: the largest value of such a file.
+        colours: (N, 3) uint8, the palette; or None.
+        coloured: (H, W, 3) uint8, where the channels differ; or None.
+        alpha: (H, W), 0 is transparent; or None.
+        lossy: its format leaves noise.
+    """
+
+    values: np.ndarray
+    white: int
+    colours: np.ndarray | None
+    coloured: np.ndarray | None
+    alpha: np.ndarray | None
+    lossy: bool
+
+
+def _planes(picture: Image.Image) -> _Planes:
+    values = np.asarray(to_labels(picture))
+    alpha, coloured = None, None
+    if values.ndim == 3:
+        has_alpha = values.shape[2] in (2, 4) and picture.mode not in ("RGBX",)
+        alpha = values[..., -1] if has_alpha else None
+        channels = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
+        noise = _COLOUR_NOISE if picture.format in {*_LOSSY, "WEBP"} else 0
+        if picture.mode != "PA" and (np.ptp(channels, axis=-1) > noise).any():
+            coloured = channels
+        values = values[..., 0]
+    if alpha is None and "transparency" in picture.info and picture.mode in ("P", "L", "RGB", "1"):
+        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+    colours = None
+    if picture.mode in ("P", "PA"):
+        colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    white = 255 if values.dtype == np.uint8 else 65535
+    return _Planes(values, white, colours, coloured, alpha, picture.format in _LOSSY)
+
+
+_Found = tuple[np.ndarray, np.ndarray | None, str | None]  # object and void, (H, W) bool; a remark's kind
+
+
+def _object_of(planes: _Planes, path: Path, threshold: int | None, ignore_label: int | None) -> _Found:
+    if planes.alpha is not None and planes.alpha.min() != planes.alpha.max():
+        opaque, _, _ = _of_values(planes.alpha, 255, False, path, threshold, None)
+        inside = planes.values[opaque]
+        if planes.coloured is not None or planes.colours is not None or not _is_black_and_white(inside):
+            return opaque, None, TRANSPARENT
+        return opaque & (planes.values > 127), None, TRANSPARENT
+    if planes.coloured is not None:
+        return _of_colours(planes.coloured, path)
+    if planes.colours is not None:
+        return _of_palette(planes, path, threshold, ignore_label)
+    return _of_values(planes.values, planes.white, planes.lossy, path, threshold, ignore_label)
+
+
+def _is_black_and_white(values: np.ndarray) -> bool:
+    found = np.unique(values)
+    return len(found) == 2 and found[0] < 64 and found[1] > 191
+
+
+def _of_colours(coloured: np.ndarray, path: Path) -> _Found:
+    found = coloured.any(-1)
+    if found.all() or len(np.unique(coloured.reshape(-1, 3), axis=0)) > _MOST_LABELS:
+        raise no_labels(path, "is a coloured picture")
+    return found, None, COLOURS
+
+
+def _of_palette(planes: _Planes, path: Path, threshold: int | None, ignore_label: int | None) -> _Found:
+    used = _used(planes.values)
+    # Pillow leaves out the end of a palette; what is not there is black.
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(planes.colours)] = planes.colours
+    colours = palette[used]
+    if (colours == colours[:, :1]).all() and len(np.unique(colours[:, 0])) == len(used):
+        shades = palette[:, 0][planes.values]
+        found, void, kind = _of_values(shades, 255, planes.lossy, path, threshold, ignore_label)
+        return found, void, kind or (GREYS if (found != (planes.values != 0)).any() else None)
+    if threshold is not None:
+        return planes.values >= threshold, None, None
+    void = void_of(planes.values, ignore_label) if len(used) > 2 else None
+    black = used[~colours.any(1)]
+    background = black[0] if len(black) == 1 and palette[0].any() else 0
+    found = planes.values != background
+    if void is not None and background != ignore_label:
+        found = found & ~void
+    else:
+        void = None
+    return found, void, BLACK_INDEX if background else LABELS if len(used) > 2 else None
+
+
+def _of_values(
+    values: np.ndarray, white: int, lossy: bool, path: Path, threshold: int | None, ignore_label: int | None
+) -> _Found:
+    if threshold is not None:
+        return values >= threshold, None, None
+    found = _used(values)
+    smallest, largest, shade = int(found[0]), int(found[-1]), (white + 1) // 256
+    half = 128 * shade
+    if lossy and 0 < largest < half:
+        raise UnreadableFile(
+            f"{path} has values up to {largest}, but in a JPEG mask the object is what has {half} or more: save it as "
+            f"PNG, or with 0 and 255. {FORCE} {HELP}"
+        )
+    if len(found) == 1:
+        return values != 0, None, None
+    if len(found) == 2:
+        far_apart = largest - smallest >= _FAR_APART * shade and not lossy
+        if smallest == 0 or largest < half or far_apart:
+            return values == largest, None, NO_ZERO if smallest else None
+    if smallest == 0 and len(found) <= _MOST_LABELS and not lossy:
+        void = void_of(values, ignore_label)
+        others = (values != 0) & ~void if void is not None else None
+        if void is not None and found[-2] < _BELOW_VOID and _are_areas(others, values) and void.sum() < others.sum():
+            return others, void, LABELS
+        spread = np.diff(found).min() >= _LABELS_APART * shade and _are_areas((values > 0) & (values < largest), values)
+        if largest < half or spread:
+            return values != 0, None, LABELS
+    if largest < half:
+        raise UnreadableFile(
+            f"{path} has {len(found)} values from {smallest} to {largest}: they are neither two, nor labels from 0, "
+            f"nor shades that reach half of white ({half}), so that nothing says what is object. {FORCE} {HELP}"
+        )
+    return values >= half, None, SHADES
+
+
+def _used(values: np.ndarray) -> np.ndarray:
+    """The values that there are, in order."""
+    smallest, largest = values.min(), values.max()
+    if np.count_nonzero((values == smallest) | (values == largest)) == values.size:  # nearly always, and much faster
+        return np.unique([smallest, largest])
+    return np.unique(values) if values.dtype != np.uint8 else np.flatnonzero(np.bincount(values.ravel()))
+
+
+def _are_areas(labelled: np.ndarray, values: np.ndarray) -> bool:
+    """Whether most of these pixels have neighbours like them, as labels have, and soft edges and noise have not."""
+    labelled, here, right, below = labelled[:-1, :-1], values[:-1, :-1], values[:-1, 1:], values[1:, :-1]
+    return bool((labelled & (here == right) & (here == below)).sum() * 2 >= labelled.sum() > 0)

@@ -1,0 +1,218 @@
+"""What of a mask is object: files as people, networks and paint programs write them, and the right mask of each."""
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import masks
+from datasets.files import UnreadableFile
+from datasets.pictures import Pictures
+from tests.mistakes.harness import DataSet, Place
+from tests.test_folder import folder
+
+SHAPE = (48, 64)
+OBJECT = np.zeros(SHAPE, bool)
+OBJECT[10:35, 20:50] = True
+PICTURE = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
+SOFT = cv2.GaussianBlur(OBJECT.astype(np.uint8) * 255, (9, 9), 3)
+RING = cv2.dilate(OBJECT.astype(np.uint8), np.ones((3, 3))) - cv2.erode(OBJECT.astype(np.uint8), np.ones((3, 3)))
+VOC = np.array([(0, 0, 0), *((i, 0, 255 - i) for i in range(1, 256))], np.uint8)
+BLACK_AND_WHITE, RED = np.array([(0, 0, 0), (255, 255, 255)]), np.array([(0, 0, 0), (128, 0, 0)])
+
+
+def noise(low: int, high: int) -> np.ndarray:
+    return np.random.default_rng(low).integers(low, high, SHAPE)
+
+
+def grey(values: np.ndarray, dtype: type = np.uint8) -> Image.Image:
+    return Image.fromarray(np.asarray(values).astype(dtype))
+
+
+def with_alpha(colours: np.ndarray | int, alpha: np.ndarray) -> Image.Image:
+    """Grey if ``colours`` have no channels."""
+    colours = np.broadcast_to(colours, SHAPE) if np.ndim(colours) < 3 else colours
+    return Image.fromarray(np.dstack([colours, alpha]).astype(np.uint8))
+
+
+def indexed(indices: np.ndarray, colours: np.ndarray) -> Image.Image:
+    picture = grey(indices)
+    picture.putpalette(np.asarray(colours, np.uint8).tobytes())
+    return picture
+
+
+LABELLED = OBJECT * 1 + (OBJECT & (np.arange(SHAPE[1]) > 30))
+ALL, NONE = np.ones(SHAPE, bool), np.zeros(SHAPE, bool)
+
+# Ending, picture, the right mask, what is told of it; and how it is saved.
+CASES: dict[str, tuple] = {
+    # of two values
+    "0 and 1": ("png", grey(OBJECT), OBJECT, None),
+    "0 and 255": ("png", grey(OBJECT * 255), OBJECT, None),
+    "0 and 7": ("png", grey(OBJECT * 7), OBJECT, None),
+    "one bit": ("png", Image.fromarray(OBJECT), OBJECT, None),
+    "16 bits": ("png", grey(OBJECT * 65535, np.uint16), OBJECT, None),
+    "16 bits, 0 and 1": ("tif", grey(OBJECT, np.uint16), OBJECT, None),
+    "empty": ("png", grey(NONE), NONE, None),
+    "all object": ("png", grey(ALL * 255), ALL, None),
+    "three grey channels": ("png", grey(OBJECT * 255).convert("RGB"), OBJECT, None),
+    "1 and 2": ("png", grey(OBJECT + 1), OBJECT, masks.NO_ZERO),
+    "3 and 250": ("png", grey(np.where(OBJECT, 250, 3)), OBJECT, masks.NO_ZERO),
+    # shades
+    "1 to 5 for background": ("png", grey(np.where(OBJECT, 255, noise(1, 6))), OBJECT, masks.SHADES),
+    "0 to 5 for background": ("png", grey(np.where(OBJECT, 255, noise(0, 6))), OBJECT, masks.SHADES),
+    "sigmoid": ("png", grey(np.where(OBJECT, noise(180, 256), noise(1, 40))), OBJECT, masks.SHADES),
+    "soft edges": ("png", grey(SOFT), SOFT >= 128, masks.SHADES),
+    "soft edges, 16 bits": ("png", grey(SOFT * 257.0, np.uint16), SOFT >= 128, masks.SHADES),
+    "a ramp": (
+        "png",
+        grey(np.tile(np.linspace(0, 255, 64), (48, 1))),
+        np.tile(np.arange(64) >= 32, (48, 1)),
+        masks.SHADES,
+    ),
+    "JPEG": ("jpg", grey(OBJECT * 255), OBJECT, masks.SHADES, {"quality": 60}),
+    "JPEG in colour": ("jpg", grey(OBJECT * 255).convert("RGB"), OBJECT, masks.SHADES, {"quality": 60}),
+    "WebP": ("webp", grey(OBJECT * 255), OBJECT, masks.SHADES, {"quality": 60}),
+    # labels
+    "labels": ("png", grey(LABELLED), OBJECT, masks.LABELS),
+    "labels in greys": ("png", grey(LABELLED * 100), OBJECT, masks.LABELS),
+    "a trimap": ("png", grey(np.where(RING, 128, OBJECT * 255)), OBJECT | (RING > 0), masks.LABELS),
+    "VOC": ("png", indexed(np.where(RING, 255, LABELLED * 15), VOC), OBJECT & (RING == 0), masks.LABELS),
+    "VOC in greys": ("png", grey(np.where(RING, 255, LABELLED)), OBJECT & (RING == 0), masks.LABELS),
+    "0, 1 and void": ("png", grey(np.where(RING, 255, OBJECT)), OBJECT & (RING == 0), masks.LABELS),
+    # alpha
+    "white, shape in alpha": ("png", with_alpha(255, OBJECT * 255), OBJECT, masks.TRANSPARENT),
+    "black, shape in alpha": ("png", with_alpha(0, OBJECT * 255), OBJECT, masks.TRANSPARENT),
+    "a photograph cut out": ("png", with_alpha(PICTURE, OBJECT * 255), OBJECT, masks.TRANSPARENT),
+    "cut out with soft edges": ("png", with_alpha(PICTURE, SOFT), SOFT >= 128, masks.TRANSPARENT),
+    "alpha of 0 and 1": ("png", with_alpha(255, OBJECT), OBJECT, masks.TRANSPARENT),
+    "mask under alpha that is full": ("png", with_alpha(OBJECT * 255, ALL * 255), OBJECT, None),
+    "mask under alpha that is 0": ("png", with_alpha(OBJECT * 255, NONE), OBJECT, None),
+    "mask and border in alpha": (
+        "png",
+        with_alpha(OBJECT * 255, (np.arange(64) < 40) * ALL * 255),
+        OBJECT & (np.arange(64) < 40),
+        masks.TRANSPARENT,
+    ),
+    "a transparent index": ("png", indexed(~OBJECT, BLACK_AND_WHITE), OBJECT, masks.TRANSPARENT, {"transparency": 1}),
+    "a transparent grey": ("png", grey(OBJECT * 9), OBJECT, masks.TRANSPARENT, {"transparency": 0}),
+    # palettes
+    "black is 0": ("png", indexed(OBJECT, BLACK_AND_WHITE), OBJECT, None),
+    "white is 0": ("png", indexed(~OBJECT, BLACK_AND_WHITE[::-1]), OBJECT, masks.GREYS),
+    "white is 0, GIF": ("gif", indexed(~OBJECT, BLACK_AND_WHITE[::-1]), OBJECT, None),
+    "red is 1": ("png", indexed(OBJECT, RED), OBJECT, None),
+    "red is 0": ("png", indexed(~OBJECT, RED[::-1]), OBJECT, masks.BLACK_INDEX),
+    "all of one part": ("png", indexed(OBJECT * 14 + 1, VOC), ALL, None),
+    "colours": ("png", Image.fromarray(VOC[LABELLED * 100]), OBJECT, masks.COLOURS),
+}
+
+
+def write(path: Path, name: str) -> Path:
+    ending, picture, _, _, *options = CASES[name]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.with_suffix(f".{ending}")
+    picture.save(path, **({"lossless": True} if ending == "webp" and not options else {}), **(options or [{}])[0])
+    return path
+
+
+def read(path: Path, threshold: int | None = None, ignore_label: int | None = 255) -> masks.LabelMap:
+    return masks.read_mask(path, Path("picture.jpg"), PICTURE, threshold=threshold, ignore_label=ignore_label)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_object_is_decided_by_what_is_in_the_file(tmp_path, name):
+    found = read(write(tmp_path / "mask", name))
+    _, _, expected, kind, *_ = CASES[name]
+    np.testing.assert_array_equal(found.labels, expected)
+    told = [remark.kind for remark in found.remarks]
+    assert told == ([] if kind is None else [kind]) or (name == "white is 0, GIF" and told in ([], [masks.GREYS]))
+
+
+def test_void_pixels_of_a_label_map_in_the_place_of_a_mask_are_known(tmp_path):
+    for name in ("VOC", "VOC in greys", "0, 1 and void"):
+        np.testing.assert_array_equal(read(write(tmp_path / "mask", name)).void, RING)
+        assert read(write(tmp_path / "mask", name), ignore_label=None).void is None
+    for name in ("0 and 255", "a trimap", "JPEG", "0 to 5 for background"):
+        assert read(write(tmp_path / "mask", name)).void is None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.where(RING, 3, np.where(OBJECT, 1, 2)), "3 values from 1 to 3"),
+        (SOFT // 3, r"\d+ values from 0 to 85"),
+        (noise(1, 6), "5 values from 1 to 5"),
+    ],
+    ids=["pets", "faint", "nothing found"],
+)
+def test_where_nothing_says_what_is_object_a_threshold_is_asked_for(tmp_path, values, words):
+    grey(values).save(tmp_path / "mask.png")
+    with pytest.raises(UnreadableFile, match=f"mask.png has {words}.*dataset.mask_threshold=VALUE"):
+        read(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read(tmp_path / "mask.png", threshold=3).labels, values >= 3)
+
+
+@pytest.mark.parametrize("name", ["1 to 5 for background", "labels", "soft edges", "0 and 255", "JPEG"])
+@pytest.mark.parametrize("threshold", [1, 4, 200])
+def test_a_threshold_takes_the_place_of_the_rule(tmp_path, name, threshold):
+    path = write(tmp_path / "mask", name)
+    found = read(path, threshold)
+    np.testing.assert_array_equal(found.labels, np.asarray(Image.open(path)) >= threshold)
+    assert found.remarks == ()
+
+
+# --- through the data sets and programs
+
+FOLDER = DataSet("folder", ".", "dataset.train_mask=gt dataset.eval_mask=gt")
+
+
+def masks_of_shades(root: Path) -> None:
+    """Of the first two pictures, held out, and of the first of training: as a network might have given them."""
+    for number in (1, 2, 4):
+        path = root / f"masks/creature_00{number}.png"
+        mask = np.asarray(Image.open(path)) > 0
+        grey(np.where(mask, 255, np.random.default_rng(0).integers(1, 6, mask.shape))).save(path)
+
+
+def test_shades_are_read_counted_and_named_by_the_check_and_a_threshold_silences_it(place: Place, accepted, capsys):
+    root = place.data("folder")
+    before = {split: [sample.foreground for sample in folder_samples(root, split)] for split in ("train", "test")}
+    masks_of_shades(root)
+    for split, masks_before in before.items():
+        for mask, sample in zip(masks_before, folder_samples(root, split), strict=True):
+            np.testing.assert_array_equal(sample.foreground, mask)
+    accepted(f"check {FOLDER.config}")
+    line = re.escape(masks.SHADES.format(count=3)) + " For example .*masks/creature_00[124].png"
+    assert len(re.findall(line, capsys.readouterr().out)) == 1
+    accepted(f"check {FOLDER.config} dataset.mask_threshold=128")
+    assert "of shades" not in capsys.readouterr().out
+
+
+def folder_samples(root: Path, split: str) -> list:
+    dataset = folder(root, split)
+    return [dataset[index] for index in range(len(dataset))]
+
+
+def test_pictures_to_predict_have_the_same_masks(tmp_path):
+    for name in ("1 to 5 for background", "a photograph cut out", "white is 0"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(PICTURE).save(tmp_path / f"images/{name}.png")
+        write(tmp_path / "masks" / name, name)
+    pictures = Pictures(tmp_path / "images", tmp_path / "masks", box_padding=0.05)
+    for index in range(3):
+        np.testing.assert_array_equal(pictures[index].foreground, OBJECT)
+        assert len(pictures[index].remarks) == 1
+
+
+def test_a_training_says_once_what_it_meets_and_at_its_end_how_often(place: Place, accepted, capsys):
+    root = place.data("folder")
+    for path in (root / "masks").iterdir():
+        mask = np.asarray(Image.open(path)) > 0
+        grey(np.where(mask, 250, 3)).save(path)
+    options = "experiment=debug num_steps=2 evaluation.every=0 logging.wandb=disabled output_dir=PLACE/run device=cpu"
+    accepted(f"train.py {FOLDER.config} {options}")
+    found = re.findall(f"^(\\d+){re.escape(masks.NO_ZERO[7:])} For example .*creature_", capsys.readouterr().err, re.M)
+    assert (found[0], found[-1]) == ("2", "4")  # of a batch, and of both; between them those that are held out

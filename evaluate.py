@@ -24,9 +24,12 @@ from evaluation import run
 from evaluation.labellers import label_maps
 from evaluation.labellers.trained import of_checkpoint
 from evaluation.options import EvaluationOptions, Sets
+from evaluation.pages import report
+from evaluation.pages.seen import Seen
 from evaluation.report import part_picture, print_table, write_metrics
 from models.methods import method_class
 from utils.checkpoints import Checkpoint
+from utils.console import say
 from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
 from utils.logging import WANDB_ID, WandbRun
@@ -58,10 +61,12 @@ def evaluate(config: DictConfig) -> None:
         labeller.prepare(sets.test)
         run.look_for_training_pictures(labeller, sets, method.protocols, options)
 
-    first, results = next(iter(labellers)), {}
+    first, results, seen = next(iter(labellers)), {}, None
+    if config.evaluation.report:
+        seen = Seen(labellers[first], run.spread(config.evaluation.report, len(sets.test)))
     for name, labeller in labellers.items():
-        own = replace(options, label_maps=output / "label_maps") if name == first else options
-        results[name] = run.evaluate(labeller, sets, method.protocols, own, fabric.device)
+        own = (replace(options, label_maps=output / "label_maps"), seen) if name == first else (options, None)
+        results[name] = run.evaluate(labeller, sets, method.protocols, own[0], fabric.device, own[1])
 
     print_table({labellers[name].title: result.metrics for name, result in results.items()})
     for note in dict.fromkeys(note for result in results.values() for note in result.notes):
@@ -84,12 +89,28 @@ def evaluate(config: DictConfig) -> None:
         },
     )
     print(f"Figures: {output / 'metrics.json'}")
+    if seen:
+        columns = [
+            report.Column(labellers[name].title, None if name == SUBJECT else name, result)
+            for name, result in results.items()
+        ]
+        write_report(output, report.Evaluated(config, columns, seen, len(sets.test), checkpoint, num_parts))
     if pictures:
         picture = part_picture(pictures, labellers[first].caption)
         Image.fromarray(picture).save(output / "parts.png")
         print(f"Held-out pictures, what was found in them, and what is known: {output / 'parts.png'}")
         if checkpoint and is_on_own_data(checkpoint.config, config):
             log_to_run(Path(config.checkpoint), config, checkpoint, metrics, picture)
+
+
+def write_report(output: Path, evaluated: report.Evaluated) -> None:
+    """Write the page and its tables; figures are there already, so that a disk which is full ends nothing."""
+    try:
+        *_, page = report.write(output, evaluated)
+    except OSError as error:
+        say(f"The report is left out: cannot write {error.filename or output}: {error.strerror or error}.")
+    else:
+        print(f"Report: {page}")
 
 
 def made_from(checkpoint: Checkpoint | None, config: DictConfig) -> dict[str, object]:

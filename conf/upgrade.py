@@ -23,7 +23,10 @@ _AUTOREGRESSIVE = {"initialisation": "xavier"}
 _PROBE = {"kinds": [], "hidden": 512, "num_points": 100000, "steps": 2000, "batch_size": 1024, "rate": 0.001}
 
 # Node -> what stood for keys that it did not have yet.
-_BEFORE = {"evaluation": {"ari_with_background": False, "probe": _PROBE}, "optimizer": {"schedule": "poly"}}
+_BEFORE = {
+    "evaluation": {"ari_with_background": False, "probe": _PROBE, "report": 200},
+    "optimizer": {"schedule": "poly"},
+}
 
 # How the drawn set's creatures stood before that had a key.
 _DRAWING = {"turn": 50}

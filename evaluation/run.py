@@ -1,19 +1,21 @@
 """One pass over the images: inputs from the loader's workers, scores from the labeller, numbers from the protocols."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
+from typing import Protocol as Interface
 
 import numpy as np
 import torch
 from rich.progress import track
+from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from conf.modules import module
 from datasets.base import Source
 from datasets.batch import EvalBatch
 from datasets.files import require_files
-from evaluation.examples import Example
+from evaluation.examples import Comparison, Example
 from evaluation.inputs import EvalInput, batches_of_equal_shape
 from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions, Sets
@@ -33,17 +35,38 @@ class Result:
         counts: what the metrics are of: images, training_images, keypoints, part_pixels.
         notes: which metrics are left out and why.
         pictures: held-out examples, for ``evaluation.report.part_picture``.
+        comparisons: what the figures are computed from, one of each kind of annotation.
     """
 
     metrics: dict[str, float]
     counts: dict[str, int]
     notes: list[str]
     pictures: list[Example]
+    comparisons: list[Comparison] = field(default_factory=list)
+
+
+class Observer(Interface):
+    """Whoever wants to be told of every held-out picture, as the first protocol shows it.
+
+    Attributes:
+        places: of the pictures, in their split, that it wants where nothing is counted and so not all are read.
+    """
+
+    places: Sequence[int]
+
+    def update(self, protocol: Protocol, batch: EvalBatch, probabilities: Tensor) -> None:
+        """Take a batch of inputs, some of which may be of the training split, with (N, 1 + K, h, w) of them."""
+        ...
 
 
 @torch.inference_mode()
 def evaluate(
-    labeller: Labeller, sets: Sets, protocols: Sequence[str], options: EvaluationOptions, device: torch.device | str
+    labeller: Labeller,
+    sets: Sets,
+    protocols: Sequence[str],
+    options: EvaluationOptions,
+    device: torch.device | str,
+    observer: Observer | None = None,
 ) -> Result:
     """Score a labeller by every one of the protocols that the data set's annotation allows.
 
@@ -55,6 +78,7 @@ def evaluate(
     Args:
         labeller: on ``device``.
         protocols: modules of ``evaluation.protocols``, in the table's order; the pictures are of the first that fits.
+        observer: is told of them; figures do not depend on it.
 
     Raises:
         UserError: a file cannot be read, there is nothing to fit, or two figures have one name.
@@ -66,18 +90,20 @@ def evaluate(
     if labeller.needs_fit:
         to_fit: Dataset = _fitted(sets, [crops.Protocol(sets.fit, labeller, options)], labeller)
         if labeller.num_fitted is not None and labeller.num_fitted < len(sets.fit):
-            to_fit = Subset(to_fit, _spread(labeller.num_fitted, len(sets.fit)))
+            to_fit = Subset(to_fit, spread(labeller.num_fitted, len(sets.fit)))
         labeller.fit(_to_fit(to_fit, options, device, skipped))
     for protocol in chosen:
         if protocol.needs_fit:
             protocol.fit(_to_fit(_fitted(sets, [protocol], labeller), options, device, skipped))
-    pictures = score(labeller, sets, chosen, options, device, skipped)
+    pictures = score(labeller, sets, chosen, options, device, skipped, observer)
 
     result = Result({}, {}, [], [])
     for protocol in chosen:
         result.metrics |= {names[protocol.name, metric]: value for metric, value in protocol.metrics().items()}
         result.counts |= protocol.counts()
         result.notes += protocol.notes
+        if (comparison := protocol.comparison()) is not None:
+            result.comparisons.append(comparison)
     result.notes += labeller.notes
     if skipped:
         result.notes.append(
@@ -155,16 +181,17 @@ def score(
     options: EvaluationOptions,
     device: torch.device,
     skipped: dict[int, str],
+    observer: Observer | None = None,
 ) -> list[Example]:
     """Show the labeller all inputs, tell each protocol what it found in its own, and keep examples of the first.
 
     Args:
         skipped: what is wrong with each training picture that is left out, by its place, is added.
     """
-    places = set(_spread(options.num_pictures, len(sets.test)))
+    places = set(spread(options.num_pictures, len(sets.test)))
     splits: list[Dataset] = [_Inputs(sets.test, protocols, labeller)]
     if all(protocol.only_shown for protocol in protocols):
-        splits = [Subset(splits[0], sorted(places))]
+        splits = [Subset(splits[0], sorted(places.union(observer.places if observer else ())))]
     fitting = [protocol for protocol in protocols if protocol.fits]
     if fitting and sets.fit is not None and labeller.knows_training_pictures:
         splits.append(_fitted(sets, fitting, labeller))
@@ -175,6 +202,8 @@ def score(
         protocol = by_name[name]
         seen = labeller.features_of(batch) if protocol.of_features else labeller.scores_of(batch)
         probabilities = protocol.update(batch, seen)
+        if observer and name == pictured.name and batch.inputs[0].view == pictured.shown_view:
+            observer.update(protocol, batch, probabilities)
         for shown, probability in zip(batch.inputs, probabilities, strict=True):
             wanted = name == pictured.name and shown.view == pictured.shown_view
             if wanted and not shown.fitted and shown.place in places:
@@ -183,7 +212,7 @@ def score(
     return sorted(pictures, key=lambda example: example.shown.place)
 
 
-def _spread(count: int, length: int) -> list[int]:
+def spread(count: int, length: int) -> list[int]:
     """``count`` places spread evenly over ``length``; the same one several times where there are fewer."""
     return np.linspace(0, length - 1, count).round().astype(int).tolist()
 

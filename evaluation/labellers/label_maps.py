@@ -37,6 +37,8 @@ class LabelMaps(Labeller):
     """
 
     title = "label maps"
+    is_graded = False
+    largest_label: int = 0
 
     def __init__(self, directory: Path, num_parts: int, has_background: bool) -> None:
         self.directory = directory

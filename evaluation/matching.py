@@ -54,8 +54,8 @@ def matching_order(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns in an order in which what belongs together lies along the diagonal.
 
     Columns are matched with rows one to one, each row having the same weight, and follow them; those that meet none
-    come last. Where there are more rows than columns, these stand by the column that they meet most, the surest first;
-    else they stay.
+    come last. Where there are more rows than columns, these stand by the column that they meet most, the surest first,
+    and columns that no row meets most come behind the others; else rows stay.
 
     Args:
         counts: (rows, columns).
@@ -72,6 +72,7 @@ def matching_order(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     in_order = np.concatenate([columns[met[columns]], others[met[others]], np.flatnonzero(~met)]).astype(int)
     if num_rows <= num_columns:
         return np.arange(num_rows), in_order
-    place = np.argsort(in_order)
     largest = shares.argmax(1)
-    return np.lexsort([-shares.max(1), place[largest]]), in_order
+    leading = np.isin(in_order, largest)
+    in_order = np.concatenate([in_order[leading], in_order[~leading]])
+    return np.lexsort([-shares.max(1), np.argsort(in_order)[largest]]), in_order

@@ -33,7 +33,7 @@ class Labeller:
         has_features: it has ``features_of``, of which probes can be taught.
         leaves_out_absent: the keypoint error leaves out pictures in which something is nowhere; else that is put at the
             middle of the box.
-        is_graded: its scores say how certain it is; else it is wholly so, of every pixel.
+        is_graded: the softmax of its scores says how certain it is; else, as of distances, it says nothing.
         notes: what a reader of its figures should know.
     """
 

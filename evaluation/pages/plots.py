@@ -7,11 +7,15 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 # A colour that nothing else has stands for that of the page's text, which is another one in the dark.
 INK, FAINT = "#010203", "#010204"
 WIDTH = 5.2  # inches
+DOTS = 300  # pictures whose centres are drawn, spread evenly
+NUMBERED = 16  # parts whose means have room for their numbers
+LIGHTNESS = (0.3, 0.6, 0.1)  # how much red, green and blue count
 STYLE = {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -59,26 +63,27 @@ def areas(shares: np.ndarray, colours: Sequence[str], names: Sequence[str]) -> s
         return _svg(figure)
 
 
-def centres(places: np.ndarray, colours: Sequence[str], names: Sequence[str], most: int = 300) -> str:
-    """Where the parts' centres lie in the pictures: small dots, and in a ring the mean.
+def centres(places: np.ndarray, colours: Sequence[str]) -> str:
+    """Where the parts' centres lie in the pictures: small dots, and by its number the mean.
 
     Args:
         places: (N, K, 2), fractions of width and height; NaN where a part is nowhere.
-        most: so many pictures at most, spread evenly.
+        colours: of the K parts.
     """
-    chosen = places[np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int)]
+    chosen = places[np.linspace(0, len(places) - 1, min(DOTS, len(places))).round().astype(int)]
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "centres"}):
         figure = Figure(figsize=(3.6, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for part, colour in enumerate(colours):
             of_part = chosen[~np.isnan(chosen[:, part, 0]), part]
             axes.scatter(*of_part.T, s=5, color=colour, linewidths=0, alpha=0.55)
-        for part, (colour, name) in enumerate(zip(colours, names, strict=True)):
+        for part, colour in enumerate(colours):
             if not np.isnan(places[:, part]).all():
                 x, y = np.nanmean(places[:, part], axis=0)
-                axes.scatter(x, y, s=90, color=colour, edgecolors=INK, linewidths=1.2, zorder=3)
-                if len(names) <= 16:
-                    axes.annotate(name, (x, y), (7, 5), textcoords="offset points", zorder=4)
+                axes.scatter(x, y, s=150, color=colour, edgecolors=INK, linewidths=1.2, zorder=3)
+                if len(colours) <= NUMBERED:
+                    ink = "#111111" if np.dot(to_rgb(colour), LIGHTNESS) > 0.5 else "#ffffff"
+                    axes.text(x, y, str(part + 1), color=ink, ha="center", va="center", size=8, zorder=4)
         axes.set(xlim=(0, 1), ylim=(1, 0), aspect="equal", xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set_visible(True)
@@ -131,7 +136,7 @@ def _svg(figure: Figure) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = text.replace(INK, "currentColor").replace(FAINT, "var(--faint)")
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r"font-family: [^;\"]*; ?", "", text)
     width = float(re.search(r' width="([\d.]+)pt"', text)[1])
     # As large as it was drawn where there is room: a point is a twelfth of a rem.
     text = re.sub(r' width="[\d.]+pt"', f' style="max-width: {width / 12:.1f}rem"', text, count=1)

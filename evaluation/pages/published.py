@@ -57,7 +57,8 @@ def published(
             continue
         if row.get("overrides") is None and row.get("baseline") is None and file is None:
             continue  # figures of another code, which nothing here is
-        found.append(((file is not None, len(overrides), len(figures)), Published(row["label"], name, figures)))
+        of_its_own = len(given.keys() - {"dataset_name", "num_parts"})
+        found.append(((file is not None, of_its_own, len(figures)), Published(row["label"], name, figures)))
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
@@ -79,15 +80,17 @@ def _rows(dataset_name: str) -> Iterator[tuple[str, dict[str, Any], list[str], i
 
 
 def _holds(override: str, config: DictConfig) -> bool:
-    """Whether a config has what an override gives: a value, or all of an option of a group."""
+    """Whether a config has what an override gives: a value, or all of an option of a group.
+
+    One that only chooses others says nothing that could be compared, and does not hold.
+    """
     key, _, value = override.partition("=")
     if key == "dataset_name" or not (CONF / key).is_dir():
         return str(OmegaConf.select(config, key)) == value
     if key == "method":
         return config.method.name == value
-    return all(
-        OmegaConf.select(config, name) == own for option in _options(key, value) for name, own in _leaves(option)
-    )
+    leaves = [pair for option in _options(key, value) for pair in _leaves(option)]
+    return bool(leaves) and all(OmegaConf.select(config, name) == own for name, own in leaves)
 
 
 def _options(group: str, value: str) -> Iterator[dict[str, Any]]:

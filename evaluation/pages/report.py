@@ -110,16 +110,16 @@ def _write_table(path: Path, rows: Iterator[Sequence[Any]]) -> Path:
 def per_picture(evaluated: Evaluated) -> Iterator[list[Any]]:
     """The rows of ``per_picture.csv``, names of columns first; what a picture does not have is empty."""
     numbers, noun, parts = evaluated.numbers, evaluated.noun, range(1, evaluated.seen.num_parts + 1)
-    known = numbers.agreement is not None
+    known, graded = numbers.agreement is not None, evaluated.seen.labeller.is_graded
     yield [
         *("name", "class"),
         *["agreement"] * known,
         "found",
-        *(f"{what}_{noun}_{part}" for what in ("area", "certainty", "x", "y") for part in parts),
+        *(f"{what}_{noun}_{part}" for what in ("area", *["certainty"] * graded, "x", "y") for part in parts),
     ]
     for place, (name, label) in enumerate(zip(numbers.names, numbers.labels, strict=True)):
         areas = 100 * numbers.areas[place]
-        certainty = 100 * numbers.certainty[place, 1:]
+        certainty = 100 * numbers.certainty[place, 1:] if graded else ()
         values = [*areas[1:], *certainty, *numbers.centres[place, 1:, 0], *numbers.centres[place, 1:, 1]]
         agreement = [numbers.agreement[place]] if known else []
         cells = ["" if np.isnan(value) else f"{value:.4f}" for value in (*agreement, areas[1:].sum(), *values)]
@@ -162,7 +162,7 @@ def rendered(evaluated: Evaluated) -> str:
         graded=seen.labeller.is_graded,
         least=f"{100 * LEAST:g}",
         areas=Markup(plots.areas(shares, hexes, names)) if few else None,
-        centres=Markup(plots.centres(numbers.centres[:, 1:], hexes, names)) if few else None,
+        centres=Markup(plots.centres(numbers.centres[:, 1:], hexes)) if few else None,
         heat_maps=heat_maps,
         errors=Markup(plots.errors(errors[0].errors, errors[0].names)) if errors else None,
         agreements=Markup(plots.agreements(numbers.agreement)) if known else None,
@@ -224,7 +224,9 @@ def _facts(evaluated: Evaluated) -> dict[str, str]:
     facts = {}
     if checkpoint:
         facts["method"] = config.method.name
-        facts["checkpoint"] = f"{checkpoint.file}, after {checkpoint.step:,} steps"
+        facts["checkpoint"] = f"{checkpoint.file}"
+        if checkpoint.step is not None:
+            facts["checkpoint"] += f", after {checkpoint.step:,} steps"
     elif evaluated.columns[0].baseline is None:
         facts["label maps"] = config.predictions
     else:

@@ -47,7 +47,8 @@ class Numbers:
     Attributes:
         names, labels, places: of the samples.
         areas: (N, 1 + K) float, share of the picture that is background, and each part.
-        certainty: (N, 1 + K) float, mean probability of what was found there; NaN where it was not.
+        certainty: (N, 1 + K) float, mean probability of what was found there; NaN where it was not, and of a labeller
+            that grades nothing.
         centres: (N, 1 + K, 2) float, x and y as fractions of width and height; NaN likewise.
         agreement: (N,) float, percent; NaN where nothing is known. None: of no picture anything is.
     """
@@ -135,7 +136,7 @@ class Seen:
             labels=[shown.label for shown in inputs],
             places=[shown.place for shown in inputs],
             areas=counts / counts.sum(1, keepdims=True),
-            certainty=_ratio(certain, counts),
+            certainty=_ratio(certain, counts) if self.labeller.is_graded else np.full(counts.shape, np.nan),
             centres=np.stack([_ratio(columns, counts), _ratio(height, counts)], axis=-1),
             agreement=agreement,
         )

@@ -87,11 +87,7 @@ def evaluate(
     chosen = chosen_protocols(labeller, sets.test, protocols, options)
     names = figure_names(chosen)
     skipped: dict[int, str] = {}
-    if labeller.needs_fit:
-        to_fit: Dataset = _fitted(sets, [crops.Protocol(sets.fit, labeller, options)], labeller)
-        if labeller.num_fitted is not None and labeller.num_fitted < len(sets.fit):
-            to_fit = Subset(to_fit, spread(labeller.num_fitted, len(sets.fit)))
-        labeller.fit(_to_fit(to_fit, options, device, skipped))
+    fit(labeller, sets, options, device, skipped)
     for protocol in chosen:
         if protocol.needs_fit:
             protocol.fit(_to_fit(_fitted(sets, [protocol], labeller), options, device, skipped))
@@ -113,6 +109,25 @@ def evaluate(
     recolouring = chosen[0].recolouring()
     result.pictures = [replace(example, recolouring=recolouring) for example in pictures]
     return result
+
+
+def fit(
+    labeller: Labeller, sets: Sets, options: EvaluationOptions, device: torch.device, skipped: dict[int, str]
+) -> None:
+    """Fit a labeller that needs it on the test crops of the training pictures.
+
+    Args:
+        skipped: what is wrong with each picture that is left out, by its place, is added.
+
+    Raises:
+        UserError: a file cannot be read, or nothing can be learnt from them.
+    """
+    if not labeller.needs_fit:
+        return
+    to_fit: Dataset = _fitted(sets, [crops.Protocol(sets.fit, labeller, options)], labeller)
+    if labeller.num_fitted is not None and labeller.num_fitted < len(sets.fit):
+        to_fit = Subset(to_fit, spread(labeller.num_fitted, len(sets.fit)))
+    labeller.fit(_to_fit(to_fit, options, device, skipped))
 
 
 def chosen_protocols(

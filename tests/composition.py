@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from benchmarks.evaluate import BenchmarkEvaluateConfig
 from conf import app
 from conf.schema import EvaluateConfig, PredictConfig, TrainConfig, typed, validate
+from evaluation.compare import CompareConfig
 from evaluation.table import TableConfig
 
 SCHEMAS = {
@@ -17,6 +18,7 @@ SCHEMAS = {
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "evaluation_table": TableConfig,
+    "evaluation_compare": CompareConfig,
     "benchmark_evaluate": BenchmarkEvaluateConfig,
 }
 

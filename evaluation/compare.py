@@ -7,6 +7,7 @@ figure for a paper. Keys are in conf/evaluation_compare.yaml; the page is docs/r
 import utils.interruptible  # noqa: F401
 
 # isort: split
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -261,8 +262,14 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
     wanted = [name for name in methods if name in known and not Path(name).exists()]
     if wanted and not any(argument.startswith("baseline=") for argument in others):
         others.append(f"baseline=[{','.join(dict.fromkeys(wanted))}]")
-    quoted = ",".join("'{}'".format(name.replace("\\", "\\\\").replace("'", "\\'")) for name in methods)
-    return [f"methods=[{quoted}]", *others]
+    return [f"methods=[{','.join(map(_quoted, methods))}]", *others]
+
+
+def _quoted(name: str) -> str:
+    """As Hydra reads it in a list."""
+    if re.fullmatch(r"[\w./-]+", name):
+        return name
+    return "'{}'".format(name.replace("\\", "\\\\").replace("'", "\\'"))
 
 
 def _names(sets: Sets) -> Mapping[str, int]:

@@ -23,7 +23,7 @@ from utils.errors import UserError
 logging.getLogger("fontTools").setLevel(logging.WARNING)
 
 SIDE = 384  # pixels: the longest side of a picture
-CELL, DPI = 1.15, 300  # inches of a cell of the figure, and dots of its PNG
+CELL, GAP, DPI = 1.15, 0.03, 300  # inches of a cell of the figure and between two, and dots of its PNG
 NEAREST = Image.Resampling.NEAREST
 STYLE = {"font.family": "sans-serif", "font.size": 8, "pdf.fonttype": 42}  # fonts that journals take
 
@@ -114,18 +114,27 @@ def _cells(sample: Sample, columns: Sequence[Column]) -> list[np.ndarray]:
     return [image, *(column.recolouring[labels] for column, labels in zip(columns, maps, strict=True))]
 
 
+def painted(image: np.ndarray, labels: np.ndarray, opacity: float) -> np.ndarray:
+    """The photograph (h, w, 3) uint8 with its labels (h, w) in colour over it, as the page has them."""
+    grey = min(1.5 * opacity, 1)
+    below = (1 - grey) * image + grey * image.mean(axis=2, keepdims=True)
+    paint = tint(labels).astype(float)
+    over = opacity * paint[..., 3:] / 255
+    return ((1 - over) * below + over * paint[..., :3]).round().astype(np.uint8)
+
+
 def _figure(samples: Sequence[Sample], columns: Sequence[Column], opacity: float) -> Figure:
-    figure = Figure(figsize=(CELL * (len(columns) + 1), CELL * len(samples) + 0.25), layout="constrained")
+    heights = [sample.image.shape[0] / sample.image.shape[1] for sample in samples]
+    size = (CELL * (len(columns) + 1), (CELL + GAP) * sum(heights) + 0.25)
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
-    axes = figure.subplots(len(samples), len(columns) + 1, squeeze=False)
+    figure.get_layout_engine().set(w_pad=GAP / 2, h_pad=GAP / 2, wspace=0, hspace=0)
+    axes = figure.subplots(len(samples), len(columns) + 1, squeeze=False, height_ratios=heights)
     for row, sample in zip(axes, samples, strict=True):
         image, *maps = _cells(sample, columns)
         row[0].imshow(image)
         for cell, labels in zip(row[1:], maps, strict=True):
-            paint = tint(labels).astype(float)
-            over = opacity * paint[..., 3:] / 255
-            cell.imshow(((1 - over) * image + over * paint[..., :3]).round().astype(np.uint8))
+            cell.imshow(painted(image, labels, opacity))
         for cell in row:
             cell.set_axis_off()
     for cell, title in zip(axes[0], ["", *(column.title for column in columns)], strict=True):

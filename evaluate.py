@@ -8,6 +8,7 @@ A run is evaluated on the data that it was trained on, unless another data set i
 import utils.interruptible  # noqa: F401
 
 # isort: split
+import os
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -53,7 +54,7 @@ def evaluate(config: DictConfig) -> None:
     if config.predictions is not None:
         labellers[SUBJECT] = label_maps.given(config, sets)
         num_parts = labellers[SUBJECT].largest_label
-    output = output_directory(config)
+    output = output_directory(config, checkpoint)
     for name, own in config.baselines.items():
         labellers[name] = module("baseline", name).build(own, config, num_parts, fabric.device)
     options = EvaluationOptions.of(config)
@@ -122,15 +123,19 @@ def made_from(checkpoint: Checkpoint | None, config: DictConfig) -> dict[str, ob
     return {"predictions": config.predictions, "predictions_background": config.predictions_background}
 
 
-def output_directory(config: DictConfig) -> Path:
-    """``output_dir``, or a new dated directory under ``runs/``; never one that holds an evaluation already.
+def output_directory(config: DictConfig, checkpoint: Checkpoint | None) -> Path:
+    """``output_dir``; or a new dated directory, of a run in its ``evaluations/``, else under ``runs/``.
+
+    Never one that holds an evaluation already.
 
     It can be made, and is once there is something to write: an evaluation that is refused leaves nothing behind.
 
     Raises:
         UserError: it holds one, or cannot be written.
     """
-    dated = f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.dataset_name}_evaluation"
+    now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.dataset_name}"
+    own_run = checkpoint and checkpoint.run
+    dated = own_run / "evaluations" / now if own_run and os.access(own_run, os.W_OK) else f"runs/{now}_evaluation"
     path = Path(config.output_dir or dated)
     if (path / "metrics.json").exists():
         raise UserError(f"output_dir {path} holds the figures of another evaluation: give another output_dir.")

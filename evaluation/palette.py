@@ -25,12 +25,12 @@ def tint(labels: np.ndarray) -> np.ndarray:
 
     All of the 254 that there can be look different: each sixteen have stripes of another direction or width.
     """
-    paint = np.zeros((*labels.shape, 4), np.uint8)
-    paint[..., :3] = colours(labels)
-    paint[..., 3] = np.where(labels > 0, 255, 0)
-    rounds = np.where(labels > 0, (labels.astype(int) - 1) // (len(PALETTE) - 1), 0)
-    if not rounds.any():
+    largest = int(labels.max())
+    known = np.arange(largest + 1)
+    paint = np.column_stack([colours(known), np.where(known > 0, 255, 0)]).astype(np.uint8)[labels]
+    if largest < len(PALETTE):
         return paint
+    rounds = np.where(labels > 0, (labels.astype(int) - 1) // (len(PALETTE) - 1), 0)
     y, x = np.indices(labels.shape, sparse=True)
     directions = np.stack(np.broadcast_arrays(x + y, x - y, x, y))
     along = np.take_along_axis(directions, (rounds - 1).clip(0)[None] % len(directions), axis=0)[0]

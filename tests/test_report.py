@@ -2,6 +2,7 @@ import csv
 import re
 from html.parser import HTMLParser
 from itertools import permutations
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import evaluate
+from datasets.sample import VOID
 from evaluation.inputs import EvalInput, batch
 from evaluation.labellers.label_maps import LabelMaps
 from evaluation.matching import matching_order, recolouring
@@ -17,8 +19,10 @@ from evaluation.pages.published import published
 from evaluation.pages.seen import Seen
 from evaluation.palette import colours, tint
 from tests.composition import composed
-from tests.pages import seen_by_page
+from tests.pages import checkpoint_of, seen_by_page
 from tests.quadrants import ColourLabeller, Quadrants, draw_split, evaluated
+from tests.test_foreground import Bright
+from tests.test_pixel_accuracy import Shuffled, classes
 
 
 class Sloppy(ColourLabeller):
@@ -245,6 +249,43 @@ def test_the_page_has_what_made_it(tmp_path, monkeypatch):
     assert "python train.py dataset_name=CUB num_parts=5" in page
     assert "python evaluate.py" in page and "<title>my run on CUB</title>" in page
     assert "image_size: 256" in page
+
+
+def test_an_evaluation_of_a_run_lands_in_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, config = tmp_path / "runs/mine", composed("checkpoint=runs/mine", "dataset_name=DF", name="evaluate")
+    assert evaluate.output_directory(config, checkpoint_of(run)).parent == Path("runs")  # it is no run yet
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    found = evaluate.output_directory(config, checkpoint_of(run))
+    assert found.parent == run / "evaluations" and found.name.endswith("_DF")
+    config.output_dir = "elsewhere"
+    assert evaluate.output_directory(config, checkpoint_of(run)) == Path("elsewhere")
+
+
+def test_clusters_are_called_so_and_a_picture_agrees_in_the_pixels_of_their_classes():
+    found = seen_by_page(Shuffled([2, 0, 3, 1]), classes(), protocols=("pixel_accuracy",))
+    pixels = [(c.class_map != VOID).sum() for c in (classes().test_crop(own, 32) for own in classes().samples)]
+    mean = np.average(found.numbers.agreement, weights=pixels)
+    assert mean == pytest.approx(found.columns[0].result.metrics["pixel accuracy"])
+    page = " ".join(Reader(report.rendered(found)).text)
+    assert "Clusters against true classs" not in page and "Clusters against true classes" in page
+    assert "cluster 4" in page and "part" not in page.partition("The whole config")[0].lower()
+
+
+class Masks(Bright):
+    gives_masks = True
+
+
+def test_a_mask_is_called_the_object_and_a_picture_agrees_by_its_intersection_over_union():
+    test = draw_split("test", 5, part_maps=True)
+    found = seen_by_page(Masks(), test, protocols=("foreground",), num_parts=1)
+    crops = [test.test_crop(sample, 32) for sample in test.samples]
+    masks = [(crop.foreground > 0, crop.image.mean(-1) > 100) for crop in crops]
+    expected = [100 * (true & mask).sum() / (true | mask).sum() for true, mask in masks]
+    assert found.numbers.agreement.tolist() == pytest.approx(expected)
+    page = " ".join(Reader(report.rendered(found)).text)
+    assert "The object against masks" in page and "part 1" not in page
 
 
 def test_a_report_that_cannot_be_written_is_one_line_and_no_error(small_disk, capsys):

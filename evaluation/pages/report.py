@@ -189,7 +189,9 @@ def page(template: str, **context: Any) -> str:
 def webp(picture: np.ndarray) -> str:
     """A ``data:`` address of RGB (lossy) or RGBA (lossless) pixels."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "WEBP", quality=QUALITY, lossless=picture.shape[2] == 4, method=2)
+    lossless = picture.shape[2] == 4
+    # Of lossless pictures the quality is how long it tries to make them smaller.
+    Image.fromarray(picture).save(file, "WEBP", quality=0 if lossless else QUALITY, lossless=lossless, method=2)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -298,6 +300,7 @@ def _heat_map(comparison: Comparison, num_parts: int, noun: str, colour: np.ndar
     known = comparison.known
     return {
         "known": known,
+        "plural": f"{known}es" if known.endswith("s") else f"{known}s",
         "unit": comparison.unit,
         "has_errors": comparison.errors is not None,
         "columns": [

@@ -85,7 +85,7 @@ def compare(config: DictConfig) -> None:
     set_determinism(config.deterministic)
     fabric = build_fabric(config.device, config.precision)
     output = output_directory(config)
-    methods = methods_of(config, fabric)
+    methods = methods_of(config.methods, config, fabric)
     shared = shared_pictures(methods)
     shown = chosen_pictures(config, shared)
     seen = list(dict.fromkeys([*shown, *(shared[place] for place in run.spread(config.matched_on, len(shared)))]))
@@ -111,15 +111,18 @@ def compare(config: DictConfig) -> None:
     print("Comparison: " + ", ".join(map(str, files)))
 
 
-def methods_of(config: DictConfig, fabric: Fabric) -> list[Method]:
+def methods_of(chosen: Sequence[str], config: DictConfig, fabric: Fabric) -> list[Method]:
     """All of them, each with its data; baselines and label maps have those of the first run.
+
+    Args:
+        chosen: runs, checkpoints, baselines by name, and folders of label maps.
 
     Raises:
         UserError: one is none of what can be compared, or cannot be read.
     """
     made: dict[str, Method] = {}
     first = None
-    for name in dict.fromkeys(config.methods):
+    for name in dict.fromkeys(chosen):
         if is_trained(name):
             own = config.copy()
             own.checkpoint = name
@@ -129,7 +132,7 @@ def methods_of(config: DictConfig, fabric: Fabric) -> list[Method]:
     base = first.config if first else config
     sets = first.sets if first else Sets.of(config, "evaluation")
     num_parts = first.labeller.num_parts if first else config.num_parts
-    for name in config.methods:
+    for name in chosen:
         if name in made:
             continue
         if name in names("baseline"):
@@ -149,7 +152,7 @@ def methods_of(config: DictConfig, fabric: Fabric) -> list[Method]:
             raise UserError(
                 f"{name} is no run, checkpoint, baseline or folder of label maps.{nearest(name, names('baseline'))}"
             )
-    return [made[name] for name in config.methods]
+    return [made[name] for name in chosen]
 
 
 def is_trained(name: str) -> bool:

@@ -11,6 +11,7 @@ from benchmarks.evaluate import BenchmarkEvaluateConfig
 from conf import app
 from conf.schema import EvaluateConfig, PredictConfig, TrainConfig, typed, validate
 from evaluation.compare import CompareConfig
+from evaluation.figure import FigureConfig
 from evaluation.table import TableConfig
 
 SCHEMAS = {
@@ -19,6 +20,7 @@ SCHEMAS = {
     "predict": PredictConfig,
     "evaluation_table": TableConfig,
     "evaluation_compare": CompareConfig,
+    "evaluation_figure": FigureConfig,
     "benchmark_evaluate": BenchmarkEvaluateConfig,
 }
 

@@ -25,6 +25,7 @@ PROGRAMS = {
     "utils.sweep": None,
     "evaluation.table": "evaluation_table",
     "evaluation.compare": "evaluation_compare",
+    "evaluation.figure": "evaluation_figure",
     "benchmarks/step.py": "train",
     "benchmarks/methods.py": "train",
     "benchmarks/autoregressive.py": "train",

@@ -34,12 +34,13 @@ STYLE = {
 }
 
 
-def areas(shares: np.ndarray, colours: Sequence[str], names: Sequence[str]) -> str:
+def areas(shares: np.ndarray, colours: Sequence[str], names: Sequence[str], noun: str) -> str:
     """How much of what was found each part holds: half of the pictures lie in a box, nine in ten within its lines.
 
     Args:
         shares: (N, K) percent; NaN where a part is nowhere.
         colours, names: of the K parts.
+        noun: what they are called, one of them.
     """
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "areas"}):
         figure, axes = _axes(0.7 + 0.26 * len(names))
@@ -59,7 +60,7 @@ def areas(shares: np.ndarray, colours: Sequence[str], names: Sequence[str]) -> s
             box.set(facecolor=colour, edgecolor=FAINT, linewidth=0.5)
         _rows(axes, names, start=1)
         axes.set_xlim(0, None)
-        axes.set_xlabel("share of all parts, %")
+        axes.set_xlabel(f"share of all {noun}s, %")
         return _svg(figure)
 
 

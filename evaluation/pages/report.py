@@ -161,7 +161,7 @@ def rendered(evaluated: Evaluated) -> str:
         parts=parts,
         graded=seen.labeller.is_graded,
         least=f"{100 * LEAST:g}",
-        areas=Markup(plots.areas(shares, hexes, names)) if few else None,
+        areas=Markup(plots.areas(shares, hexes, names, noun)) if few else None,
         centres=Markup(plots.centres(numbers.centres[:, 1:], hexes)) if few else None,
         heat_maps=heat_maps,
         errors=Markup(plots.errors(errors[0].errors, errors[0].names)) if errors else None,

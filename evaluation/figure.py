@@ -97,7 +97,7 @@ def draw(
     width = columns * (config.cell + GAP) - GAP
     per_line = max(int(width / (1.0 if config.part_names else 0.65)), 1)
     legend = LINE * (-(-num_parts // per_line) + 0.5) if config.legend else 0
-    height = sum(heights) + len(rows) * (GAP + text) + legend
+    height = sum(heights) + len(rows) * (GAP + text) - GAP + legend
     made = Figure(figsize=(width, height))
     top = height
     for row, row_height in zip(rows, heights, strict=True):

@@ -73,8 +73,8 @@ def centres(places: np.ndarray, colours: Sequence[str]) -> str:
     """
     chosen = places[np.linspace(0, len(places) - 1, min(DOTS, len(places))).round().astype(int)]
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "centres"}):
-        figure = Figure(figsize=(3.6, 3.6), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(3.6, 3.6))
+        axes = figure.add_axes([0.01, 0.01, 0.98, 0.98])
         for part, colour in enumerate(colours):
             of_part = chosen[~np.isnan(chosen[:, part, 0]), part]
             axes.scatter(*of_part.T, s=5, color=colour, linewidths=0, alpha=0.55)

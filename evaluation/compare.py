@@ -172,10 +172,8 @@ def shared_pictures(methods: Sequence[Method]) -> list[str]:
     for method, own in of_each.values():
         common = wanted.keys() & own.keys()
         if not common:
-            places = [f"{other.title}: {_data_of(other.config)}" for other in (first, method)]
-            raise UserError(
-                f"No test picture is in both {places[0]} and {places[1]}: compare methods on the same data."
-            )
+            places = " and ".join(f"{other.title} ({_data_of(other.config)})" for other in (first, method))
+            raise UserError(f"{places} share no test picture: compare methods on the same data.")
         if len(common) < max(len(wanted), len(own)):
             say(f"{first.title} and {method.title} share {len(common):,} test pictures; the others are left out.")
         wanted = {name: place for name, place in wanted.items() if name in common}

@@ -1,13 +1,17 @@
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from datasets.example import draw_folder
-from evaluation.compare import as_overrides, colour_alike, compare
+from evaluation.compare import Method, as_overrides, colour_alike, compare, shared_pictures
+from evaluation.options import Sets
 from evaluation.pages.comparison import Column, painted
 from evaluation.palette import PALETTE
 from tests.composition import composed, given
+from tests.quadrants import ColourLabeller, draw_split
 from tests.test_report import Reader
+from utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +107,24 @@ def test_what_stands_alone_is_a_method_and_baselines_get_their_options():
     config = composed(*as_overrides(given), name="evaluation_compare")
     assert list(config.methods) == ["runs/a", "kmeans_features", "my maps/it's"]
     assert as_overrides(["--help"]) == ["--help"]
+
+
+def method_on(title: str, names: list[str]) -> Method:
+    """Something whose held-out pictures have these names."""
+    split = draw_split("test", len(names))
+    for sample, name in zip(split.samples, names, strict=True):
+        sample.name = name
+    config = OmegaConf.create({"dataset_name": title.upper(), "dataset_root": "data"})
+    return Method(title, ColourLabeller(), config, Sets(split, None))
+
+
+def test_of_different_splits_the_pictures_are_those_that_all_have_and_a_line_says_so(capsys):
+    first, second = method_on("a", ["1", "2", "3", "4"]), method_on("b", ["5", "4", "2"])
+    assert shared_pictures([first, first]) == ["1", "2", "3", "4"] and not capsys.readouterr().err
+    assert shared_pictures([first, second]) == ["2", "4"]
+    assert "a and b share 2 test pictures; the others are left out." in capsys.readouterr().err
+
+
+def test_methods_on_different_data_are_refused_and_both_are_named():
+    with pytest.raises(UserError, match=r"a \(A in data\) and b \(B in data\) share no test picture"):
+        shared_pictures([method_on("a", ["1"]), method_on("b", ["2"])])

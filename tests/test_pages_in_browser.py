@@ -4,8 +4,9 @@ import shutil
 import tempfile
 
 import pytest
+from omegaconf import OmegaConf
 
-from evaluation.pages import report
+from evaluation.pages import comparison, report
 from tests.pages import seen_by_page
 from tests.quadrants import draw_split
 from tests.test_report import Sloppy
@@ -166,3 +167,23 @@ def luminance(colour: str) -> float:
     numbers = [int(value) / 255 for value in colour.removeprefix("rgb(").rstrip(")").split(",")]
     red, green, blue = (own / 12.92 if own <= 0.04045 else ((own + 0.055) / 1.055) ** 2.4 for own in numbers)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_a_comparison_shows_photographs_in_every_column_and_has_a_slider(browser, tmp_path, width):
+    samples = draw_split("test", 2, part_maps=True).samples
+    maps = {sample.name: sample.part_map for sample in samples}
+    config = OmegaConf.create({"opacity": 0.6})
+    (page, *_) = comparison.write(tmp_path, config, samples, [comparison.Column(title, maps) for title in "abc"])
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    browser.get(page.as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    seen = browser.execute_script("return [...document.images].map((own) => [own.naturalWidth > 0, own.alt])")
+    assert all(loaded for loaded, _ in seen)
+    assert sum(text.startswith("test/") and "part 1" in text for _, text in seen) == 2 * 3
+    over = "return getComputedStyle(document.querySelector('.over')).opacity"
+    assert browser.execute_script(over) == "0.6"
+    set_to(browser, "opacity", 0)
+    assert browser.execute_script(over) == "0" and browser.get_log("browser") == []

@@ -12,6 +12,7 @@ A run is evaluated on the data that it was trained on, unless another data set i
 import conf.start  # noqa: F401
 
 # isort: split
+import os
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -29,9 +30,12 @@ from evaluation import run
 from evaluation.labellers import label_maps
 from evaluation.labellers.trained import of_checkpoint
 from evaluation.options import EvaluationOptions, Sets
+from evaluation.pages import report
+from evaluation.pages.seen import Seen
 from evaluation.report import part_picture, print_table, write_metrics
 from models.methods import method_class
 from utils.checkpoints import Checkpoint
+from utils.console import say
 from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
 from utils.logging import WANDB_ID, WandbRun
@@ -60,7 +64,7 @@ def evaluate(config: DictConfig) -> None:
     OmegaConf.update(config, "dataset.lists", lists, merge=False)
     for note in sets.test.notes:
         print(note)
-    output = output_directory(config)
+    output = output_directory(config, checkpoint)
     for name, own in config.baselines.items():
         labellers[name] = module("baseline", name).build(own, config, num_parts, fabric.device)
     options = EvaluationOptions.of(config)
@@ -68,10 +72,12 @@ def evaluate(config: DictConfig) -> None:
         labeller.prepare(sets.test)
         run.look_for_training_pictures(labeller, sets, method.protocols, options)
 
-    first, results = next(iter(labellers)), {}
+    first, results, seen = next(iter(labellers)), {}, None
+    if config.evaluation.report:
+        seen = Seen(labellers[first], run.spread(config.evaluation.report, len(sets.test)))
     for name, labeller in labellers.items():
-        own = replace(options, label_maps=output / "label_maps") if name == first else options
-        results[name] = run.evaluate(labeller, sets, method.protocols, own, fabric.device)
+        own, told = (replace(options, label_maps=output / "label_maps"), seen) if name == first else (options, None)
+        results[name] = run.evaluate(labeller, sets, method.protocols, own, fabric.device, told)
         options = replace(options, batch_size=results[name].batch_size)
 
     print_table({labellers[name].title: result.metrics for name, result in results.items()})
@@ -95,12 +101,28 @@ def evaluate(config: DictConfig) -> None:
         },
     )
     print(f"Figures: {output / 'metrics.json'}")
+    if seen:
+        columns = [
+            report.Column(labellers[name].title, None if name == SUBJECT else name, result)
+            for name, result in results.items()
+        ]
+        write_report(output, report.Evaluated(config, columns, seen, len(sets.test), checkpoint, num_parts))
     if pictures:
         picture = part_picture(pictures, labellers[first].caption)
         Image.fromarray(picture).save(output / "parts.png")
         print(f"Held-out pictures, what was found in them, and what is known: {output / 'parts.png'}")
         if on_own_data:
             log_to_run(Path(config.checkpoint), config, checkpoint, metrics, picture)
+
+
+def write_report(output: Path, evaluated: report.Evaluated) -> None:
+    """Write the page and its tables; figures are there already, so that a disk which is full ends nothing."""
+    try:
+        *_, page = report.write(output, evaluated)
+    except OSError as error:
+        say(f"The report is left out: cannot write {error.filename or output}: {error.strerror or error}.")
+    else:
+        print(f"Report: {page}")
 
 
 def made_from(checkpoint: Checkpoint | None, config: DictConfig) -> dict[str, object]:
@@ -112,15 +134,19 @@ def made_from(checkpoint: Checkpoint | None, config: DictConfig) -> dict[str, ob
     return {"predictions": config.predictions, "predictions_background": config.predictions_background}
 
 
-def output_directory(config: DictConfig) -> Path:
-    """``output_dir``, or a new dated directory under ``runs/``; never one that holds an evaluation already.
+def output_directory(config: DictConfig, checkpoint: Checkpoint | None) -> Path:
+    """``output_dir``; or a new dated directory, of a run in its ``evaluations/``, else under ``runs/``.
+
+    Never one that holds an evaluation already.
 
     It can be made, and is once there is something to write: an evaluation that is refused leaves nothing behind.
 
     Raises:
         UserError: it holds one, or cannot be written.
     """
-    dated = f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.dataset_name}_evaluation"
+    now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.dataset_name}"
+    own_run = checkpoint and checkpoint.run
+    dated = own_run / "evaluations" / now if own_run and os.access(own_run, os.W_OK) else f"runs/{now}_evaluation"
     path = Path(config.output_dir or dated)
     if (path / "metrics.json").exists():
         raise UserError(f"output_dir {path} holds the figures of another evaluation: give another output_dir.")

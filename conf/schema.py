@@ -90,6 +90,7 @@ class Evaluation:
     label_resize: str = choice("bilinear", "nearest")
     ari_with_background: bool = MISSING
     pictures: int = number(low=0)
+    report: int = number(low=0)
     probe: Probe = MISSING
 
 

@@ -1,5 +1,6 @@
 """Pictures with what was found in them and what is known of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,26 @@ class Known:
 
 
 @dataclass
+class Comparison:
+    """How often what is known meets what was found, over all held-out pictures.
+
+    Attributes:
+        known: in words, one of them: "keypoint".
+        names: (T,) of what is known.
+        counts: (T, 1 + K) int64: at background, and at the parts.
+        unit: what is counted.
+        errors: (T,) float, of places regressed from the parts' centres, percent; NaN where there is none. None: nothing
+            is regressed.
+    """
+
+    known: str
+    names: Sequence[str]
+    counts: np.ndarray
+    unit: str
+    errors: np.ndarray | None = None
+
+
+@dataclass
 class Example:
     """A picture with what was found in it.
 
@@ -34,6 +55,7 @@ class Example:
         predicted: (h, w) uint8, 0 is background, 1..K are the parts.
         known: what a figure compares that with.
         recolouring: (K + 1,) int, for each predicted label the label whose colour it takes, where the protocol knows.
+            None: its own.
     """
 
     shown: EvalInput

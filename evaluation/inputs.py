@@ -52,6 +52,11 @@ class EvalInput:
     place: int = 0
     remarks: tuple[Remark, ...] = ()
 
+    @property
+    def counted(self) -> np.ndarray:
+        """(h, w) bool: what figures are of."""
+        return np.ones(self.foreground.shape, bool) if self.void is None else self.void == 0
+
 
 def prepared(
     sample: Sample, view: str, prepare: Callable[[Sample], Sample], predicted: np.ndarray | None = None
@@ -77,8 +82,7 @@ def batch(inputs: list[EvalInput]) -> EvalBatch:
     infrared = planes([shown.infrared for shown in inputs])
     counted = None
     if any(shown.void is not None for shown in inputs):
-        known = [np.ones(shown.foreground.shape, bool) if shown.void is None else shown.void == 0 for shown in inputs]
-        counted = planes(known)
+        counted = planes([shown.counted for shown in inputs])
     return EvalBatch(images, foreground, inputs, class_map, infrared, counted)
 
 

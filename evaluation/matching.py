@@ -35,3 +35,44 @@ def matched_accuracy(table: np.ndarray, many_to_one: bool | None = None) -> tupl
         assignment[clusters] = classes
     (matched,) = np.nonzero(assignment >= 0)
     return float(table[assignment[matched], matched].sum() / total), assignment
+
+
+def recolouring(assignment: np.ndarray, num_classes: int) -> np.ndarray:
+    """For each label 0..K the known label, 0 is background, whose colour it takes in a figure.
+
+    Args:
+        assignment: (K,) the class of each, -1 for one without; it has a colour that follows those of the classes.
+        num_classes: that are known.
+    """
+    assignment = assignment.copy()
+    without = assignment < 0
+    assignment[without] = num_classes + np.arange(without.sum())
+    return np.concatenate([[0], assignment + 1])
+
+
+def matching_order(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns in an order in which what belongs together lies along the diagonal.
+
+    Columns are matched with rows one to one, each row having the same weight, and follow them; those that meet none
+    come last. Where there are more rows than columns, these stand by the column that they meet most, the surest first,
+    and columns that no row meets most come behind the others; else rows stay.
+
+    Args:
+        counts: (rows, columns).
+
+    Returns:
+        (rows,) and (columns,) int64, places in ``counts``.
+    """
+    num_rows, num_columns = counts.shape
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    rows, columns = linear_sum_assignment(shares, maximize=True)
+    columns = columns[np.argsort(rows)]
+    met = shares.any(0)
+    others = np.setdiff1d(np.arange(num_columns), columns)
+    in_order = np.concatenate([columns[met[columns]], others[met[others]], np.flatnonzero(~met)]).astype(int)
+    if num_rows <= num_columns:
+        return np.arange(num_rows), in_order
+    largest = shares.argmax(1)
+    leading = np.isin(in_order, largest)
+    in_order = np.concatenate([in_order[leading], in_order[~leading]])
+    return np.lexsort([-shares.max(1), np.argsort(in_order)[largest]]), in_order

@@ -11,12 +11,33 @@ _HEX = (
     *("000000", "e69f00", "56b4e9", "009e73", "f0e442", "d55e00", "0072b2", "cc79a7"),
     *("ffffff", "7a3e00", "aadcbe", "581c6e", "ffbebe", "5a6414", "bebebe", "142864", "ff7864"),
 )
+STRIPES = (2, 4, 7, 11)  # pixels, of labels that share a colour
 PALETTE = np.array([ImageColor.getrgb(f"#{colour}") for colour in _HEX], np.uint8)
 
 
 def colours(labels: np.ndarray) -> np.ndarray:
     """RGB colours (..., 3) uint8 of labels, 0 is background; above 16 the parts' colours start again."""
     return PALETTE[np.where(labels == 0, 0, (labels.astype(int) - 1) % (len(PALETTE) - 1) + 1)]
+
+
+def tint(labels: np.ndarray) -> np.ndarray:
+    """RGBA (h, w, 4) uint8 of labels (h, w), 0 is transparent: as ``colours``, those above 16 in stripes.
+
+    All of the 254 that there can be look different: each sixteen have stripes of another direction or width.
+    """
+    largest = int(labels.max())
+    known = np.arange(largest + 1)
+    paint = np.column_stack([colours(known), np.where(known > 0, 255, 0)]).astype(np.uint8)[labels]
+    if largest < len(PALETTE):
+        return paint
+    rounds = np.where(labels > 0, (labels.astype(int) - 1) // (len(PALETTE) - 1), 0)
+    y, x = np.indices(labels.shape, sparse=True)
+    directions = np.stack(np.broadcast_arrays(x + y, x - y, x, y))
+    along = np.take_along_axis(directions, (rounds - 1).clip(0)[None] % len(directions), axis=0)[0]
+    widths = np.array(STRIPES)[(rounds - 1).clip(0) // len(directions)]
+    dark = (rounds > 0) & (along // widths % 2 == 0)
+    paint[..., :3] = np.where(dark[..., None], paint[..., :3] // 3, paint[..., :3])
+    return paint
 
 
 def save_label_map(path: Path, label_map: np.ndarray) -> None:

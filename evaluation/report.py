@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rich.box import SIMPLE
 from rich.table import Table
-from scipy.optimize import linear_sum_assignment
 
 from evaluation.examples import Example, Known
 from evaluation.palette import colours
@@ -42,9 +41,8 @@ def write_metrics(path: Path, metrics: Mapping[str, float], provenance: Mapping[
 def part_picture(examples: Sequence[Example], caption: str) -> np.ndarray:
     """A figure of pictures above what was found in them and what is known of them: parts, keypoints or the foreground.
 
-    Where true parts are known each discovered part takes the colour of the one that it matches best over these examples
-    (one to one), and clusters that of the class that they were matched with over the whole split; elsewhere colours
-    follow the parts' numbers. Keypoints are dots, a colour for each.
+    Where true parts or classes are known, each part or cluster takes the colour of the one that it was matched with
+    over the whole split; elsewhere colours follow the parts' numbers. Keypoints are dots, a colour for each.
 
     Args:
         examples: at least one; the same is known of all.
@@ -53,7 +51,7 @@ def part_picture(examples: Sequence[Example], caption: str) -> np.ndarray:
     Returns:
         (H, W, 3) uint8, RGB; a column for each example.
     """
-    recolouring = _matching_colours(examples)
+    recolouring = examples[0].recolouring
     rows = {
         "image": [_fitted(example.shown.image) for example in examples],
         caption: [_fitted(painted(example.shown.image, example.predicted, recolouring)) for example in examples],
@@ -68,23 +66,6 @@ def part_picture(examples: Sequence[Example], caption: str) -> np.ndarray:
             corner = (_CAPTION + column * step + (_CELL - cell.width) // 2, top + (_CELL - cell.height) // 2)
             figure.paste(cell, corner)
     return np.array(figure)
-
-
-def _matching_colours(examples: Sequence[Example]) -> np.ndarray:
-    """For each predicted label the label whose colour it takes."""
-    if examples[0].recolouring is not None:
-        return examples[0].recolouring
-    num_predicted = max(int(example.predicted.max()) for example in examples)
-    same = np.arange(num_predicted + 1)
-    if any(example.known.labels is None for example in examples):
-        return same
-    num_true = max(int(example.known.labels.max()) for example in examples)
-    overlap = np.zeros((num_predicted + 1, max(num_true, num_predicted) + 1), dtype=np.int64)
-    for example in examples:
-        np.add.at(overlap, (example.predicted.astype(int), example.known.labels.astype(int)), 1)
-    predicted, true = linear_sum_assignment(overlap[1:, 1:], maximize=True)
-    same[predicted + 1] = true + 1
-    return same
 
 
 def _drawn(known: Known) -> Image.Image:

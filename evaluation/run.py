@@ -1,12 +1,14 @@
 """One pass over the images: inputs from the loader's workers, scores from the labeller, numbers from the protocols."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
+from typing import Protocol as Interface
 
 import numpy as np
 import torch
 from rich.progress import track
+from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from conf.modules import module
@@ -15,7 +17,7 @@ from datasets.batch import EvalBatch
 from datasets.files import require_files
 from datasets.masks import VOID_PREDICTED, void_of
 from datasets.sample import VOID, Remark, Remarks
-from evaluation.examples import Example
+from evaluation.examples import Comparison, Example
 from evaluation.inputs import EvalInput, batches_of_equal_shape
 from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions, Sets
@@ -37,6 +39,7 @@ class Result:
         notes: which metrics are left out and why.
         pictures: held-out examples, for ``evaluation.report.part_picture``.
         batch_size: the most inputs that went through the labeller at once.
+        comparisons: what the figures are computed from, one of each kind of annotation.
     """
 
     metrics: dict[str, float]
@@ -44,10 +47,34 @@ class Result:
     notes: list[str]
     pictures: list[Example]
     batch_size: int
+    comparisons: list[Comparison] = field(default_factory=list)
+
+
+class Observer(Interface):
+    """Whoever wants to be told of every held-out picture, as the first protocol shows it.
+
+    Attributes:
+        places: of the pictures, in their split, that it wants where nothing is counted and so not all are read.
+    """
+
+    places: Sequence[int]
+
+    def restart(self) -> None:
+        """Forget all: the pass begins, or begins again with smaller batches where memory did not suffice."""
+        ...
+
+    def update(self, protocol: Protocol, batch: EvalBatch, probabilities: Tensor) -> None:
+        """Take a batch of inputs, some of which may be of the training split, with (N, 1 + K, h, w) of them."""
+        ...
 
 
 def evaluate(
-    labeller: Labeller, sets: Sets, protocols: Sequence[str], options: EvaluationOptions, device: torch.device | str
+    labeller: Labeller,
+    sets: Sets,
+    protocols: Sequence[str],
+    options: EvaluationOptions,
+    device: torch.device | str,
+    observer: Observer | None = None,
 ) -> Result:
     """Score a labeller by every one of the protocols that the data set's annotation allows.
 
@@ -59,6 +86,7 @@ def evaluate(
     Args:
         labeller: on ``device``.
         protocols: modules of ``evaluation.protocols``, in the table's order; the pictures are of the first that fits.
+        observer: is told of them; figures do not depend on it.
 
     Raises:
         UserError: a file cannot be read, there is nothing to fit, two figures have one name, or memory does not suffice
@@ -71,34 +99,39 @@ def evaluate(
     )
 
     def attempt(batch_size: int) -> Result:
-        return _evaluated(labeller, sets, protocols, replace(options, batch_size=batch_size), device)
+        if observer:
+            observer.restart()
+        return _evaluated(labeller, sets, protocols, replace(options, batch_size=batch_size), device, observer)
 
     return Halving(options.batch_size, advice, device).attempt(attempt)
 
 
 @torch.inference_mode()
 def _evaluated(
-    labeller: Labeller, sets: Sets, protocols: Sequence[str], options: EvaluationOptions, device: torch.device
+    labeller: Labeller,
+    sets: Sets,
+    protocols: Sequence[str],
+    options: EvaluationOptions,
+    device: torch.device,
+    observer: Observer | None,
 ) -> Result:
     chosen = chosen_protocols(labeller, sets.test, protocols, options)
     names = figure_names(chosen)
     skipped: dict[int, str] = {}
-    if labeller.needs_fit:
-        to_fit: Dataset = _fitted(sets, [crops.Protocol(sets.fit, labeller, options)], labeller)
-        if labeller.num_fitted is not None and labeller.num_fitted < len(sets.fit):
-            to_fit = Subset(to_fit, _spread(labeller.num_fitted, len(sets.fit)))
-        labeller.fit(_to_fit(to_fit, options, device, skipped))
+    fit(labeller, sets, options, device, skipped)
     for protocol in chosen:
         if protocol.needs_fit:
             protocol.fit(_to_fit(_fitted(sets, [protocol], labeller), options, device, skipped))
     remarks = Remarks()
-    pictures = score(labeller, sets, chosen, options, device, skipped, remarks)
+    pictures = score(labeller, sets, chosen, options, device, skipped, remarks, observer)
 
     result = Result({}, {}, [], [], options.batch_size)
     for protocol in chosen:
         result.metrics |= {names[protocol.name, metric]: value for metric, value in protocol.metrics().items()}
         result.counts |= protocol.counts()
         result.notes += protocol.notes
+        if (comparison := protocol.comparison()) is not None:
+            result.comparisons.append(comparison)
     result.notes += [*labeller.notes, *remarks.lines()]
     if skipped:
         result.notes.append(
@@ -108,6 +141,25 @@ def _evaluated(
     recolouring = chosen[0].recolouring()
     result.pictures = [replace(example, recolouring=recolouring) for example in pictures]
     return result
+
+
+def fit(
+    labeller: Labeller, sets: Sets, options: EvaluationOptions, device: torch.device, skipped: dict[int, str]
+) -> None:
+    """Fit a labeller that needs it on the test crops of the training pictures.
+
+    Args:
+        skipped: what is wrong with each picture that is left out, by its place, is added.
+
+    Raises:
+        UserError: a file cannot be read, or nothing can be learnt from them.
+    """
+    if not labeller.needs_fit:
+        return
+    to_fit: Dataset = _fitted(sets, [crops.Protocol(sets.fit, labeller, options)], labeller)
+    if labeller.num_fitted is not None and labeller.num_fitted < len(sets.fit):
+        to_fit = Subset(to_fit, spread(labeller.num_fitted, len(sets.fit)))
+    labeller.fit(_to_fit(to_fit, options, device, skipped))
 
 
 def chosen_protocols(
@@ -177,6 +229,7 @@ def score(
     device: torch.device,
     skipped: dict[int, str],
     remarks: Remarks,
+    observer: Observer | None = None,
 ) -> list[Example]:
     """Show the labeller all inputs, tell each protocol what it found in its own, and keep examples of the first.
 
@@ -184,10 +237,10 @@ def score(
         skipped: what is wrong with each training picture that is left out, by its place, is added.
         remarks: those of the held-out pictures' files are added.
     """
-    places = set(_spread(options.num_pictures, len(sets.test)))
+    places = set(spread(options.num_pictures, len(sets.test)))
     splits: list[Dataset] = [_Inputs(sets.test, protocols, labeller)]
     if all(protocol.only_shown for protocol in protocols):
-        splits = [Subset(splits[0], sorted(places))]
+        splits = [Subset(splits[0], sorted(places.union(observer.places if observer else ())))]
     fitting = [protocol for protocol in protocols if protocol.fits]
     if fitting and sets.fit is not None and labeller.knows_training_pictures:
         splits.append(_fitted(sets, fitting, labeller))
@@ -199,6 +252,8 @@ def score(
         seen = labeller.features_of(batch) if protocol.of_features else labeller.scores_of(batch)
         probabilities = protocol.update(batch, seen)
         remarks.add(remark for shown in batch.inputs if not shown.fitted for remark in shown.remarks)
+        if observer and name == pictured.name and batch.inputs[0].view == pictured.shown_view:
+            observer.update(protocol, batch, probabilities)
         for shown, probability in zip(batch.inputs, probabilities, strict=True):
             wanted = name == pictured.name and shown.view == pictured.shown_view
             if wanted and not shown.fitted and shown.place in places:
@@ -209,7 +264,7 @@ def score(
     return sorted(pictures, key=lambda example: example.shown.place)
 
 
-def _spread(count: int, length: int) -> list[int]:
+def spread(count: int, length: int) -> list[int]:
     """``count`` places spread evenly over ``length``; the same one several times where there are fewer."""
     return np.linspace(0, length - 1, count).round().astype(int).tolist()
 

@@ -10,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from benchmarks.evaluate import BenchmarkEvaluateConfig
 from conf import app
 from conf.schema import EvaluateConfig, PredictConfig, TrainConfig, typed, validate
+from evaluation.compare import CompareConfig
+from evaluation.figure import FigureConfig
 from evaluation.table import TableConfig
 
 SCHEMAS = {
@@ -17,6 +19,8 @@ SCHEMAS = {
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "evaluation_table": TableConfig,
+    "evaluation_compare": CompareConfig,
+    "evaluation_figure": FigureConfig,
     "benchmark_evaluate": BenchmarkEvaluateConfig,
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from evaluation.compare import as_overrides
 from tests.composition import composed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +24,8 @@ PROGRAMS = {
     "datasets.potsdam": None,
     "utils.sweep": None,
     "evaluation.table": "evaluation_table",
+    "evaluation.compare": "evaluation_compare",
+    "evaluation.figure": "evaluation_figure",
     "benchmarks/step.py": "train",
     "benchmarks/methods.py": "train",
     "benchmarks/autoregressive.py": "train",
@@ -101,6 +104,8 @@ def test_every_command_line_of_the_docs_composes(program, arguments):
         for name in named:
             arguments.remove(name)
             composed(f"method={name}")
+        if program == "evaluation.compare":
+            arguments = as_overrides(arguments)
         for overrides in jobs_of(arguments):
             composed(*overrides, name=PROGRAMS[program])
 

@@ -56,6 +56,12 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     is_bare: bool = False
 
+    @property
+    def run(self) -> Path | None:
+        """The run directory that it lies in, if it lies in one."""
+        run = self.file.parent.parent
+        return run if self.file.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None
+
 
 def save(path: Path | str, payload: Mapping[str, Any], keep: int | None = None, milestone_every: int = 0) -> Path:
     """Writes a checkpoint under its final name only once it is complete on disk.

@@ -33,6 +33,7 @@ class Labeller:
         has_features: it has ``features_of``, of which probes can be taught.
         leaves_out_absent: the keypoint error leaves out pictures in which something is nowhere; else that is put at the
             middle of the box.
+        is_graded: the softmax of its scores says how certain it is; else, as of distances, it says nothing.
         notes: what a reader of its figures should know.
     """
 
@@ -46,7 +47,13 @@ class Labeller:
     knows_training_pictures: bool = True
     has_features: ClassVar[bool] = False
     leaves_out_absent: ClassVar[bool] = False
+    is_graded: ClassVar[bool] = True
     notes: tuple[str, ...] = ()
+
+    @property
+    def largest_label(self) -> int:
+        """The largest that its label maps may have."""
+        return self.num_parts
 
     def prepare(self, dataset: Source) -> None:
         """Take from the held-out split what it has to know of it, before anything is read.

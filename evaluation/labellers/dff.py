@@ -50,6 +50,7 @@ class DFF(Labeller):
 
     title = "DFF"
     needs_fit = True
+    is_graded = False
 
     def __init__(self, perceptual: PerceptualNetwork, options: Options, num_parts: int, seed: int) -> None:
         self.perceptual, self.options, self.num_parts, self.seed = perceptual, options, num_parts, seed

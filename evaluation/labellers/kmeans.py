@@ -38,6 +38,7 @@ class KMeansLabeller(Labeller):
     """
 
     needs_fit = True
+    is_graded = False
 
     def __init__(self, options: Options, num_parts: int, seed: int) -> None:
         self.options = options

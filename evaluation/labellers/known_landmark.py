@@ -28,6 +28,7 @@ class Landmark(Labeller):
     num_parts = 1
     has_background = True
     leaves_out_absent = True
+    is_graded = False
     baseline: ClassVar[str]
 
     def prepare(self, dataset: Source) -> None:

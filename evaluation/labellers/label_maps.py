@@ -39,6 +39,8 @@ class LabelMaps(Labeller):
     """
 
     title = "label maps"
+    is_graded = False
+    largest_label: int = 0
 
     def __init__(self, directory: Path, num_parts: int, has_background: bool, ignore_label: int | None = None) -> None:
         self.directory, self.ignore_label = directory, ignore_label

@@ -19,6 +19,7 @@ class LandmarkLabeller(SegmenterLabeller):
     """
 
     caption = "nearest landmarks"
+    is_graded = False
 
     def __init__(self, predictor: torch.nn.Module) -> None:
         super().__init__(predictor)

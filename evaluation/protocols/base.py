@@ -13,9 +13,10 @@ from torch import Tensor
 from datasets.base import Source
 from datasets.batch import EvalBatch
 from datasets.sample import Sample
-from evaluation.examples import Known
+from evaluation.examples import Comparison, Known
 from evaluation.inputs import EvalInput, prepared
 from evaluation.labellers.base import Labeller
+from evaluation.matching import matched_accuracy
 from evaluation.options import EvaluationOptions
 
 # Why a figure is left out where no masks are read.
@@ -36,6 +37,7 @@ class Protocol:
         gives_way_to: protocols that keep the name of a figure which both have.
         shown_view: the view of its inputs that a figure of examples shows.
         notes: which figures are left out and why, once ``metrics`` was called.
+        agreement_is: in words, the share that ``agreement`` gives.
     """
 
     name: ClassVar[str]
@@ -48,6 +50,7 @@ class Protocol:
     gives_way_to: ClassVar[tuple[str, ...]] = ()
     shown_view: str = "crop"
     notes: Sequence[str] = ()
+    agreement_is: ClassVar[str] = ""
 
     def __init__(self, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> None:
         self.dataset, self.labeller, self.options = dataset, labeller, options
@@ -110,6 +113,47 @@ class Protocol:
     def recolouring(self) -> np.ndarray | None:
         """For each label 0..K that is predicted the known one whose colour it takes in a figure of examples.
 
-        None: the one that it matches best over the examples.
+        None: labels have the colours of their numbers.
         """
         return None
+
+    def comparison(self) -> Comparison | None:
+        """What the figures are computed from, for readers, once ``metrics`` was called; None where nothing is known."""
+        return None
+
+    def compared(self, shown: EvalInput, predicted: np.ndarray) -> np.ndarray | None:
+        """Counts (T, 1 + K) of one input of ``shown_view``: how often what is known meets what was found.
+
+        Args:
+            predicted: (h, w) uint8, 0 is background, 1..K are the parts.
+
+        Returns:
+            None where nothing is known.
+        """
+        return None
+
+    def agreement(self, tables: np.ndarray) -> np.ndarray:
+        """How far each picture agrees with what is known (N,), in percent; NaN where it shows nothing of it.
+
+        Here the share of what is known that lies in the part which it matches best over all pictures.
+
+        Args:
+            tables: (N, T, 1 + K), what ``compared`` gives of each picture.
+        """
+        parts = tables[..., 1:]
+        if not (total := parts.sum(0)).any():
+            return np.full(len(tables), np.nan)
+        _, assignment = matched_accuracy(total)
+        (matched,) = np.nonzero(assignment >= 0)
+        return share(parts[:, assignment[matched], matched].sum(1), tables.sum((1, 2)))
+
+
+def share(some: np.ndarray, of_all: np.ndarray) -> np.ndarray:
+    """In percent; NaN of nothing."""
+    return np.divide(100.0 * some, of_all, where=of_all > 0, out=np.full(len(of_all), np.nan))
+
+
+def met(true: np.ndarray, predicted: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Counts of a ``shape`` (T, 1 + K): how often a true label 0.. meets a predicted one; arrays of one shape."""
+    pairs = true.astype(np.int64) * shape[1] + predicted
+    return np.bincount(pairs.ravel(), minlength=shape[0] * shape[1]).reshape(shape)

@@ -1,10 +1,13 @@
 """The protocol for foreground networks: every pixel of the test crops is compared with the mask."""
 
+import numpy as np
 from torch import Tensor
 
 from datasets.base import Source
 from datasets.batch import EvalBatch
 from evaluation.contingency import ContingencyTable
+from evaluation.examples import Comparison
+from evaluation.inputs import EvalInput
 from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions
 from evaluation.prediction import upsample
@@ -17,6 +20,7 @@ class Protocol(base.Protocol):
 
     name = "foreground"
     metric_names = ("foreground IoU", "pixel accuracy")
+    agreement_is = "intersection over union of the mask found and the true one"
 
     def __init__(self, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> None:
         super().__init__(dataset, labeller, options)
@@ -49,3 +53,14 @@ class Protocol(base.Protocol):
     def counts(self) -> dict[str, int]:
         """How many held-out images the metrics are of."""
         return {"images": len(self.dataset)}
+
+    def comparison(self) -> Comparison:
+        """The masks."""
+        return Comparison("mask", ["background", "object"], self.table.counts, "pixels")
+
+    def compared(self, shown: EvalInput, predicted: np.ndarray) -> np.ndarray:
+        return base.met(shown.foreground[shown.counted], predicted[shown.counted], (2, 2))
+
+    def agreement(self, tables: np.ndarray) -> np.ndarray:
+        """Intersection over union (N,) in percent; NaN where neither mask has a pixel."""
+        return base.share(tables[:, 1, 1], tables.sum((1, 2)) - tables[:, 0, 0])

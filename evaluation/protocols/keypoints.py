@@ -20,13 +20,13 @@ from datasets.crops import with_shorter_side
 from datasets.masks import void_of
 from datasets.sample import VOID, Sample
 from evaluation.contingency import ContingencyTable, ari, nmi
-from evaluation.examples import Known
+from evaluation.examples import Comparison, Known
 from evaluation.inputs import EvalInput
 from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions
 from evaluation.prediction import part_probabilities, part_scores, upsample
 from evaluation.protocols import base
-from evaluation.regression import Located, keypoint_error
+from evaluation.regression import Located, distances, keypoint_error, mean_error
 from utils.errors import UserError
 
 # Sides of network inputs: the release cuts to twice the segmenter's output stride.
@@ -44,6 +44,7 @@ class Protocol(base.Protocol):
     annotation = "keypoints"
     fits = True
     gives_way_to = ("part_maps",)
+    agreement_is = "of the visible keypoints, those in the part that holds them most often over all pictures"
     shown_view = "box"
     metric_names = (
         *("FG-NMI", "FG-ARI", "NMI", "ARI", "keypoint_error_all"),
@@ -166,12 +167,14 @@ class Protocol(base.Protocol):
                 f"No held-out sample shows a keypoint; the first is {self.dataset.sample_name(0)}: check the data "
                 "set's split and keypoint files."
             )
+        of_points = distances(fitted, held_out)
+        self._errors = np.array([np.nan if (error := mean_error([own])) is None else error for own in of_points])
         metrics = {
             "FG-NMI": nmi(self.in_box.counts),
             "FG-ARI": ari(self.in_box.counts),
             "NMI": nmi(self.in_whole.counts) if self.knows_background else None,
             "ARI": ari(self.in_whole.counts) if self.knows_background else None,
-            "keypoint_error_all": keypoint_error(fitted, held_out),
+            "keypoint_error_all": mean_error(of_points),
         }
         if self.in_box_with_background:
             metrics[WITH_BACKGROUND] = ari(self.in_box_with_background.counts)
@@ -202,21 +205,40 @@ class Protocol(base.Protocol):
         """The keypoints."""
         return Known("true keypoints", shown.image, points=shown.keypoints)
 
+    def comparison(self) -> Comparison:
+        """The visible keypoints on whole pictures, which NMI and ARI are of, and their errors."""
+        errors = self._errors if len(self._errors) else None
+        return Comparison("keypoint", self.dataset.keypoint_names, self.in_whole.counts, "visible keypoints", errors)
+
+    def compared(self, shown: EvalInput, predicted: np.ndarray) -> np.ndarray:
+        visible, rows, columns = _pixels(shown, predicted.shape)
+        return base.met(visible, predicted[rows, columns], self.in_whole.shape)
+
+    def agreement(self, tables: np.ndarray) -> np.ndarray:
+        """The share of a picture's visible keypoints in the part that each of them is in most often (N,)."""
+        usual = tables[..., 1:].sum(0).argmax(1) + 1
+        return base.share(tables[:, np.arange(len(usual)), usual].sum(1), tables.sum((1, 2)))
+
 
 def _count(table: ContingencyTable, labels: Tensor, inputs: list[EvalInput]) -> None:
     """Add the labels (N, h, w) at the visible keypoints of the held-out inputs."""
     height, width = labels.shape[-2:]
     found = [np.empty((4, 0), dtype=int)]
     for place, shown in enumerate(inputs):
-        if shown.fitted:
-            continue
-        (visible,) = np.nonzero(shown.keypoints[:, 2] > 0)
-        columns, rows = np.round(shown.keypoints[visible, :2] - 0.5).astype(int).T
-        rows, columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
-        counted = slice(None) if shown.void is None else shown.void[rows, columns] == 0
-        found.append(np.stack([visible, np.full_like(visible, place), rows, columns])[:, counted])
+        if not shown.fitted:
+            visible, rows, columns = _pixels(shown, (height, width))
+            found.append([visible, np.full_like(visible, place), rows, columns])
     points, places, rows, columns = to_device(np.concatenate(found, axis=1), labels.device)
     table.update(points, labels[places, rows, columns])
+
+
+def _pixels(shown: EvalInput, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which visible keypoints count, and the rows and columns that they lie in, of a picture (height, width)."""
+    (visible,) = np.nonzero(shown.keypoints[:, 2] > 0)
+    columns, rows = np.round(shown.keypoints[visible, :2] - 0.5).astype(int).T
+    rows, columns = rows.clip(0, size[0] - 1), columns.clip(0, size[1] - 1)
+    counted = slice(None) if shown.void is None else shown.void[rows, columns] == 0
+    return visible[counted], rows[counted], columns[counted]
 
 
 def _relative_to_box(shown: EvalInput, centres: np.ndarray) -> Located:

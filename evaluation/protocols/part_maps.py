@@ -12,9 +12,10 @@ from datasets.batch import EvalBatch, to_device
 from datasets.part_views import PartView
 from datasets.sample import VOID, Sample
 from evaluation.contingency import ContingencyTable, ari, nmi
-from evaluation.examples import Known
+from evaluation.examples import Comparison, Known
 from evaluation.inputs import EvalInput, prepared
 from evaluation.labellers.base import Labeller
+from evaluation.matching import matched_accuracy, recolouring
 from evaluation.options import EvaluationOptions
 from evaluation.palette import save_label_map
 from evaluation.prediction import part_probabilities, part_scores, upsample
@@ -67,6 +68,7 @@ class Protocol(base.Protocol):
 
     name = "part_maps"
     annotation = "part maps"
+    agreement_is = "of the pixels of true parts, those in the part that matches best over all pictures"
 
     def __init__(self, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> None:
         super().__init__(dataset, labeller, options)
@@ -157,6 +159,23 @@ class Protocol(base.Protocol):
     def known(self, shown: EvalInput) -> Known:
         """The true parts."""
         return Known("true parts", shown.image, labels=shown.part_map)
+
+    def recolouring(self) -> np.ndarray:
+        """The true part that each matches over all pictures, one to one; those without one have colours that follow."""
+        counts = self.tables[ON_PARTS].counts[1:]
+        return recolouring(matched_accuracy(counts, many_to_one=False)[1], len(counts))
+
+    def comparison(self) -> Comparison:
+        """The true parts; where the data set compares with background, the parts on it."""
+        table = self.tables.get(EVERYWHERE)
+        counts = self.tables[ON_PARTS].counts[1:] if table is None else table.counts[1:]
+        if table is None:
+            counts = np.pad(counts, [(0, 0), (1, 0)])
+        return Comparison("true part", self.dataset.part_names, counts, "pixels")
+
+    def compared(self, shown: EvalInput, predicted: np.ndarray) -> np.ndarray:
+        true, found = shown.part_map[shown.counted], predicted[shown.counted]
+        return base.met(true, found, (self.num_true, self.labeller.num_parts + 1))[1:]
 
     def _compared(self, view: PartView) -> list[str]:
         return [compared for compared in _compared(view) if compared in self.tables]

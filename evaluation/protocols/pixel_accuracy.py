@@ -9,10 +9,10 @@ from datasets.base import Source
 from datasets.batch import EvalBatch
 from datasets.sample import VOID, Sample
 from evaluation.contingency import ContingencyTable, ari, nmi
-from evaluation.examples import Known
+from evaluation.examples import Comparison, Known
 from evaluation.inputs import EvalInput
 from evaluation.labellers.base import Labeller
-from evaluation.matching import matched_accuracy
+from evaluation.matching import matched_accuracy, recolouring
 from evaluation.options import EvaluationOptions
 from evaluation.prediction import part_probabilities, part_scores, upsample
 from evaluation.protocols import base
@@ -31,6 +31,7 @@ class Protocol(base.Protocol):
     name = "pixel_accuracy"
     annotation = "class maps"
     gives_way_to = ("part_maps", "keypoints")
+    agreement_is = "of the pixels with a class, those in a cluster that stands for it"
 
     def __init__(self, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> None:
         super().__init__(dataset, labeller, options)
@@ -90,10 +91,15 @@ class Protocol(base.Protocol):
 
     def recolouring(self) -> np.ndarray:
         """The colours of the classes; clusters without one have those that follow."""
-        _, assignment = matched_accuracy(self._counts())
-        without = assignment < 0
-        assignment[without] = self.num_classes + np.arange(without.sum())
-        return np.concatenate([[0], assignment + 1])
+        return recolouring(matched_accuracy(self._counts())[1], self.num_classes)
+
+    def comparison(self) -> Comparison:
+        """The true classes."""
+        return Comparison("true class", self.dataset.pixel_classes, np.pad(self._counts(), [(0, 0), (1, 0)]), "pixels")
+
+    def compared(self, shown: EvalInput, predicted: np.ndarray) -> np.ndarray:
+        known = (shown.class_map != VOID) & shown.counted
+        return base.met(shown.class_map[known], predicted[known], (self.num_classes, self.labeller.num_parts + 1))
 
     def _counts(self) -> np.ndarray:
         counts = self.table.counts

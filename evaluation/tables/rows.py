@@ -30,6 +30,7 @@ NOT_COMPARED = (
     *("device", "devices", "num_nodes", "strategy", "loader"),  # who computes: a batch is that of all devices
     *("channels_last", "compile", "deterministic"),  # rounding alone; precision is compared
     *("evaluation.every", "evaluation.batch_size", "evaluation.pictures"),  # when, how fast, and pictures
+    "evaluation.report",  # a page of pictures
     *(WITH_BACKGROUND, PROBE),
 )
 # What an evaluation, and a baseline, which is not trained, depends on ...

@@ -27,6 +27,7 @@ import predict
 import train
 from conf import app
 from datasets.check import check
+from evaluation import compare
 from models.segmenters.deeplab import Segmenter
 from tests.composition import SCHEMAS
 from tests.test_datasets import DRAWN, SMALL
@@ -131,6 +132,7 @@ PROGRAMS = {
     "train.py": ("train", train.train),
     "evaluate.py": ("evaluate", evaluate.evaluate),
     "predict.py": ("predict", predict.predict),
+    "compare": ("evaluation_compare", compare.compare),
     "check": ("train", check),
     "read": ("train", read),
 }
@@ -173,6 +175,8 @@ def _placed(config: DictConfig, folder: Path) -> DictConfig:
             _placed(value, folder)
         elif isinstance(value, str) and "PLACE" in value:
             config[key] = value.replace("PLACE", str(folder))
+        elif OmegaConf.is_list(value) and any("PLACE" in str(item) for item in value):
+            config[key] = [str(item).replace("PLACE", str(folder)) for item in value]
     return config
 
 

@@ -1,0 +1,141 @@
+"""A figure of chosen pictures with their parts: ``python -m evaluation.figure checkpoint=RUN pictures=[a,b,c]``.
+
+Pictures have their own resolution; a legend names the parts. Keys are in conf/evaluation_figure.yaml; the page is
+docs/report.md.
+"""
+
+import conf.start  # noqa: F401
+
+# isort: split
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from omegaconf import MISSING, DictConfig
+
+from conf import app
+from conf.fields import choice, number, probability
+from conf.schema import EvaluateConfig
+from datasets.sample import Sample
+from evaluation import run
+from evaluation.compare import chosen_pictures, maps_of, methods_of, shared_pictures
+from evaluation.options import EvaluationOptions
+from evaluation.pages.comparison import STYLE, painted
+from evaluation.palette import colours, tint
+from utils.devices import build_fabric, set_determinism
+from utils.errors import UserError
+
+GAP, LINE = 0.04, 0.16  # inches between pictures, and of a line of text
+
+
+@dataclass
+class FigureConfig(EvaluateConfig):
+    pictures: list[str] = MISSING
+    count: int = number(low=1)
+    columns: int = number(low=1)
+    cell: float = number(above=0, high=20)
+    opacity: float = probability()
+    part_names: list[str] = MISSING
+    legend: bool = MISSING
+    file_names: bool = MISSING
+    keypoints: bool = MISSING
+    formats: list[str] = choice("pdf", "png", "svg")
+    dpi: int = number(low=10, high=2400)
+
+
+def figure(config: DictConfig) -> None:
+    """One pass over the chosen pictures, and a file of each format."""
+    set_determinism(config.deterministic)
+    fabric = build_fabric(config.device, config.precision)
+    output = Path(config.output_dir or f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}_figure")
+    files = [output / f"figure.{ending}" for ending in config.formats]
+    if present := [str(file) for file in files if file.exists()]:
+        raise UserError(f"There already: {', '.join(present)}. Give another output_dir.")
+    subject = config.checkpoint or config.predictions or next(iter(config.baselines))
+    given = config.copy()
+    given.checkpoint = given.predictions = None
+    (method,) = methods_of([subject], given, fabric)
+    wanted = chosen_pictures(config, shared_pictures([method]))
+    run.fit(method.labeller, method.sets, EvaluationOptions.of(method.config), fabric.device, {})
+    found = list(maps_of(method, wanted, fabric.device))
+    num_parts = max(1, *(int(labels.max()) for _, labels in found))
+    if config.part_names and len(config.part_names) < num_parts:
+        raise UserError(f"part_names are {len(config.part_names)}, and part {num_parts} is in the pictures: name all.")
+    points = method.sets.test.keypoint_names if config.keypoints else []
+    if config.keypoints and not points:
+        raise UserError(f"keypoints=true: {method.sets.test.name} has none. Leave it out.")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with matplotlib.rc_context(STYLE | {"svg.fonttype": "none"}):
+            drawn = draw(config, found, num_parts, points)
+            for file in files:
+                drawn.savefig(file, dpi=config.dpi)
+    except OSError as error:
+        raise UserError(f"Cannot write {error.filename or output}: {error.strerror or error}.") from error
+    print("Figure: " + ", ".join(map(str, files)))
+
+
+def draw(
+    config: DictConfig, found: Sequence[tuple[Sample, np.ndarray]], num_parts: int, keypoints: Sequence[str]
+) -> Figure:
+    """The figure: rows of ``config.columns`` pictures, each row as high as its highest, and the legend below.
+
+    Args:
+        found: pictures with their label maps (H, W).
+        num_parts: that the legend has.
+        keypoints: names of those that are drawn.
+    """
+    columns = min(config.columns, len(found))
+    rows = [found[start : start + columns] for start in range(0, len(found), columns)]
+    text = LINE * config.file_names
+    heights = [max(sample.image.shape[0] / sample.image.shape[1] for sample, _ in row) * config.cell for row in rows]
+    width = columns * (config.cell + GAP) - GAP
+    per_line = max(int(width / (1.0 if config.part_names else 0.65)), 1)
+    legend = LINE * (-(-num_parts // per_line) + 0.5) if config.legend else 0
+    height = sum(heights) + len(rows) * (GAP + text) - GAP + legend
+    made = Figure(figsize=(width, height))
+    top = height
+    for row, row_height in zip(rows, heights, strict=True):
+        for column, (sample, labels) in enumerate(row):
+            own = sample.image.shape[0] / sample.image.shape[1] * config.cell
+            place = (column * (config.cell + GAP), top - row_height, config.cell, own)
+            axes = made.add_axes([place[0] / width, place[1] / height, place[2] / width, place[3] / height])
+            axes.imshow(painted(sample.image, labels, config.opacity), interpolation="none")
+            axes.set_axis_off()
+            _name_points(axes, sample, keypoints)
+            if config.file_names:
+                name = PurePosixPath(sample.name).name
+                middle = (place[0] + config.cell / 2) / width
+                made.text(middle, (place[1] - 0.03) / height, name, ha="center", va="top", fontsize=6)
+        top -= row_height + GAP + text
+    for part in range(num_parts if config.legend else 0):
+        line, place = divmod(part, per_line)
+        left, base = place * width / per_line, legend - LINE * (line + 1)
+        chip = made.add_axes([left / width, base / height, 0.1 / width, 0.1 / height])
+        chip.imshow(tint(np.full((20, 20), part + 1)), interpolation="none")
+        chip.set_axis_off()
+        said = f"{part + 1} {config.part_names[part]}" if config.part_names else str(part + 1)
+        made.text((left + 0.14) / width, base / height, said, va="bottom", fontsize=7)
+    return made
+
+
+def _name_points(axes: Axes, sample: Sample, names: Sequence[str]) -> None:
+    points = zip(names, sample.keypoints if names else (), strict=True)
+    for place, (name, (x, y, visible)) in enumerate(points, start=1):
+        if visible:
+            colour = colours(np.array(place)) / 255
+            axes.plot(x, y, "o", color=colour, markersize=3, markeredgecolor="black", markeredgewidth=0.4)
+            box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0}
+            # Towards the middle, where there is room.
+            right = x > 0.7 * sample.image.shape[1]
+            beside = {"xytext": (-3 if right else 3, 2), "ha": "right" if right else "left"}
+            axes.annotate(name, (x, y), textcoords="offset points", fontsize=4, bbox=box, **beside)
+
+
+if __name__ == "__main__":
+    app.run("evaluation_figure", figure, FigureConfig)

@@ -1,0 +1,392 @@
+"""An evaluation as one page, ``report.html``, and as tables beside it: what a reader looks at before the figures."""
+
+import base64
+import csv
+import io
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from evaluation.examples import Comparison
+from evaluation.matching import matching_order
+from evaluation.pages import plots
+from evaluation.pages.published import published
+from evaluation.pages.seen import LEAST, Numbers, Seen, Shown
+from evaluation.palette import colours, tint
+from evaluation.run import Result
+from utils.checkpoints import Checkpoint
+
+QUALITY = 80  # of WebP, of photographs
+MOST_PLOTTED = 40  # parts, or keypoints, before a plot of them is left out: the table has them
+
+
+@dataclass
+class Column:
+    """What was evaluated: a column of the table of figures.
+
+    Attributes:
+        title: for readers.
+        baseline: its module; None: of what the evaluation is.
+        result: its figures.
+    """
+
+    title: str
+    baseline: str | None
+    result: Result
+
+
+@dataclass
+class Evaluated:
+    """What a page is made of.
+
+    Attributes:
+        config: of the evaluation.
+        columns: the first is what was seen.
+        seen: what was found in its pictures.
+        num_pictures: in the held-out split.
+        checkpoint: that was evaluated, if one was.
+        num_parts: K of what is evaluated.
+    """
+
+    config: DictConfig
+    columns: Sequence[Column]
+    seen: Seen
+    num_pictures: int
+    checkpoint: Checkpoint | None
+    num_parts: int
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        return self.seen.numbers()
+
+    @cached_property
+    def noun(self) -> str:
+        """What is found, one of it."""
+        if self.seen.labeller.gives_masks:
+            return "object"
+        return "cluster" if self.seen.protocol.dataset.pixel_classes else "part"
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        return self.columns[0].result.comparisons
+
+
+def write(output: Path, evaluated: Evaluated) -> list[Path]:
+    """Write ``per_picture.csv``, where there are keypoints ``parts_by_keypoint.csv``, and ``report.html``.
+
+    Returns:
+        The files.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    files = [_write_table(output / "per_picture.csv", per_picture(evaluated))]
+    for comparison in evaluated.comparisons:
+        if comparison.known == "keypoint":
+            rows = by_keypoint(comparison, evaluated.seen.num_parts, evaluated.noun)
+            files.append(_write_table(output / "parts_by_keypoint.csv", rows))
+    page = output / "report.html"
+    page.write_text(rendered(evaluated), encoding="utf-8", errors="backslashreplace")
+    return [*files, page]
+
+
+def _write_table(path: Path, rows: Iterator[Sequence[Any]]) -> Path:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    return path
+
+
+def per_picture(evaluated: Evaluated) -> Iterator[list[Any]]:
+    """The rows of ``per_picture.csv``, names of columns first; what a picture does not have is empty."""
+    numbers, noun, parts = evaluated.numbers, evaluated.noun, range(1, evaluated.seen.num_parts + 1)
+    known, graded = numbers.agreement is not None, evaluated.seen.labeller.is_graded
+    yield [
+        *("name", "class"),
+        *["agreement"] * known,
+        "found",
+        *(f"{what}_{noun}_{part}" for what in ("area", *["certainty"] * graded, "x", "y") for part in parts),
+    ]
+    for place, (name, label) in enumerate(zip(numbers.names, numbers.labels, strict=True)):
+        areas = 100 * numbers.areas[place]
+        certainty = 100 * numbers.certainty[place, 1:] if graded else ()
+        values = [*areas[1:], *certainty, *numbers.centres[place, 1:, 0], *numbers.centres[place, 1:, 1]]
+        agreement = [numbers.agreement[place]] if known else []
+        cells = ["" if np.isnan(value) else f"{value:.4f}" for value in (*agreement, areas[1:].sum(), *values)]
+        yield [name, "" if label is None else label, *cells]
+
+
+def by_keypoint(comparison: Comparison, num_parts: int, noun: str) -> Iterator[list[Any]]:
+    """The rows of ``parts_by_keypoint.csv``: how many of a keypoint's visible occurrences lie in each part."""
+    yield ["keypoint", "visible", "background", *(f"{noun}_{part}" for part in range(1, num_parts + 1))]
+    for name, counts in zip(comparison.names, comparison.counts, strict=True):
+        yield [name, counts.sum(), *counts[: num_parts + 1]]
+
+
+def rendered(evaluated: Evaluated) -> str:
+    """The page."""
+    seen, numbers, noun = evaluated.seen, evaluated.numbers, evaluated.noun
+    colour = _colours_of(seen)
+    parts = list(_parts(evaluated, colour))
+    heat_maps = [_heat_map(comparison, seen.num_parts, noun, colour) for comparison in evaluated.comparisons]
+    found = numbers.areas[:, 1:]
+    shares = 100 * np.where(found > 0, found, np.nan) / np.maximum(found.sum(1, keepdims=True), 1e-12)
+    hexes = [_hex(colour[part]) for part in range(1, seen.num_parts + 1)]
+    names = [part["name"] for part in parts]
+    few = 1 < seen.num_parts <= MOST_PLOTTED
+    errors = [
+        own
+        for own in evaluated.comparisons
+        if own.errors is not None and not np.isnan(own.errors).all() and len(own.names) <= MOST_PLOTTED
+    ]
+    known = numbers.agreement is not None and not np.isnan(numbers.agreement).all()
+    dataset = seen.protocol.dataset
+    return page(
+        "report.html",
+        title=_title(evaluated),
+        facts=_facts(evaluated),
+        noun=noun,
+        figures=_figures(evaluated),
+        notes=list(dict.fromkeys(note for column in evaluated.columns for note in column.result.notes)),
+        parts=parts,
+        graded=seen.labeller.is_graded,
+        least=f"{100 * LEAST:g}",
+        areas=Markup(plots.areas(shares, hexes, names, noun)) if few else None,
+        centres=Markup(plots.centres(numbers.centres[:, 1:], hexes)) if few else None,
+        heat_maps=heat_maps,
+        errors=Markup(plots.errors(errors[0].errors, errors[0].names)) if errors else None,
+        agreements=Markup(plots.agreements(numbers.agreement)) if known else None,
+        agreement_is=seen.protocol.agreement_is if known else None,
+        grid=list(_grid(evaluated, colour)),
+        num_seen=len(numbers.names),
+        num_pictures=evaluated.num_pictures,
+        classes=_classes(numbers),
+        keypoints=[{"name": name, "colour": _hex(place)} for place, name in enumerate(dataset.keypoint_names, start=1)],
+        commands=_commands(evaluated.checkpoint),
+        config=OmegaConf.to_yaml(evaluated.config),
+    )
+
+
+def page(template: str, **context: Any) -> str:
+    """A template beside this module, filled."""
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    blocks = {"trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)
+    environment.filters["webp"] = webp
+    return environment.get_template(template).render(**context)
+
+
+def webp(picture: np.ndarray) -> str:
+    """A ``data:`` address of RGB (lossy) or RGBA (lossless) pixels."""
+    file = io.BytesIO()
+    lossless = picture.shape[2] == 4
+    # Of lossless pictures the quality is how long it tries to make them smaller.
+    Image.fromarray(picture).save(file, "WEBP", quality=0 if lossless else QUALITY, lossless=lossless, method=2)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def chip(label: int) -> str:
+    """A ``data:`` address of a square in a label's colour."""
+    return webp(tint(np.full((22, 22), label)))
+
+
+def _colours_of(seen: Seen) -> np.ndarray:
+    """(1 + K,) int: for each label the one whose colour it has."""
+    given = seen.protocol.recolouring()
+    return np.arange(seen.num_parts + 1) if given is None else given[: seen.num_parts + 1]
+
+
+def _hex(label: int) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colours(np.array(label)).tolist())
+
+
+def _title(evaluated: Evaluated) -> str:
+    checkpoint, config = evaluated.checkpoint, evaluated.config
+    if checkpoint:
+        folder = checkpoint.file.parent
+        name = (folder.parent if folder.name == "checkpoints" else folder).name
+        return f"{name} on {config.dataset_name}"
+    if evaluated.columns[0].baseline is None:
+        return f"{Path(config.predictions).name} on {config.dataset_name}"
+    return f"{evaluated.columns[0].title} on {config.dataset_name}"
+
+
+def _facts(evaluated: Evaluated) -> dict[str, str]:
+    config, checkpoint = evaluated.config, evaluated.checkpoint
+    facts = {}
+    if checkpoint:
+        facts["method"] = config.method.name
+        facts["checkpoint"] = f"{checkpoint.file}"
+        if checkpoint.step is not None:
+            facts["checkpoint"] += f", after {checkpoint.step:,} steps"
+    elif evaluated.columns[0].baseline is None:
+        facts["label maps"] = config.predictions
+    else:
+        facts["baseline"] = evaluated.columns[0].title
+    facts["data"] = f"{config.dataset_name} in {config.dataset_root}"
+    facts[f"{evaluated.noun}s"] = str(evaluated.seen.num_parts)
+    seen = len(evaluated.numbers.names)
+    of_all = "" if seen == evaluated.num_pictures else f" of {evaluated.num_pictures:,}, spread evenly"
+    facts["held-out pictures"] = f"{seen:,}{of_all}"
+    return facts
+
+
+def _figures(evaluated: Evaluated) -> dict[str, Any] | None:
+    """The table of figures; None where there is none."""
+    columns = []
+    for column in evaluated.columns:
+        file = evaluated.checkpoint.file if evaluated.checkpoint and column.baseline is None else None
+        of_method = file is not None or column.baseline is not None
+        row = published(evaluated.config, evaluated.num_parts, column.baseline, file) if of_method else None
+        columns.append({"title": column.title, "figures": column.result.metrics, "published": row})
+    names = list(dict.fromkeys(name for column in columns for name in column["figures"]))
+    if not names:
+        return None
+    for column in columns:
+        row = column["published"]
+        if row and not set(row.figures) & set(names):
+            column["published"] = None
+    return {"columns": columns, "names": names}
+
+
+def _parts(evaluated: Evaluated, colour: np.ndarray) -> Iterator[dict[str, Any]]:
+    numbers, strips = evaluated.numbers, evaluated.seen.strips()
+    for part in range(1, evaluated.seen.num_parts + 1):
+        areas, certainty = numbers.areas[:, part], numbers.certainty[:, part]
+        there = areas > 0
+        share = areas[there] / np.maximum(numbers.areas[there, 1:].sum(1), 1e-12)
+        x, y = numbers.centres[there, part].mean(0) if there.any() else (None, None)
+        name = "the object" if evaluated.noun == "object" else f"{evaluated.noun} {part}"
+        yield {
+            "name": name,
+            "chip": chip(colour[part]),
+            "presence": 100 * there.mean(),
+            "of_picture": 100 * areas.mean(),
+            "share": 100 * share.mean() if there.any() else None,
+            "certainty": 100 * certainty[there].mean() if there.any() else None,
+            "x": x,
+            "y": y,
+            "strips": [
+                [
+                    {
+                        "name": shown.name,
+                        "image": shown.image,
+                        "found": tint(np.where(shown.found == part, colour[part], 0)),
+                        "alt": f"{shown.name}, {name}",
+                    }
+                    for shown in end
+                ]
+                for end in strips[part - 1]
+            ],
+        }
+
+
+def _heat_map(comparison: Comparison, num_parts: int, noun: str, colour: np.ndarray) -> dict[str, Any]:
+    """Rows of what is known, columns of parts in the order that matches best, background last where there is any."""
+    counts = comparison.counts[:, : num_parts + 1]
+    totals = counts.sum(1)
+    rows, columns = matching_order(counts[:, 1:])
+    columns = [*(columns + 1), *([0] if counts[:, 0].any() else [])]
+    known = comparison.known
+    return {
+        "known": known,
+        "plural": f"{known}es" if known.endswith("s") else f"{known}s",
+        "unit": comparison.unit,
+        "has_errors": comparison.errors is not None,
+        "columns": [
+            {"name": "background" if part == 0 else str(part), "chip": chip(colour[part]) if part else None}
+            for part in columns
+        ],
+        "rows": [
+            {
+                "name": comparison.names[row],
+                "chip": chip(row + 1) if known.startswith("true") else None,
+                "dot": _hex(row + 1) if known == "keypoint" else None,
+                "shares": [counts[row, part] / totals[row] if totals[row] else None for part in columns],
+                "total": int(totals[row]),
+                "error": None
+                if comparison.errors is None or np.isnan(comparison.errors[row])
+                else float(comparison.errors[row]),
+            }
+            for row in rows.tolist()
+        ],
+    }
+
+
+def _grid(evaluated: Evaluated, colour: np.ndarray) -> Iterator[dict[str, Any]]:
+    numbers = evaluated.numbers
+    rows = {place: row for row, place in enumerate(numbers.places)}
+    classes = dict(_classes(numbers))
+    for order, shown in enumerate(evaluated.seen.grid()):
+        row = rows[shown.place]
+        areas = 100 * numbers.areas[row, 1:]
+        agreement = None if numbers.agreement is None or np.isnan(numbers.agreement[row]) else numbers.agreement[row]
+        held = [
+            f"{evaluated.noun} {part} {area:.0f} %" if evaluated.noun != "object" else f"object {area:.0f} %"
+            for part, area in enumerate(areas, start=1)
+            if area > 0
+        ]
+        said = [", ".join(held) or "nothing found"]
+        said += [] if agreement is None else [f"agreement {agreement:.0f} %"]
+        label = numbers.labels[row]
+        yield {
+            "order": order,
+            "name": shown.name,
+            "short": PurePosixPath(shown.name).name,
+            "label": label,
+            "class": classes.get(label),
+            "agreement": agreement,
+            "area": areas.sum(),
+            "areas": " ".join(f"{area:.2f}" for area in areas),
+            "image": shown.image,
+            "found": tint(colour[shown.found]),
+            "true": None if shown.true is None else tint(shown.true),
+            "points": _points(shown),
+            "size": shown.found.shape[::-1],
+            "alt": f"{shown.name}: {'; '.join(said)}",
+        }
+
+
+def _points(shown: Shown) -> list[dict[str, Any]]:
+    """The visible keypoints, in the picture's pixels."""
+    if shown.points is None:
+        return []
+    height, width = shown.found.shape
+    return [
+        {"x": f"{x * width:.1f}", "y": f"{y * height:.1f}", "colour": _hex(place)}
+        for place, (x, y, visible) in enumerate(shown.points, start=1)
+        if visible
+    ]
+
+
+def _classes(numbers: Numbers) -> list[tuple[int, str]]:
+    """Each class that there is, with the folder that has its pictures for a name, if all of them lie in one."""
+    folders: dict[int, set[str]] = {}
+    for name, label in zip(numbers.names, numbers.labels, strict=True):
+        if label is not None:
+            folders.setdefault(label, set()).add(str(PurePosixPath(name).parent))
+    named = len({folder for own in folders.values() for folder in own}) == len(folders) > 1
+    return [(label, own.pop() if named else f"class {label}") for label, own in sorted(folders.items())]
+
+
+def _commands(checkpoint: Checkpoint | None) -> Mapping[str, str]:
+    """What made the run, if that says it, and what made this page."""
+    commands = {}
+    if checkpoint:
+        noted = checkpoint.file.parent.parent / "code/environment.txt"
+        lines = noted.read_text().splitlines() if noted.is_file() else []
+        trained = next((line.partition(": ")[2] for line in lines if line.startswith("command: ")), None)
+        if trained:
+            commands["the run"] = f"python {trained}"
+    commands["this page"] = shlex.join(["python", *sys.argv])
+    return commands

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from datasets.example import draw_folder
+from evaluation.compare import Method, as_overrides, colour_alike, compare, shared_pictures
+from evaluation.options import Sets
+from evaluation.pages.comparison import Column, painted
+from evaluation.palette import PALETTE
+from tests.composition import composed, given
+from tests.quadrants import ColourLabeller, draw_split
+from tests.test_report import Reader
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of drawn pictures, and label maps of them: the true parts, the same by other numbers, and halves."""
+    root = tmp_path_factory.mktemp("pictures") / "data"
+    draw_folder(root, count=8, size=48)
+    (root / "test.txt").write_text("".join(f"creature_{number:03}\n" for number in (1, 2, 3, 4)))
+    renumbered = np.array([0, 3, 1, 4, 2], np.uint8)
+    for path in (root / "parts").glob("*.png"):
+        true = np.asarray(Image.open(path))
+        halves = (true > 0) * (1 + (np.indices(true.shape)[1] > true.shape[1] / 2)).astype(np.uint8)
+        for folder, labels in {"true": true, "renumbered": renumbered[true], "halves": halves}.items():
+            (root.parent / folder).mkdir(exist_ok=True)
+            Image.fromarray(labels).save(root.parent / folder / f"{path.stem}.jpg.png")
+    return root
+
+
+def compared(pictures, output, *overrides) -> dict[str, object]:
+    """The page's elements and text, and the files that there are."""
+    own = ("dataset_name=folder", f"dataset_root={pictures}", "image_size=32", "loader.num_workers=0", "device=cpu")
+    with given(*own, f"output_dir={output}", *overrides, name="evaluation_compare") as config:
+        compare(config)
+    return Reader((output / "comparison.html").read_text())
+
+
+def test_label_maps_that_differ_in_their_numbers_look_the_same(pictures, tmp_path):
+    folders = [pictures.parent / name for name in ("true", "renumbered", "halves")]
+    page = compared(pictures, tmp_path / "out", f"methods=[{','.join(map(str, folders))}]", "count=3")
+    found = [own["src"] for tag, own in page.elements if tag == "img" and own.get("class") == "over"]
+    assert len(found) == 3 * 4  # a column of true parts before them
+    for row in range(3):
+        known, same, renumbered, halves = found[4 * row : 4 * row + 4]
+        assert known == same == renumbered != halves
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [
+        f"comparison.{ending}" for ending in ("html", "pdf", "png")
+    ]
+    assert (tmp_path / "out/comparison.pdf").read_bytes().startswith(b"%PDF")
+    assert Image.open(tmp_path / "out/comparison.png").info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    assert {"true parts", "renumbered", "halves"} <= {text.strip() for text in page.text}
+
+
+def test_a_baseline_is_fitted_and_stands_beside_label_maps(pictures, tmp_path):
+    methods = (f"methods=[{pictures.parent}/true,kmeans_colours]", "baseline=[kmeans_colours]", "count=2")
+    page = compared(pictures, tmp_path / "out", *methods, "titles=[ours,colours]")
+    texts = [own["alt"] for tag, own in page.elements if tag == "img" and own.get("class") == "over"]
+    assert len(texts) == 2 * 3 and sum("colours: part" in text for text in texts) == 2
+    assert {"ours", "colours"} <= {text.strip() for text in page.text}
+
+
+def test_pictures_are_those_that_are_named(pictures, tmp_path):
+    chosen = "pictures=[creature_004.jpg,creature_002.jpg]"
+    page = compared(pictures, tmp_path / "out", f"methods=[{pictures.parent}/halves]", chosen)
+    shown = [own["alt"] for _, own in page.elements if own.get("id", "").startswith("photograph-")]
+    assert shown == ["creature_004.jpg", "creature_002.jpg"]
+
+
+def test_of_more_parts_some_take_the_colours_of_fewer_and_no_two_are_alike():
+    four = np.repeat(np.arange(1, 5, dtype=np.uint8), 6)[None]  # four stripes of six pixels
+    eight = np.repeat(np.arange(1, 9, dtype=np.uint8), 3)[None][:, ::-1]
+    six = np.repeat(np.array([2, 1, 3, 4, 5, 6], np.uint8), [6, 6, 5, 1, 5, 1])[None]
+    columns = [Column(title, {"a": labels}) for title, labels in (("4", four), ("6", six), ("8", eight))]
+    colour_alike(columns)
+    assert columns[1].recolouring.tolist() == [0, 2, 1, 3, 5, 4, 6]
+    of_eight = columns[2].recolouring
+    assert sorted(of_eight.tolist()) == sorted(set(of_eight.tolist())) and set(of_eight) >= {1, 2, 3, 4}
+    assert 5 in of_eight or 6 in of_eight
+
+
+def test_methods_that_meet_nowhere_keep_their_colours():
+    left, right = np.zeros((2, 1, 4), np.uint8)
+    left[:, :2], right[:, 2:] = 1, 2
+    columns = [Column("left", {"a": left}), Column("right", {"a": right})]
+    colour_alike(columns)
+    assert columns[1].recolouring.tolist() == [0, 1, 2]
+
+
+def test_a_figure_has_the_photograph_where_nothing_was_found_and_colours_where_something_was():
+    image = np.full((1, 2, 3), (200, 100, 0), np.uint8)
+    labels = np.array([[0, 3]])
+    assert (painted(image, labels, opacity=0) == image).all()
+    full = painted(image, labels, opacity=1)
+    assert full[0].tolist() == [[100] * 3, PALETTE[3].tolist()]
+
+
+def test_what_stands_alone_is_a_method_and_baselines_get_their_options():
+    given = ["runs/a", "kmeans_features", "count=3", "my maps/it's"]
+    assert as_overrides(given) == [
+        r"methods=[runs/a,kmeans_features,'my maps/it\'s']",
+        "count=3",
+        "baseline=[kmeans_features]",
+    ]
+    config = composed(*as_overrides(given), name="evaluation_compare")
+    assert list(config.methods) == ["runs/a", "kmeans_features", "my maps/it's"]
+    assert as_overrides(["--help"]) == ["--help"]
+
+
+def method_on(title: str, names: list[str]) -> Method:
+    """Something whose held-out pictures have these names."""
+    split = draw_split("test", len(names))
+    for sample, name in zip(split.samples, names, strict=True):
+        sample.name = name
+    config = OmegaConf.create({"dataset_name": title.upper(), "dataset_root": "data"})
+    return Method(title, ColourLabeller(), config, Sets(split, None))
+
+
+def test_of_different_splits_the_pictures_are_those_that_all_have_and_a_line_says_so(capsys):
+    first, second = method_on("a", ["1", "2", "3", "4"]), method_on("b", ["5", "4", "2"])
+    assert shared_pictures([first, first]) == ["1", "2", "3", "4"] and not capsys.readouterr().err
+    assert shared_pictures([first, second]) == ["2", "4"]
+    assert "a and b share 2 test pictures; the others are left out." in capsys.readouterr().err
+
+
+def test_methods_on_different_data_are_refused_and_both_are_named():
+    with pytest.raises(UserError, match=r"a \(A in data\) and b \(B in data\) share no test picture"):
+        shared_pictures([method_on("a", ["1"]), method_on("b", ["2"])])

@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from conf.modules import module
@@ -20,7 +19,7 @@ from evaluation.options import EvaluationOptions, Sets
 from evaluation.protocols import crops
 from evaluation.protocols.base import Protocol
 from utils import workers
-from utils.console import stderr
+from utils.console import tracked
 from utils.errors import UserError
 from utils.memory import Halving
 
@@ -268,8 +267,7 @@ def _batches(
 ) -> Iterator[tuple[str, EvalBatch]]:
     """Batches of inputs of one size, on the device, each with its protocol's name; what is skipped is noted."""
     loader = workers.loader(inputs, num_workers=options.num_workers, batch_size=None)
-    read = track(loader, doing, console=stderr, transient=True, disable=not stderr.is_terminal)
-    for name, batch in batches_of_equal_shape(_kept(read, skipped), options.batch_size):
+    for name, batch in batches_of_equal_shape(_kept(tracked(loader, doing), skipped), options.batch_size):
         # From page-locked memory the copy does not wait for the network's work on the last batch.
         yield name, (batch.pin_memory() if device.type == "cuda" else batch).to(device)
 

@@ -3,10 +3,15 @@
 import csv
 import os
 import secrets
+import shlex
+import sys
 import time
+import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -16,14 +21,15 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from utils.console import say, stderr
+from utils.console import SECONDS_BETWEEN_LINES, Record, say, say_progress, stderr
 from utils.errors import UserError
 from utils.files import flush_to_disk, written_whole
+from utils.forecast import duration
 from utils.memory import peak_memory_mb
 from utils.run_directory import RunDirectory
 
 WANDB_ID = "wandb_id.txt"  # in the run directory
-SECONDS_BETWEEN_LINES = 30  # where stderr is no terminal
+RECENT = 100  # steps by which the time that is left is told
 
 
 class Table:
@@ -169,10 +175,10 @@ class RunLogger:
     """Everything a training run tells. Steps are the number of updates done.
 
     In the run directory: ``metrics.csv``, ``timing.csv`` (seconds per step, pictures and evaluations left out, and the
-    peak memory so far in MiB), ``evaluation.csv`` and ``largest_part.csv``, with a column ``step``, and
-    ``pictures/NAME_STEP.png``. On
-    stderr: a progress bar, or a line now and then where it is no terminal. On Weights & Biases the same under
-    ``train/``, ``timing/``, ``evaluation/`` and ``pictures/``, and the config.
+    peak memory so far in MiB), ``evaluation.csv`` and ``largest_part.csv``, with a column ``step``,
+    ``pictures/NAME_STEP.png``, and ``train.log``: what was printed, and a line of progress at least every minute. On
+    stderr: a progress bar, or these lines where it is no terminal. On Weights & Biases the same numbers and pictures
+    under ``train/``, ``timing/``, ``evaluation/`` and ``pictures/``, and the config.
 
     Args:
         run: where to write.
@@ -182,24 +188,37 @@ class RunLogger:
 
     def __init__(self, run: RunDirectory, config: DictConfig, resumed_step: int = 0) -> None:
         self.pictures = run.path / "pictures"
-        self.num_steps = config.num_steps
+        self.num_steps, self._evaluation_every = config.num_steps, config.evaluation.every
+        self._losses = ["total", *config.loss_weights]
         names = "metrics", "timing", "evaluation", "largest_part"
         self._tables = {name: Table(run.path / f"{name}.csv", resumed_step) for name in names}
-        self._text, self._rate, self._line_due, self._skipped = "", 0.0, 0.0, 0
+        self._record = Record(run.path / "train.log")
+        self._record.add(f"{shlex.join(sys.argv)} ({resumed_step} of {self.num_steps} steps done)")
+        self._last: dict[str, float] = {}
+        self._line_due, self._skipped = 0.0, 0
         columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         description = TextColumn("{task.description}")
         self._progress = Progress(*columns, description, console=stderr, disable=not stderr.is_terminal)
         self._task = self._progress.add_task("", total=self.num_steps, completed=resumed_step)
         self._wandb = WandbRun(run, config, self.say)
         self._progress.start()
-        self._seconds, self._steps, self._clock = 0.0, 0, time.perf_counter()
+        # Seconds spent in steps, in all and when each of the last was done; of how many steps a row is to tell.
+        self._spent, self._marks, self._row_began = 0.0, deque[float](maxlen=RECENT + 1), (0.0, 0)
+        self._steps, self._evaluation_seconds, self._clock = 0, 0.0, time.perf_counter()
 
     def __enter__(self) -> "RunLogger":
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
         self._wandb.close(0 if kind is None else 1)
+        if kind is None:
+            self._record.add("Done.")
+        elif issubclass(kind, UserError | KeyboardInterrupt):  # which ``conf.app`` tells
+            self._record.add(f"error: {error}" if issubclass(kind, UserError) else str(error) or "Interrupted.")
+        else:
+            self._record.add("".join(traceback.format_exception(kind, error, trace)).rstrip())
+        self._record.close()
 
     def say(self, message: str) -> None:
         """Prints a line on stderr, above the progress bar."""
@@ -213,31 +232,64 @@ class RunLogger:
 
     def advance(self, step: int) -> None:
         """Counts an update; called after every one."""
-        now = time.perf_counter()
-        self._seconds, self._steps, self._clock = self._seconds + now - self._clock, self._steps + 1, now
-        self._progress.update(self._task, completed=step, description=self._text)
-        if not stderr.is_terminal and (time.monotonic() >= self._line_due or step == self.num_steps):
-            self._line_due = time.monotonic() + SECONDS_BETWEEN_LINES
-            seconds = self._rate * (self.num_steps - step)
-            self.say(f"step {step}/{self.num_steps}  {self._text}" + (f"  {duration(seconds)} left" if seconds else ""))
+        self._spend()
+        self._marks.append(self._spent)
+        self._steps += 1
+        loss = f"loss {self._last['total']:.4g}" if "total" in self._last else ""
+        self._progress.update(self._task, completed=step, description=f"{loss}  {self._speed()}")
+        if time.monotonic() >= self._line_due and step < self.num_steps:
+            self._tell(step)
+
+    def seconds_per_step(self) -> float | None:
+        """Of the last hundred steps, the first one left out, waiting for the device until now counted as theirs."""
+        self._spend()
+        return (self._spent - self._marks[0]) / (len(self._marks) - 1) if len(self._marks) > 1 else None
+
+    def seconds_left(self, step: int) -> float | None:
+        """Until the end of the run at this speed, with evaluations that take as long as the last one did."""
+        if (pace := self.seconds_per_step()) is None:
+            return None
+        every = self._evaluation_every or self.num_steps
+        evaluations = -(-self.num_steps // every) - step // every if step < self.num_steps else 0
+        return pace * (self.num_steps - step) + self._evaluation_seconds * evaluations
 
     def log(self, step: int, scalars: Mapping[str, float | torch.Tensor]) -> None:
         """Losses, ``total``, ``learning_rate``, ``gradient_norm``; and the time per step since the last call."""
         values = {name: value.item() if isinstance(value, torch.Tensor) else value for name, value in scalars.items()}
+        self._spend()  # waiting for the device is part of the steps
         self._add("metrics", "train", step, values)
-        if self._steps:
-            timing = {"seconds_per_step": self._seconds / self._steps, "peak_memory_mb": peak_memory_mb()}
-            self._add("timing", "timing", step, timing)
-            self._rate = timing["seconds_per_step"]
-            self._text = f"{self._rate:.2f} s/step"
-        if "total" in values:
-            self._text = f"loss {values['total']:.4g}  {self._text}"
-        self._seconds, self._steps, self._clock = 0.0, 0, time.perf_counter()
+        spent, steps = self._spent - self._row_began[0], self._steps - self._row_began[1]
+        if steps:
+            self._add("timing", "timing", step, {"seconds_per_step": spent / steps, "peak_memory_mb": peak_memory_mb()})
+        self._row_began = self._spent, self._steps
+        self._last = values
+        if step == self.num_steps:
+            self._tell(step)
+        self._clock = time.perf_counter()
+
+    def _spend(self) -> None:
+        now = time.perf_counter()
+        self._spent, self._clock = self._spent + now - self._clock, now
+
+    def _speed(self) -> str:
+        pace = self.seconds_per_step()
+        return "" if pace is None else f"{pace:.3g} s/step"
+
+    def _tell(self, step: int) -> None:
+        """A line of progress."""
+        self._line_due = time.monotonic() + SECONDS_BETWEEN_LINES
+        losses = [f"{name} {self._last[name]:.4g}" for name in self._losses if name in self._last]
+        left = self.seconds_left(step)
+        rest = [", ".join(losses), self._speed(), f"{duration(left)} left" if left else ""]
+        say_progress("  ".join(filter(None, [f"step {step}/{self.num_steps}", *rest])))
 
     def log_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics in percent, by name."""
         self._add("evaluation", "evaluation", step, {name: float(value) for name, value in metrics.items()})
-        self._clock = time.perf_counter()  # an evaluation is not part of a step
+        figures = ", ".join(f"{name} {value:.1f}" for name, value in metrics.items())
+        self._record.add(f"evaluated after {step} steps: {figures}")
+        now = time.perf_counter()  # an evaluation is not part of a step
+        self._evaluation_seconds, self._clock = now - self._clock, now
 
     def log_largest_part(self, step: int, part: int, share: float) -> list[float]:
         """Which part, from 1, holds most of the foreground of training crops, and its share of it.
@@ -287,9 +339,3 @@ class Silence(RunLogger):
         pass
 
     __init__ = say = warn = skipped = advance = log = log_evaluation = log_pictures = flush = __exit__ = _nothing
-
-
-def duration(seconds: float) -> str:
-    """``12 min``, ``3 h``."""
-    minutes = max(1, round(seconds / 60))
-    return f"{minutes} min" if minutes < 100 else f"{round(minutes / 60)} h"

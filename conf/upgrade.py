@@ -26,6 +26,7 @@ _PROBE = {"kinds": [], "hidden": 512, "num_points": 100000, "steps": 2000, "batc
 _BEFORE = {
     "dataset": {"lists": None},
     "evaluation": {"ari_with_background": False, "probe": _PROBE},
+    "logging": {"page": True},
     "optimizer": {"schedule": "poly"},
 }
 

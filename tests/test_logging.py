@@ -391,7 +391,7 @@ def test_rows_are_on_the_disk_itself_before_a_checkpoint_is(tmp_path, monkeypatc
     flushed = []
     sync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.readlink(f"/proc/self/fd/{file}")) or sync(file))
-    with RunLogger(RunDirectory(tmp_path), config(tmp_path, "disabled")) as logger:
+    with RunLogger(RunDirectory(tmp_path), config(tmp_path, "disabled", "logging.page=false")) as logger:
         logger.log(1, scalars(1))
         logger.flush()
     assert flushed[-1] == str(tmp_path / "metrics.csv")

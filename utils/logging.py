@@ -26,6 +26,7 @@ from utils.errors import UserError
 from utils.files import flush_to_disk, written_whole
 from utils.forecast import duration
 from utils.memory import peak_memory_mb
+from utils.page import Page, State
 from utils.run_directory import RunDirectory
 
 WANDB_ID = "wandb_id.txt"  # in the run directory
@@ -178,7 +179,7 @@ class RunLogger:
     peak memory so far in MiB), ``evaluation.csv`` and ``largest_part.csv``, with a column ``step``,
     ``pictures/NAME_STEP.png``, and ``train.log``: what was printed, and a line of progress at least every minute. On
     stderr: a progress bar, or these lines where it is no terminal. On Weights & Biases the same numbers and pictures
-    under ``train/``, ``timing/``, ``evaluation/`` and ``pictures/``, and the config.
+    under ``train/``, ``timing/``, ``evaluation/`` and ``pictures/``, and the config. ``index.html`` shows all of it.
 
     Args:
         run: where to write.
@@ -194,7 +195,9 @@ class RunLogger:
         self._tables = {name: Table(run.path / f"{name}.csv", resumed_step) for name in names}
         self._record = Record(run.path / "train.log")
         self._record.add(f"{shlex.join(sys.argv)} ({resumed_step} of {self.num_steps} steps done)")
+        self._page = Page(run.path, self.say) if config.logging.page else None
         self._last: dict[str, float] = {}
+        self._step = resumed_step
         self._line_due, self._skipped = 0.0, 0
         columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         description = TextColumn("{task.description}")
@@ -212,12 +215,15 @@ class RunLogger:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
         self._wandb.close(0 if kind is None else 1)
+        ended = str(error) or kind.__name__ if kind else ""
         if kind is None:
             self._record.add("Done.")
         elif issubclass(kind, UserError | KeyboardInterrupt):  # which ``conf.app`` tells
-            self._record.add(f"error: {error}" if issubclass(kind, UserError) else str(error) or "Interrupted.")
+            self._record.add(f"error: {ended}" if issubclass(kind, UserError) else ended)
         else:
             self._record.add("".join(traceback.format_exception(kind, error, trace)).rstrip())
+        if self._page:
+            self._page.write(self._state(ended or "done"))
         self._record.close()
 
     def say(self, message: str) -> None:
@@ -239,6 +245,12 @@ class RunLogger:
         self._progress.update(self._task, completed=step, description=f"{loss}  {self._speed()}")
         if time.monotonic() >= self._line_due and step < self.num_steps:
             self._tell(step)
+        self._step = step
+        if self._page:
+            self._page.refresh(self._state)
+
+    def _state(self, outcome: str = "running") -> State:
+        return State(self._step, self.num_steps, outcome, self.seconds_per_step(), self.seconds_left(self._step))
 
     def seconds_per_step(self) -> float | None:
         """Of the last hundred steps, the first one left out, waiting for the device until now counted as theirs."""

@@ -81,6 +81,7 @@ def evaluate(config: DictConfig) -> None:
             "dataset_root": config.dataset_root,
             "eval_mask": config.dataset.get("eval_mask"),
             "counts": counts,
+            "parts": results[first].parts,
             "versions": versions(),
             "config": OmegaConf.to_container(config),
             "baselines": figures,

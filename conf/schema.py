@@ -90,6 +90,7 @@ class Evaluation:
     size: int = number(low=32, high=4096)
     label_resize: str = choice("bilinear", "nearest")
     ari_with_background: bool = MISSING
+    truth_free: bool = MISSING
     pictures: int = number(low=0)
     probe: Probe = MISSING
 

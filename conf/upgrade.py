@@ -25,7 +25,7 @@ _PROBE = {"kinds": [], "hidden": 512, "num_points": 100000, "steps": 2000, "batc
 # Node -> what stood for keys that it did not have yet.
 _BEFORE = {
     "dataset": {"lists": None},
-    "evaluation": {"ari_with_background": False, "probe": _PROBE},
+    "evaluation": {"ari_with_background": False, "truth_free": False, "probe": _PROBE},
     "logging": {"page": True},
     "optimizer": {"schedule": "poly"},
 }

@@ -1,7 +1,7 @@
 """One pass over the images: inputs from the loader's workers, scores from the labeller, numbers from the protocols."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from evaluation.examples import Example
 from evaluation.inputs import EvalInput, batches_of_equal_shape
 from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions, Sets
-from evaluation.protocols import crops
+from evaluation.protocols import crops, truth_free
 from evaluation.protocols.base import Protocol
 from utils import workers
 from utils.console import tracked
@@ -34,6 +34,7 @@ class Result:
         notes: which metrics are left out and why.
         pictures: held-out examples, for ``evaluation.report.part_picture``.
         batch_size: the most inputs that went through the labeller at once.
+        parts: for each part its share, presence and so on, in percent, where figures that need no truth were asked for.
     """
 
     metrics: dict[str, float]
@@ -41,6 +42,7 @@ class Result:
     notes: list[str]
     pictures: list[Example]
     batch_size: int
+    parts: list[dict[str, float]] = field(default_factory=list)
 
 
 def evaluate(
@@ -95,6 +97,7 @@ def _evaluated(
         result.metrics |= {names[protocol.name, metric]: value for metric, value in protocol.metrics().items()}
         result.counts |= protocol.counts()
         result.notes += protocol.notes
+        result.parts += protocol.per_part()
     result.notes += labeller.notes
     if skipped:
         result.notes.append(
@@ -109,18 +112,23 @@ def _evaluated(
 def chosen_protocols(
     labeller: Labeller, dataset: Source, protocols: Sequence[str], options: EvaluationOptions
 ) -> list[Protocol]:
-    """Those that the annotation allows; where it allows none, one that shows pictures and says that.
+    """Those that the annotation allows; where it allows none, or on request, the one that needs none.
 
     Raises:
         UserError: the labeller cannot be scored by one of them.
     """
     classes = [module("protocol", name).Protocol for name in protocols]
     found = [made for protocol in classes if (made := protocol.of(dataset, labeller, options)) is not None]
-    if found:
+    if found and not options.truth_free:
         return found
-    shown, lacking = crops.Protocol(dataset, labeller, options), {protocol.annotation: None for protocol in classes}
-    shown.notes = [f"{dataset.name} has no {' and no '.join(lacking)}: there is nothing to compare with."]
-    return [shown]
+    without = truth_free.Protocol(dataset, labeller, options)
+    if not found:
+        lacking = dict.fromkeys(protocol.annotation for protocol in classes)
+        without.notes = [
+            f"{dataset.name} has no {' and no '.join(lacking)}: there is nothing to compare with. These figures need "
+            "no truth: docs/evaluation.md says what they mean."
+        ]
+    return [*found, without]
 
 
 def look_for_training_pictures(

@@ -12,7 +12,6 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
@@ -25,7 +24,7 @@ from evaluation import run
 from evaluation.labellers import label_maps
 from evaluation.labellers.trained import of_checkpoint
 from evaluation.options import EvaluationOptions, Sets
-from evaluation.report import part_picture, print_table, write_metrics
+from evaluation.report import part_picture, picture_rows, print_table, write_metrics
 from models.methods import method_class
 from utils.checkpoints import Checkpoint
 from utils.devices import build_fabric, set_determinism
@@ -93,7 +92,11 @@ def evaluate(config: DictConfig) -> None:
         Image.fromarray(picture).save(output / "parts.png")
         print(f"Held-out pictures, what was found in them, and what is known: {output / 'parts.png'}")
         if on_own_data:
-            log_to_run(Path(config.checkpoint), config, checkpoint, metrics, picture)
+            shown = {
+                "pictures/evaluation_parts": picture,
+                "evaluation/pictures": picture_rows(pictures, picture, num_parts),
+            }
+            log_to_run(Path(config.checkpoint), config, checkpoint, metrics, shown, output / "report.html")
 
 
 def made_from(checkpoint: Checkpoint | None, config: DictConfig) -> dict[str, object]:
@@ -126,8 +129,10 @@ def output_directory(config: DictConfig) -> Path:
     return path
 
 
-def log_to_run(path: Path, config: DictConfig, checkpoint: Checkpoint, metrics: dict, picture: np.ndarray) -> None:
-    """Add the figures to the W&B run of ``path``, if that is the directory of a run that has one.
+def log_to_run(
+    path: Path, config: DictConfig, checkpoint: Checkpoint, metrics: dict, shown: dict, report: Path
+) -> None:
+    """Add the figures, what is shown and the report to the W&B run of ``path``, if that is the directory of such a run.
 
     With the settings in the checkpoint, which was read: the run's ``config.yaml`` may be damaged.
     """
@@ -139,7 +144,9 @@ def log_to_run(path: Path, config: DictConfig, checkpoint: Checkpoint, metrics: 
             OmegaConf.update(trained, key, OmegaConf.select(config, key))
     wandb = WandbRun(RunDirectory(path), trained, say=print)
     wandb.log(checkpoint.step, {f"evaluation/{name}": value for name, value in metrics.items()})
-    wandb.log(checkpoint.step, {"pictures/evaluation_parts": picture})
+    wandb.log(checkpoint.step, shown)
+    if report.is_file():
+        wandb.add(report, "report")
     wandb.close()
 
 

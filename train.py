@@ -78,7 +78,7 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
     )
     # Figures and pictures of the test set: they choose nothing.
     labeller = module("labeller", method.labeller).of_predictor(method.predictor)
-    progress = Progress(config, labeller, sets, method.protocols, fabric.device)
+    progress = Progress(config, labeller, sets, method.protocols, fabric.device, lambda: next(coming(0, 1)))
     run = RunDirectory.of(config) if ranks.is_first else None
     due = training.due
     lacking = None  # memory, if it does not suffice

@@ -41,6 +41,8 @@ def train(run: RunDirectory, settings, first: int, last: int) -> None:
             logger.log(step, scalars(step))
         logger.log_pictures(last, {"parts": PICTURE})
         logger.log_evaluation(last, {"FG-NMI": 46.0, "keypoint_error_all": 9.2})
+        logger.log_test_pictures(last, [{"name": name, "picture": PICTURE, "part 1": 12.5} for name in "ab"])
+        logger.log_part_areas(last, [0.25, 0.75])
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -298,6 +300,37 @@ def test_wandb_gets_the_pictures(offline):
     (row,) = (row for row in history(folder) if any(name.startswith("pictures/parts") for name in row))
     media = row["pictures/parts"] if "pictures/parts" in row else {"path": row["pictures/parts.path"]}
     np.testing.assert_array_equal(Image.open(folder / "files" / media["path"]), PICTURE)
+
+
+def test_wandb_gets_a_table_of_pictures_and_the_areas_of_parts(offline):
+    folder = offline[1][0]
+    logged = history(folder)
+    (areas,) = (row for row in logged if "part_areas/part_1" in row)
+    assert (areas["part_areas/part_1"], areas["part_areas/part_2"]) == (25, 75)
+    (row,) = (row for row in logged if any(name.startswith("evaluation/pictures") for name in row))
+    shown = row.get("evaluation/pictures")
+    path = json.loads(shown)["path"] if isinstance(shown, str) else shown["path"] if shown else None
+    table = json.loads((folder / "files" / (path or row["evaluation/pictures.path"])).read_text())
+    assert table["columns"] == ["name", "picture", "part 1"] and [row[0] for row in table["data"]] == ["a", "b"]
+    assert table["data"][0][2] == 12.5
+    # The table's pictures lie in an artifact of W&B's own.
+    found = [one.artifact for one in records(folder) if one.WhichOneof("record_type") == "artifact"]
+    (pictures,) = (artifact for artifact in found if artifact.type == "run_table")
+    assert any(entry.path.endswith(".png") for entry in pictures.manifest.contents)
+
+
+def test_a_file_goes_to_the_wandb_run_as_an_artifact(tmp_path):
+    (tmp_path / "report.html").write_text("<title>figures</title>")
+    said, deadline = [], time.monotonic() + 20
+    run = WandbRun(RunDirectory(tmp_path), config(tmp_path, "offline"), said.append)
+    run.add(tmp_path / "report.html", "report")
+    run.close()
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    while not (found := [one.artifact for one in records(folder) if one.WhichOneof("record_type") == "artifact"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert found[0].type == "report" and [entry.path for entry in found[0].manifest.contents] == ["report.html"]
+    assert len(said) == 1, "only how to upload it"
 
 
 def test_wandb_gets_the_config_and_the_names(offline):

@@ -120,14 +120,17 @@ class WandbRun:
             say(f"W&B: offline. To upload: wandb sync {run.path}/wandb/offline-run-*")
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Numbers, or pictures (H, W, 3) uint8, by name."""
+        """Numbers, pictures (H, W, 3) uint8, or tables, which are lists of rows with both, by name."""
 
         def send() -> None:
             # Pictures are written to the system's folder for temporary files, which may be full.
-            media = {name: wandb.Image(value) for name, value in values.items() if isinstance(value, np.ndarray)}
-            self.run.log({"step": step, **values, **media})
+            self.run.log({"step": step, **{name: _medium(value) for name, value in values.items()}})
 
         self._attempt(lambda: self.run and send())
+
+    def add(self, file: Path, kind: str) -> None:
+        """A file, as an artifact of the run; a later one of its kind is another version."""
+        self._attempt(lambda: self.run and self.run.log_artifact(str(file), f"{self.run.id}_{kind}", kind))
 
     def alert(self, title: str, message: str) -> None:
         """A message that W&B sends on."""
@@ -172,14 +175,23 @@ class WandbRun:
                     wandb.teardown()  # the end of its own process: else there is a traceback when the program ends
 
 
+def _medium(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return wandb.Image(value)
+    if isinstance(value, list):
+        return wandb.Table([*value[0]], [[_medium(cell) for cell in row.values()] for row in value])
+    return value
+
+
 class RunLogger:
     """Everything a training run tells. Steps are the number of updates done.
 
     In the run directory: ``metrics.csv``, ``timing.csv`` (seconds per step, pictures and evaluations left out, and the
-    peak memory so far in MiB), ``evaluation.csv`` and ``largest_part.csv``, with a column ``step``,
-    ``pictures/NAME_STEP.png``, and ``train.log``: what was printed, and a line of progress at least every minute. On
-    stderr: a progress bar, or these lines where it is no terminal. On Weights & Biases the same numbers and pictures
-    under ``train/``, ``timing/``, ``evaluation/`` and ``pictures/``, and the config. ``index.html`` shows all of it.
+    peak memory so far in MiB), ``evaluation.csv``, ``part_areas.csv`` and ``largest_part.csv``, with a column ``step``;
+    ``pictures/NAME_STEP.png``; ``train.log``, what was printed and a line of progress at least every minute; and
+    ``index.html``, which shows all of these. On stderr: a progress bar, or these lines where it is no terminal. On
+    Weights & Biases: the config, the same numbers and pictures under ``train/``, ``timing/``, ``evaluation/``,
+    ``part_areas/`` and ``pictures/``, and a table of held-out pictures.
 
     Args:
         run: where to write.
@@ -191,7 +203,7 @@ class RunLogger:
         self.pictures = run.path / "pictures"
         self.num_steps, self._evaluation_every = config.num_steps, config.evaluation.every
         self._losses = ["total", *config.loss_weights]
-        names = "metrics", "timing", "evaluation", "largest_part"
+        names = "metrics", "timing", "evaluation", "part_areas", "largest_part"
         self._tables = {name: Table(run.path / f"{name}.csv", resumed_step) for name in names}
         self._record = Record(run.path / "train.log")
         self._record.add(f"{shlex.join(sys.argv)} ({resumed_step} of {self.num_steps} steps done)")
@@ -302,6 +314,16 @@ class RunLogger:
         self._record.add(f"evaluated after {step} steps: {figures}")
         now = time.perf_counter()  # an evaluation is not part of a step
         self._evaluation_seconds, self._clock = now - self._clock, now
+
+    def log_part_areas(self, step: int, shares: Sequence[float]) -> None:
+        """Each part's share of the foreground of the pictures that are shown all along."""
+        areas = {f"part_{part}": 100 * share for part, share in enumerate(shares, start=1)}
+        self._add("part_areas", "part_areas", step, areas)
+
+    def log_test_pictures(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table of held-out pictures, on Weights & Biases alone: texts, numbers and pictures by column."""
+        self._wandb.log(step, {"evaluation/pictures": [*rows]})
+        self._clock = time.perf_counter()
 
     def log_largest_part(self, step: int, part: int, share: float) -> list[float]:
         """Which part, from 1, holds most of the foreground of training crops, and its share of it.

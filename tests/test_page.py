@@ -205,10 +205,13 @@ def test_a_run_that_trains_is_known_by_its_lock(tmp_path):
 
 
 def test_a_terminal_shows_progress_curves_and_the_end_of_the_log(run, capsys):
-    Console(width=120).print(watch.Run(run).shown())
+    Console(width=120).print(watch.Run(run).shown(40))
     shown = capsys.readouterr().out
     assert "step 20 of 20" in shown and re.search(r"feature +0.05 +0.05 +1 +█", shown) and "FG-NMI" in shown
-    assert "Done." in shown
+    assert "Done." in shown and shown.index(" total ") < shown.index(" feature ")
+    Console(width=80).print(watch.Run(run).shown(14, runs=False))
+    small = capsys.readouterr().out
+    assert len(small.splitlines()) == 13 and "total" in small and " left" not in small and "Done." in small
     assert watch.sparkline([0.0, 1.0]) == "▁█" and watch.sparkline([3.0]) == "▁"
     assert len(watch.sparkline([*range(1000)])) <= watch.WIDTH
 

@@ -32,7 +32,7 @@ WIDTH, HEIGHT = 300, 100  # of a curve's own coordinates
 TABLES = {
     "metrics": ("Losses", "The weighted sum of the losses is total."),
     "evaluation": ("Held-out pictures", "Percent. No checkpoint is chosen by them."),
-    "part_areas": ("Areas of the parts", "Percent of the foreground, in the pictures above."),
+    "part_areas": ("Areas of the parts", "Percent of the foreground, in the training pictures above."),
     "timing": ("Time and memory", ""),
 }
 

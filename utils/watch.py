@@ -19,14 +19,14 @@ from rich.text import Text
 from utils.console import stdout
 from utils.errors import UserError
 from utils.forecast import duration
-from utils.page import read
+from utils.page import figure, read
 from utils.run_directory import is_locked, to_resume
 
 SECONDS_BETWEEN = 2  # looks
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 32  # of a curve, characters
 LINES = 5  # of the log, below
-ROWS = 24  # of the table
+BESIDES = 6  # lines that are neither of the table's rows nor of the log
 
 
 class Run:
@@ -62,22 +62,25 @@ class Run:
         yield from lines[self._told :]
         self._told = len(lines)
 
-    def shown(self) -> Group:
-        """Progress, curves and the end of the log."""
+    def shown(self, height: int, runs: bool = True) -> Group:
+        """Progress, curves and the end of the log, in so many lines; and the time left if it runs."""
         losses, timing = read(self.path / "metrics.csv"), read(self.path / "timing.csv")
         figures = read(self.path / "evaluation.csv")
         step = max((steps[-1] for steps, _ in losses.values()), default=0)
         pace = timing["seconds_per_step"][1][-1] if "seconds_per_step" in timing else None
-        left = f"   {pace:.3g} s a step   {duration(pace * (self.num_steps - step))} left" if pace else ""
-        head = Text(f"{self.path.resolve().name}   step {step:,} of {self.num_steps:,}{left}", "bold")
+        speed = f"   {pace:.3g} s a step" if pace else ""
+        left = f"   {duration(pace * (self.num_steps - step))} left" if pace and runs else ""
+        head = Text(f"{self.path.resolve().name}   step {step:,} of {self.num_steps:,}{speed}{left}", "bold")
         table = Table(box=SIMPLE, padding=(0, 1))
         for title in ("", "last", "lowest", "highest", "so far"):
             table.add_column(title, justify="right" if title in ("last", "lowest", "highest") else "left", no_wrap=True)
-        for name, (_, values) in [*losses.items(), *figures.items()][:ROWS]:
-            numbers = (f"{number:.4g}" for number in (values[-1], min(values), max(values)))
+        rows = sorted((losses | figures).items(), key=lambda row: row[0] != "total")
+        for name, (_, values) in rows[: max(1, height - LINES - BESIDES)]:
+            numbers = map(figure, (values[-1], min(values), max(values)))
             table.add_row(name, *numbers, sparkline(values))
         bar = ProgressBar(total=self.num_steps, completed=step, width=60)
-        return Group(head, bar, table, Text("\n".join(self.lines()[-LINES:]), "dim", overflow="fold"))
+        said = (Text(line, "dim", overflow="ellipsis", no_wrap=True) for line in self.lines()[-LINES:])
+        return Group(head, bar, table, *said)
 
 
 def sparkline(values: Sequence[float], width: int = WIDTH) -> str:
@@ -100,14 +103,16 @@ def follow(path: Path) -> int:
     """
     run, console = Run(path), stdout()
     if console.is_terminal:
-        with Live(run.shown(), console=console, auto_refresh=False) as live:
-            while not run.is_over():
-                time.sleep(SECONDS_BETWEEN)
-                live.update(run.shown(), refresh=True)
+        with Live(console=console, auto_refresh=False) as live:
+            over = False
+            while not over:
+                over = run.is_over()  # first, so that what is last is read after it
+                live.update(run.shown(console.height, not over), refresh=True)
+                time.sleep(0 if over else SECONDS_BETWEEN)
     else:
         over = False
         while not over:
-            over = run.is_over()  # first, so that the last lines are read after it
+            over = run.is_over()
             for line in run.new_lines():
                 print(line, flush=True)
             time.sleep(0 if over else SECONDS_BETWEEN)

@@ -22,6 +22,7 @@ PROGRAMS = {
     "datasets.example": None,
     "datasets.potsdam": None,
     "utils.sweep": None,
+    "utils.watch": None,
     "evaluation.table": "evaluation_table",
     "benchmarks/step.py": "train",
     "benchmarks/methods.py": "train",

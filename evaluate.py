@@ -2,10 +2,14 @@
 
 Baselines are put beside it, or evaluated alone, ``baseline=[kmeans_features]``.
 
+    python evaluate.py checkpoint=runs/my_run
+    python evaluate.py checkpoint=runs/my_run baseline=[kmeans_features,untrained]
+    python evaluate.py predictions=my_label_maps dataset_name=CUB dataset_root=data
+
 A run is evaluated on the data that it was trained on, unless another data set is named. Keys are in conf/evaluate.yaml.
 """
 
-import utils.interruptible  # noqa: F401
+import conf.start  # noqa: F401
 
 # isort: split
 from dataclasses import replace
@@ -50,7 +54,11 @@ def evaluate(config: DictConfig) -> None:
     if config.predictions is not None:
         labellers[SUBJECT] = label_maps.given(config, sets)
         num_parts = labellers[SUBJECT].largest_label
-    on_own_data = checkpoint is not None and tells_own_data(checkpoint.config, config, lists_of(sets.test))
+    lists = lists_of(sets.test)
+    on_own_data = checkpoint is not None and tells_own_data(checkpoint.config, config, lists)
+    OmegaConf.update(config, "dataset.lists", lists, merge=False)
+    for note in sets.test.notes:
+        print(note)
     output = output_directory(config)
     for name, own in config.baselines.items():
         labellers[name] = module("baseline", name).build(own, config, num_parts, fabric.device)
@@ -78,7 +86,7 @@ def evaluate(config: DictConfig) -> None:
             "num_parts": num_parts,
             "dataset_name": config.dataset_name,
             "dataset_root": config.dataset_root,
-            "eval_mask": config.dataset.get("eval_mask"),
+            "eval_mask": config.dataset.get("eval_mask") if sets.test.has_masks else None,
             "counts": counts,
             "parts": results[first].parts,
             "versions": versions(),
@@ -142,12 +150,18 @@ def log_to_run(
     for key in given_keys():
         if key.startswith("logging."):
             OmegaConf.update(trained, key, OmegaConf.select(config, key))
-    wandb = WandbRun(RunDirectory(path), trained, say=print)
-    wandb.log(checkpoint.step, {f"evaluation/{name}": value for name, value in metrics.items()})
-    wandb.log(checkpoint.step, shown)
-    if report.is_file():
-        wandb.add(report, "report")
-    wandb.close()
+    try:
+        alone = RunDirectory.locked(path)
+    except UserError as error:
+        print(f"The figures do not go to W&B. {error}")
+        return
+    with alone:
+        wandb = WandbRun(alone, trained, say=print, step=checkpoint.step)
+        wandb.log(checkpoint.step, {f"evaluation/{name}": value for name, value in metrics.items()})
+        wandb.log(checkpoint.step, shown)
+        if report.is_file():
+            wandb.add(report, "report")
+        wandb.close()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from utils.errors import UserError
 PACKAGES = {
     "method": ("models.methods", ("Options", "LossWeights", "Augmentation", "Method")),
     "segmenter": ("models.segmenters", ("Options", "build", "from_state")),
+    "pretrained": ("models.pretrained", ("Options", "build")),
     "perceptual": ("models.perceptual", ("Options", "build")),
     "dataset": ("datasets", ("Options", "build")),
     "baseline": ("evaluation.labellers", ("Options", "build")),

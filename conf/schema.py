@@ -109,7 +109,7 @@ class TrainConfig:
     batch_size: int = number(low=2)
     num_steps: int = number(low=1)
     seed: int = number(low=0, high=2**32 - 1)  # what NumPy takes
-    device: str = choice("auto", "cpu", "cuda")
+    device: str = choice("auto", "cpu", "cuda", "mps")
     devices: int = number(low=1)
     num_nodes: int = number(low=1)
     strategy: str = choice("auto", "ddp")
@@ -166,11 +166,22 @@ class EvaluateConfig(TrainConfig):
 
 @dataclass
 class PredictConfig(TrainConfig):
-    checkpoint: str = path()
+    checkpoint: str | None = path()
+    pretrained: Any = None
+    task: str | None = choice("foreground", "parts")
     images: str | None = path()
     masks: str | None = path()
     overwrite: bool = MISSING
     only_missing: bool = MISSING
+
+    @staticmethod
+    def check(config: DictConfig) -> None:
+        TrainConfig.check(config)
+        if (config.checkpoint is None) == (config.pretrained is None):
+            raise UserError(
+                "One of two is required: checkpoint=PATH, of a run or a published one, or pretrained=NAME, a network "
+                f"that finds the foreground ({', '.join(names('pretrained'))})."
+            )
 
 
 def typed(raw: DictConfig | Mapping[str, Any], schema: type = TrainConfig) -> DictConfig:
@@ -192,6 +203,8 @@ def typed(raw: DictConfig | Mapping[str, Any], schema: type = TrainConfig) -> Di
     config.optimizer = OmegaConf.structured(OPTIMIZERS.get(_name(raw, "optimizer"), SGD))
     for name in raw.get("baselines") or {}:
         config.baselines[name] = OmegaConf.structured(module("baseline", name).Options)
+    if raw.get("pretrained"):
+        config.pretrained = OmegaConf.structured(module("pretrained", _name(raw, "pretrained")).Options)
     nodes = {node: raw[node] for node in NODES if node in raw}
     nodes |= {f"baselines.{name}": own for name, own in (raw.get("baselines") or {}).items()}
     for node, value in nodes.items():
@@ -279,6 +292,8 @@ def _brought() -> Iterator[tuple[str, str, type]]:
             yield f"{node}.", _chosen_by(kind, name), getattr(module(kind, name), dataclass_name)
     for name, options in OPTIMIZERS.items():
         yield "optimizer.", f"optimizer.name={name}", options
+    for name in names("pretrained"):
+        yield "pretrained.", f"pretrained={name}", module("pretrained", name).Options
     for name in names("baseline"):
         yield f"baselines.{name}.", f"baseline=[{name}]", module("baseline", name).Options
 

@@ -42,7 +42,7 @@ NEW_FORMS = {
     "evaluation.baselines": "give baseline=[untrained,kmeans_features,kmeans_colours], or some of these",
     "evaluation.kmeans_points": "give baselines.kmeans_features.num_points or baselines.kmeans_colours.num_points",
     "evaluation.kmeans_restarts": "give baselines.kmeans_features.restarts or baselines.kmeans_colours.restarts",
-    "task": "leave it out: a checkpoint's method says whether it finds the foreground or parts",
+    "task": "leave it out: the method says whether the foreground or parts are found",
 }
 
 

@@ -1,11 +1,14 @@
 """Files on disk to samples, crops and batches; in ``transforms`` colour and geometric views of batches."""
 
+import conf.start  # noqa: F401
+
+# isort: split
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from conf.modules import module
-from datasets.base import Source, Split
+from datasets.base import Masked, Source, Split
 from datasets.files import require_files
 from datasets.saliency import WithSaliency
 from datasets.sample import Purpose
@@ -36,4 +39,8 @@ def build_from_lists(config: DictConfig, split: Split, purpose: Purpose) -> Sour
     salient = options.saliency is not None and (split, purpose) == ("train", "training")
     purpose = "prediction" if salient else purpose  # no masks are read
     source = module("dataset", config.dataset.name).build(options, Path(config.dataset_root), split, purpose)
-    return WithSaliency(source, Path(options.saliency)) if salient else source
+    if salient:
+        return WithSaliency(source, Path(options.saliency))
+    if isinstance(options, Masked) and not source.has_masks and purpose != "prediction":
+        source.notes.append(f"{source.name}: the {split} split is read without masks, each object fills its picture.")
+    return source

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from omegaconf import MISSING
@@ -13,7 +13,7 @@ from datasets.sample import Purpose, Sample
 from utils.errors import UserError
 
 Split = Literal["train", "test"]
-Mask = Literal["gt", "supervised", "unsupervised"]
+Mask = Literal["gt", "supervised", "unsupervised", "none"]
 
 
 class NoPictures(UserError):
@@ -36,13 +36,13 @@ class Options:
 
 @dataclass
 class Masked:
-    """Of data sets with a choice of masks."""
+    """Of data sets with a choice of masks; "none": every picture is the object's from edge to edge."""
 
-    train_mask: str = reading(choice("gt", "supervised", "unsupervised"))
-    eval_mask: str = reading(choice("gt", "supervised", "unsupervised"))
+    train_mask: str = reading(choice(*get_args(Mask)))
+    eval_mask: str = reading(choice(*get_args(Mask)))
 
     def mask(self, purpose: Purpose) -> Mask | None:
-        """Which masks are read; a prediction of masks needs none."""
+        """Which masks are read; None, for a prediction of masks, which needs none."""
         return {"training": self.train_mask, "evaluation": self.eval_mask, "prediction": None}[purpose]
 
     def mask_of_split(self, split: Split, purpose: Purpose) -> Mask | None:
@@ -70,7 +70,8 @@ class Source(Protocol):
         notes: what a log should say about this data.
         keypoint_names: of its keypoints; empty where it has none.
         part_names: of labels 1.. of its part maps, or None where it has none.
-        has_masks: its samples' foreground is an object's; else it is the whole picture, and nothing asks for masks.
+        has_masks: its samples' foreground is an object's; else it is the whole picture, nothing asks for masks, and no
+            figure is of them.
         num_classes: its samples' labels are 1 to this; 0 where they have none.
         pixel_classes: names of the classes 0.. of its class maps; empty where it has none.
         held_out: asked for where there are ``pixel_classes``. Where both splits have the same pictures, the names of

@@ -79,6 +79,7 @@ class _Cached:
         if index not in self._keys:
             files = [(os.path.abspath(path), path.stat()) for path in self._dataset.files(index)]
             states = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in files]
+            states += [()] * (not self._dataset.has_masks)  # of the same files, maybe
             self._keys[index] = hashlib.blake2b(repr(states).encode(), digest_size=16).digest()
         return self._keys[index]
 

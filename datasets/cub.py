@@ -80,7 +80,6 @@ class CUB(BoxCrops):
     """
 
     name = "CUB"
-    has_masks = True
     pixel_classes: list[str] = []
 
     def __init__(
@@ -91,8 +90,8 @@ class CUB(BoxCrops):
         Args:
             root: the folder that holds ``CUB_200_2011/`` and the folders of predicted masks.
             split: of ``train_test_split.txt``.
-            mask: ``segmentations/`` of CUB, ``supervisedlabels/`` or ``pseudolabels/``; None reads none and takes the
-                whole picture.
+            mask: ``segmentations/`` of CUB, ``supervisedlabels/`` or ``pseudolabels/``; "none" and None read none and
+                take the whole picture.
             options: of the crops, see ``BoxCrops``.
             use_cleaned_list: where it is present.
 
@@ -103,7 +102,8 @@ class CUB(BoxCrops):
         self.split = split
         self.notes: list[str] = []
         self._root, self._base = Path(root), Path(root) / "CUB_200_2011"
-        self._mask = mask
+        self._mask = None if mask == "none" else mask
+        self.has_masks = self._mask is not None
         self._check_presence()
 
         self.keypoint_names = read_names(self._base / "parts/parts.txt")

@@ -64,7 +64,6 @@ class DeepFashion:
     """
 
     name = "DeepFashion"
-    has_masks = True
     num_classes = 0
     pixel_classes: list[str] = []
     keypoint_names: list[str] = []
@@ -76,7 +75,8 @@ class DeepFashion:
         Args:
             root: the folder that holds ``Anno/`` and the folders of predicted masks.
             split: ``test`` is query and gallery together.
-            mask: ``gt`` for all labelled pixels, ``supervisedlabels/`` or ``pseudolabels/``.
+            mask: ``gt`` for all labelled pixels, ``supervisedlabels/`` or ``pseudolabels/``; ``none``: the whole
+                picture.
             options: of the training crop.
 
         Raises:
@@ -84,7 +84,7 @@ class DeepFashion:
         """
         self.split = split
         self._root, self._base = Path(root), Path(root) / "Anno/segmentation"
-        self._mask = mask
+        self._mask, self.has_masks = mask, mask != "none"
         self._crop_area, self._crop_aspect = tuple(options.crop_area), tuple(options.crop_aspect)
         self._flip_probability = options.flip_probability
         lists = [self._base / f"DeepFashion_segmentation_{name}.json" for name in LISTS[split]]
@@ -104,7 +104,8 @@ class DeepFashion:
             )
         # The true masks are the labels beside the pictures.
         folders = {mask: self._root / folder for mask, folder in MASKS.items()}
-        require_masks(self.name, self._mask, {"gt": pictures, **folders})
+        if self.has_masks:
+            require_masks(self.name, self._mask, {"gt": pictures, **folders})
 
     def __len__(self) -> int:
         return len(self._names)
@@ -136,7 +137,8 @@ class DeepFashion:
         image = read_picture(path)
         part_map = read_part_map(part_path, path, image)
         mask = read_label_map(mask_path[0], path, image) if mask_path else part_map
-        return Sample(self._names[index], path, image, (mask > 0).astype(np.uint8), part_map=part_map)
+        foreground = (mask > 0).astype(np.uint8) if self.has_masks else np.ones_like(part_map, np.uint8)
+        return Sample(self._names[index], path, image, foreground, part_map=part_map)
 
     def train_crop(self, sample: Sample, size: int, rng: np.random.Generator) -> Sample:
         """A random box of the picture, resized to ``size`` x ``size``, mirrored at times (release)."""

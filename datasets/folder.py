@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from datasets.files import (
     ENDINGS,
     FORMATS,
     HELP,
+    MissingFile,
     UnreadableFile,
     check_keypoints,
     coordinate,
@@ -35,7 +37,9 @@ from datasets.files import (
 )
 from datasets.sample import Purpose, Sample
 from utils.errors import UserError
+from utils.run_directory import argument
 
+WITHOUT_OBJECT = "without_object.txt"  # predict.py lists there in which pictures it has found nothing
 MASKS = {"gt": "masks", "supervised": "supervisedlabels", "unsupervised": "pseudolabels"}
 # Around an object these leave values that are nearly, but not quite, 0.
 LOSSY = {ending for kind in ("AVIF", "HEIF", "JPEG") for ending in FORMATS[kind]}
@@ -51,7 +55,10 @@ class Options(base.Options, base.Masked, base.Boxed):
 
 def build(options: Options, dataset_root: Path, split: Split, purpose: Purpose) -> "Folder":
     """See ``datasets.build``."""
-    return Folder(dataset_root / options.folder, split, options.mask(purpose), options)
+    root, mask = dataset_root / options.folder, options.mask(purpose)
+    if (purpose, options.train_mask) == ("evaluation", "none") and not (root / MASKS.get(mask, ".")).is_dir():
+        mask = "none"  # who trains without masks has none to evaluate with either
+    return Folder(root, split, mask, options)
 
 
 class Folder(BoxCrops):
@@ -67,7 +74,8 @@ class Folder(BoxCrops):
     row are hidden.
 
     Held out are the pictures of ``test.txt``, or those that ``train.txt`` does not list, a name a line; with both files
-    pictures in neither are not used. Without them it is a share of the pictures, drawn by their names.
+    pictures in neither are not used. Without them it is a share of the pictures, drawn by their names. Pictures that
+    ``without_object.txt`` lists and that have no mask are not used where masks are.
 
     Attributes:
         name: of the data set.
@@ -78,7 +86,6 @@ class Folder(BoxCrops):
     """
 
     name = "folder"
-    has_masks = True
     num_classes = 0
     pixel_classes: list[str] = []
 
@@ -88,8 +95,8 @@ class Folder(BoxCrops):
         Args:
             root: the folder that holds ``images/``.
             split: see above.
-            mask: ``masks/``, or predicted ones in ``supervisedlabels/`` or ``pseudolabels/``; None reads none and takes
-                the whole picture.
+            mask: ``masks/``, or predicted ones in ``supervisedlabels/`` or ``pseudolabels/``; "none" and None read none
+                and take the whole picture.
             options: of the crops, see ``BoxCrops``, and of the split.
 
         Raises:
@@ -98,19 +105,22 @@ class Folder(BoxCrops):
         super().__init__(options, options.flip_probability)
         self.split = split
         self.notes: list[str] = []
-        self._root, self._mask = Path(root), mask
+        self._root, self._mask = Path(root), None if mask == "none" else mask
+        self.has_masks = self._mask is not None
         self._pictures = self._pictures_in("images")
         if not self._pictures:
             told = " ".join(
                 [f"{self._root / 'images'} holds no picture: known are {' '.join(sorted(ENDINGS))}.", *self.notes]
             )
             raise UserError(f"{told} {HELP}")
-        self._masks = {} if mask is None else self._list_masks(mask)
+        self._masks = self._list_masks(self._mask) if self.has_masks else {}
+        self._leave_out()
         held_out = self._held_out(options.test_share)
         self._stems = [stem for stem, is_test in held_out.items() if is_test == (split == "test")]
         if not self._stems:
             raise NoPictures(f"{self._root} has no picture of the {split} split. {HELP}")
-        self.notes.insert(0, f"{self.name}: {len(self):,} of {len(self._pictures):,} pictures, the {split} split.")
+        count = len(self._pictures) + len(self._left_out)
+        self.notes.insert(0, f"{self.name}: {len(self):,} of {count:,} pictures, the {split} split.")
 
         self.part_names, self._part_maps = None, {}
         if (self._root / "parts").is_dir():
@@ -131,9 +141,18 @@ class Folder(BoxCrops):
         return found
 
     def _list_masks(self, mask: Mask) -> dict[str, Path]:
-        require_masks(self.name, mask, {choice: self._root / folder for choice, folder in MASKS.items()})
-        folder = self._root / MASKS[mask]
-        masks = self._pictures_in(MASKS[mask])
+        folders = {choice: self._root / folder for choice, folder in MASKS.items()}
+        folder = folders.pop(mask)
+        masks = self._pictures_in(MASKS[mask]) if folder.is_dir() else {}
+        if not masks and not any(other.is_dir() for other in folders.values()):
+            images = shlex.quote(argument("images", self._root / "images"))
+            raise MissingFile(
+                f"{self.name}: no masks in {folder}. Three ways on: a network of torchvision's makes them, python "
+                f"predict.py task=foreground pretrained=maskrcnn {images}; one learns from a few made by hand, python "
+                "train.py method=foreground dataset_name=folder dataset_root=FEW, where FEW holds those pictures and "
+                "masks; or each object is taken to fill its picture, dataset.train_mask=none. See docs/masks.md."
+            )
+        require_masks(self.name, mask, {mask: folder, **folders})
         if masks.keys().isdisjoint(self._pictures):
             first, picture = (str(next(iter(found.values()), "none")) for found in (masks, self._pictures))
             raise UserError(
@@ -143,6 +162,15 @@ class Folder(BoxCrops):
         if spare := [stem for stem in masks if stem not in self._pictures]:
             self.notes.append(f"{len(spare):,} masks in {folder} have no picture: {some(spare)}.")
         return masks
+
+    def _leave_out(self) -> None:
+        """Pictures in which nothing was found, unless they have got a mask since."""
+        path = self._root / WITHOUT_OBJECT
+        listed = self._named_in(path) if self.has_masks and path.is_file() else ()
+        self._left_out = {stem for stem in listed if stem in self._pictures and stem not in self._masks}
+        if self._left_out:
+            self._pictures = {stem: found for stem, found in self._pictures.items() if stem not in self._left_out}
+            self.notes.append(f"{path}: {len(self._left_out):,} pictures without a mask are left out.")
 
     def _held_out(self, test_share: float) -> dict[str, bool]:
         """For each picture that is used whether it is held out."""
@@ -162,12 +190,16 @@ class Folder(BoxCrops):
     def _listed(self, path: Path) -> set[str] | None:
         if not path.is_file():
             return None
-        lines = (line.strip() for line in read_text(path).splitlines())
-        listed = {self._stem(name): name for name in lines if name and not of_system(PureWindowsPath(name).name)}
-        for stem in sorted(listed.keys() - self._pictures.keys()):
+        listed = self._named_in(path)
+        for stem in sorted(listed.keys() - self._pictures.keys() - self._left_out):
             # Missing, which reading it will tell.
             self._pictures[stem] = self._root / "images" / spellings(listed[stem], "images")[-1]
         return set(listed)
+
+    def _named_in(self, path: Path) -> dict[str, str]:
+        """The stem and the name of each picture in a list."""
+        lines = (line.strip() for line in read_text(path).splitlines())
+        return {self._stem(name): name for name in lines if name and not of_system(PureWindowsPath(name).name)}
 
     def _stem(self, name: str) -> str:
         """What ``pictures_in`` calls a picture that a list names, with its ending or without."""

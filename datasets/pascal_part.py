@@ -132,7 +132,6 @@ class PascalPart(BoxCrops):
     """
 
     keypoint_names: list[str] = []
-    has_masks = True
     num_classes = 0
     pixel_classes: list[str] = []
 
@@ -144,7 +143,7 @@ class PascalPart(BoxCrops):
                 ``VOC2010/ImageSets/Main/``.
             split: training is ``CATEGORY_train.txt``, test ``CATEGORY_val.txt``; their lines with -1 are pictures
                 without the category.
-            mask: the labelled parts, or predicted masks.
+            mask: the labelled parts, or predicted masks; ``none``: the whole picture.
             options: the category, how large its objects must be, and the crops, see ``BoxCrops``.
 
         Raises:
@@ -155,7 +154,7 @@ class PascalPart(BoxCrops):
         self.category = PAPER_NAMES.get(options.category, options.category)
         self.name = f"PASCAL-Part {self.category}"
         self.split = split
-        self._root, self._mask = Path(root), mask
+        self._root, self._mask, self.has_masks = Path(root), mask, mask != "none"
         self._check_presence()
 
         listed, lost = self._read_lists(options.on_error == "skip")
@@ -254,12 +253,13 @@ class PascalPart(BoxCrops):
         image = read_picture(path)
         part_map = annotated.part_map(self._labels)
         check_size(str(self._annotation(picture)), part_map.shape, path, image)
-        foreground = read_label_map(mask_path[0], path, image) if mask_path else part_map
+        mask = read_label_map(mask_path[0], path, image) if mask_path else part_map
+        foreground = (mask > 0).astype(np.uint8) if self.has_masks else np.ones_like(part_map, np.uint8)
         return Sample(
             name=self.sample_name(index),
             path=path,
             image=image,
-            foreground=(foreground > 0).astype(np.uint8),
+            foreground=foreground,
             box=np.array(annotated.box, float),
             part_map=part_map,
         )

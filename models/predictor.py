@@ -1,6 +1,8 @@
 """What a checkpoint predicts with: the published ones and those of ``train.py``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,7 +11,9 @@ from torch import Tensor, nn
 
 from conf.modules import module
 from conf.schema import MAX_PARTS
+from models.weights import groups_of, inner_states, preference, unwrapped
 from utils.checkpoints import Checkpoint
+from utils.console import say
 from utils.errors import UserError
 
 
@@ -33,10 +37,7 @@ def load_predictor(
             that do not fit or are not finite; the message names the file.
     """
     method = module("method", config.method.name).Method
-    try:
-        predictor = method.predictor_of(config, checkpoint.model)
-    except UserError as error:
-        raise UserError(f"{checkpoint.file}: {error}") from error
+    predictor, state = _with_state(checkpoint, partial(method.predictor_of, config))
     found = predictor.num_parts
     if found > MAX_PARTS:
         raise UserError(f"{checkpoint.file} has {found} parts: label maps hold bytes, for {MAX_PARTS} parts at most.")
@@ -47,8 +48,51 @@ def load_predictor(
             f"{checkpoint.file} has {channels} channels, with method={config.method.name} {what}, which is not "
             f"num_parts={num_parts}: give num_parts={found}, or the method that it was trained with."
         )
-    restore(predictor, checkpoint.model, checkpoint.file)
+    restore(predictor, state, checkpoint.file)
     return predictor.to(memory_format=memory_format).eval()
+
+
+def _with_state(
+    checkpoint: Checkpoint, predictor_of: Callable[[Mapping[str, Tensor]], nn.Module]
+) -> tuple[nn.Module, Mapping[str, Tensor]]:
+    """A predictor for a checkpoint, and the state dict that is to fill it.
+
+    As the file has it; or, where none fits that, without what others wrap networks in: ``module.``, ``_orig_mod.``, or
+    whatever all of the network's names begin with (``state_dict.``, ``model.``, ``net.``, nested too).
+
+    Args:
+        predictor_of: gives one that a state dict fits; UserError where it is of another network.
+
+    Raises:
+        UserError: no network fits, or more than one does and none is called as the one that is meant.
+    """
+    try:
+        predictor = predictor_of(checkpoint.model)
+        if not checkpoint.is_bare:
+            return predictor, checkpoint.model
+    except UserError as error:
+        first = UserError(f"{checkpoint.file}: {error}")
+    state, found = unwrapped(checkpoint.model), {}
+    for prefix, inner in [("", state), *inner_states(state)]:
+        with suppress(UserError):
+            found[prefix] = predictor_of(inner), inner
+    if not found:
+        raise first
+    surest = max(map(preference, found))
+    likely = [""] if "" in found else [prefix for prefix in found if preference(prefix) == surest]
+    if len(likely) > 1:
+        several = ", ".join(prefix.rstrip(".") for prefix in likely)
+        raise UserError(
+            f"{checkpoint.file} holds more than one network that fits, {several}: save the one that is meant in a file "
+            "of its own, torch.save(network.state_dict(), FILE)."
+        )
+    (meant,) = likely
+    predictor, inner = found[meant]
+    own = {name.partition(".")[0] for name in predictor.state_dict()}
+    kept = {name: tensor for name, tensor in inner.items() if name.partition(".")[0] in own}
+    left = groups_of(name for name in state if not (name.startswith(meant) and name.removeprefix(meant) in kept))
+    say(f"{checkpoint.file}: {len(kept)} tensors" + f", left out {left}" * bool(left) + ".")
+    return predictor, kept
 
 
 def restore(predictor: nn.Module, state: Mapping[str, Tensor], file: Path | str) -> None:

@@ -4,18 +4,14 @@ Files are read in whatever layout people have them (torchvision's, timm's, SwAV'
 project's): wrappers' names are dropped, and the network's tensors are looked for under the one prefix that fits most.
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.hub import HASH_REGEX, download_url_to_file
 from torchvision.models import ResNet50_Weights, VGG16_BN_Weights, VGG16_Weights, VGG19_Weights, WeightsEnum
@@ -23,18 +19,13 @@ from torchvision.models import ResNet50_Weights, VGG16_BN_Weights, VGG16_Weights
 from utils import checkpoints
 from utils.console import say
 from utils.errors import UserError
-from utils.files import stand_in
 
 # Segments of names that come from what a network was wrapped in.
-WRAPPERS = ("module", "_orig_mod")
-# Of two networks that fit as well, the one that is published: DINO's teacher, MoCo's encoder that is trained.
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# Of several networks in a file that fit as well, what the one that is meant is called: DINO's teacher, MoCo's encoder
+# that is trained; and what is not called so may be an average of it.
 PREFERRED = ("teacher", "encoder_q")
-# What files of training hold beside tensors and plain values, and cannot run code.
-HARMLESS = (
-    argparse.Namespace,
-    *(np.dtype, type(np.dtype("float32")), type(np.dtype("float64")), type(np.dtype("int64"))),
-    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-)
+MEANT = ("model_state_dict", "state_dict", "model", "net", "network")
 
 
 class Normalisation(nn.Module):
@@ -112,7 +103,7 @@ def read_state(choice: str, weights_dir: str | Path, option: str) -> dict[str, T
             )
         known = f" A run that goes on has them in its checkpoint: there {option}=none does."
         raise UserError(
-            f"{option}={choice}: there is no such file or run. Give another one, or none."
+            f"{option}={choice}: there is no such file or run. Give another one{', or none' * _needless(option)}."
             f"{known if option.startswith('segmenter') else ''}"
         )
     return dict(checkpoints.find(path).model) if path.is_dir() else _read(path)
@@ -121,10 +112,15 @@ def read_state(choice: str, weights_dir: str | Path, option: str) -> dict[str, T
 def pretrained_state(
     choice: str, imagenet: PretrainedWeights, weights_dir: str | Path, option: str
 ) -> dict[str, Tensor]:
-    """As :func:`read_state`, where ``"imagenet"`` stands for ``imagenet``, which lies in ``weights_dir`` itself."""
-    if choice != "imagenet":
+    """As :func:`published_state`, where ``"imagenet"`` stands for ``imagenet``."""
+    return published_state(choice, "imagenet", imagenet.url, weights_dir, option)
+
+
+def published_state(choice: str, word: str, url: str, weights_dir: str | Path, option: str) -> dict[str, Tensor]:
+    """As :func:`read_state`, where ``word`` stands for what is at ``url``, which lies in ``weights_dir`` itself."""
+    if choice != word:
         return read_state(choice, weights_dir, option)
-    return _fetched(imagenet.url, Path(weights_dir) / imagenet.url.rsplit("/", 1)[1], option)
+    return _fetched(url, Path(weights_dir) / url.rsplit("/", 1)[1], option)
 
 
 def tensors_of_package(package: str, names: Sequence[str], option: str) -> dict[str, Tensor]:
@@ -184,7 +180,7 @@ def copy_by_name(
         UserError: another tensor of the network is missing from ``state``, has another shape, or is not finite.
     """
     wanted = network.state_dict()
-    given = {".".join(part for part in name.split(".") if part not in WRAPPERS): t for name, t in state.items()}
+    given = unwrapped(state)
     prefix = _prefix(given, wanted)
     found = {name: given[prefix + name] for name in wanted if prefix + name in given}
     other_shape = [name for name in found if found[name].shape != wanted[name].shape]
@@ -205,10 +201,10 @@ def copy_by_name(
     if broken := [name for name in taken if not taken[name].isfinite().all()]:
         raise UserError(f"The weights in {source} are of no use: {broken[0]} has numbers that are not finite.")
     network.load_state_dict(taken, strict=False)
-    left = _groups(
+    left = groups_of(
         _inside(name, prefix) for name in given if not (name.startswith(prefix) and name[len(prefix) :] in taken)
     )
-    new = _groups([*(name for name in wanted if name not in taken and "num_batches_tracked" not in name), *beside])
+    new = groups_of([*(name for name in wanted if name not in taken and "num_batches_tracked" not in name), *beside])
     also = f" with its head ({head.rstrip('.')})" if of_head and has_head else ""
     say(
         f"{source}: {len(taken)} tensors{also}"
@@ -216,6 +212,18 @@ def copy_by_name(
         + (f", new {new}" * bool(new))
         + "."
     )
+
+
+def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same without the segments of wrappers in the names."""
+    return {".".join(part for part in name.split(".") if part not in WRAPPERS): t for name, t in state.items()}
+
+
+def inner_states(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """For everything that names begin with, and a dot: what is under it, by the rest of the name."""
+    parts = [name.split(".") for name in state]
+    for prefix in dict.fromkeys(".".join(own[:place]) + "." for own in parts for place in range(1, len(own))):
+        yield prefix, {name.removeprefix(prefix): own for name, own in state.items() if name.startswith(prefix)}
 
 
 def _prefix(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
@@ -229,7 +237,13 @@ def _prefix(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
                 fits[name[: len(name) - len(inner)]] += 1 + (tensor.shape == wanted[inner].shape)
     if not fits:
         return ""
-    return max(fits, key=lambda prefix: (fits[prefix], any(part in PREFERRED for part in prefix.split("."))))
+    return max(fits, key=lambda prefix: (fits[prefix], preference(prefix)))
+
+
+def preference(prefix: str) -> tuple[bool, bool]:
+    """How surely a network is meant by what its tensors' names begin with; larger is surer."""
+    parts = {*prefix.split(".")}
+    return not parts.isdisjoint(PREFERRED), not parts.isdisjoint(MEANT)
 
 
 def _inside(name: str, prefix: str) -> str:
@@ -242,7 +256,7 @@ def _inside(name: str, prefix: str) -> str:
     return name
 
 
-def _groups(names: Iterable[str]) -> str:
+def groups_of(names: Iterable[str]) -> str:
     """Names by their first part, with how many there are of each."""
     counts = Counter(name.partition(".")[0] for name in names)
     return ", ".join(f"{name} ({count})" for name, count in counts.items())
@@ -258,30 +272,12 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"There is no weights file {path}.")
     try:
-        if path.suffix == ".safetensors":
-            payload = load_file(path)
-        else:
-            with torch.serialization.safe_globals(list(HARMLESS)):
-                payload = checkpoints.load_tensors(path)
+        payload = checkpoints.load_tensors(path)
     except Exception as error:
-        raise UserError(
-            f"Cannot read the weights file {path}: {stand_in(path) or first_line(error)}. It may be truncated or no "
-            f"PyTorch state dict: delete it and fetch it again."
-        ) from error
-    if not (state := dict(_tensors(payload))):
+        raise UserError(f"Cannot read the weights file {path}: {checkpoints.why_unreadable(path, error)}") from error
+    if not (state := dict(checkpoints.tensors_in(payload))):
         raise UserError(f"The weights file {path} does not hold a state dict (names and tensors).")
     return state
-
-
-def _tensors(payload: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of nested mappings but the optimiser's, under its dotted name."""
-    if not isinstance(payload, Mapping):
-        return
-    for name, value in payload.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{name}", value
-        elif "optim" not in str(name):
-            yield from _tensors(value, f"{prefix}{name}.")
 
 
 def _download(url: str, path: Path, option: str) -> None:
@@ -290,13 +286,18 @@ def _download(url: str, path: Path, option: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         download_url_to_file(url, str(path), hash_prefix=digest.group(1) if digest else None)
     except Exception as error:
+        without = f"\n  or start without pretrained weights: {option}=none"
         raise UserError(
             f"Cannot download the pretrained weights {path.name}: {first_line(error)}.\n"
             f"  source: {url}\n"
             f"  put the file here: {path.absolute()}\n"
-            f"  or give another file: {option}=PATH\n"
-            f"  or start without pretrained weights: {option}=none"
+            f"  or give another file: {option}=PATH{without * _needless(option)}"
         ) from error
+
+
+def _needless(option: str) -> bool:
+    """Whether the network that a key gives weights to can do without: not one that is used as it comes."""
+    return not option.startswith("pretrained.")
 
 
 def first_line(error: Exception) -> str:

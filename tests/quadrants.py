@@ -52,6 +52,7 @@ class Quadrants:
 
     name = "quadrants"
     keypoint_names = ["a", "b", "c", "d"]
+    has_masks = True
     part_names = None
     pixel_classes: list[str] = []
     held_out: frozenset[str] | None = None

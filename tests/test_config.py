@@ -38,7 +38,8 @@ DATASETS = sorted(path.stem for path in (CONF / "dataset_name").glob("*.yaml"))
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_group_option_composes_and_is_valid(option):
-    name = "evaluation_table" if option.startswith("table=") else "train"
+    programs = {"table": "evaluation_table", "pretrained": "predict"}
+    name = programs.get(option.partition("=")[0], "train")
     composed(option, *ASKED.get(option, ()), name=name)
 
 

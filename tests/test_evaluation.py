@@ -208,7 +208,7 @@ def test_labellers_that_learn_are_fitted_on_the_training_split():
 
 
 class Broken:
-    name, keypoint_names, part_names = "broken", ["a"], None
+    name, keypoint_names, part_names, has_masks = "broken", ["a"], None, True
 
     def __len__(self):
         return 3

@@ -229,7 +229,7 @@ def test_two_pictures_of_one_name_are_refused(root):
 @pytest.mark.parametrize("name", ["", "images", "masks"])
 def test_a_missing_folder_is_named(root, name):
     shutil.rmtree(root / name)
-    with pytest.raises(UserError, match=rf"[Nn]o folder {root / (name or 'images')}"):
+    with pytest.raises(UserError, match=rf"[Nn]o (folder|masks in) {root / (name or 'images')}"):
         folder(root)
 
 

@@ -60,10 +60,13 @@ def test_the_page_of_a_run_shows_its_curves_pictures_log_and_config_and_loads_no
         "Pictures",
         "Losses",
         "Held-out pictures",
+        "Areas of the parts",
         "Time and memory",
         "Last lines of the log",
     ]
-    assert set(found.linked) == {"pictures/parts_20.png", "metrics.csv", "evaluation.csv", "timing.csv", "train.log"}
+    assert set(found.linked) == {"pictures/parts_20.png", "train.log"} | {
+        f"{table}.csv" for table in ("metrics", "evaluation", "part_areas", "timing")
+    }
     assert all((run / name).is_file() for name in found.linked) and "http" not in text and not found.silent
     assert ">Done</p>" in text and "20 of 20" in text and "&lt;b&gt;" in text and "evaluated after 20 steps" in text
     assert re.search(r"""data-steps="\[10, ?20\]">\s*<figcaption><b>parts</b>""", text)

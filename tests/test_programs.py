@@ -110,11 +110,12 @@ def test_the_saved_label_maps_give_the_figures_again(evaluated):
 
 def test_evaluating_a_run_directory_adds_to_its_wandb_run(trained, evaluated):
     identity = (trained / "wandb_id.txt").read_text().strip()
-    assert len(list((trained / "wandb").glob(f"offline-run-*-{identity}"))) == 2
+    assert len(list((trained / "wandb").glob(f"offline-run-*-{identity}"))) == 1
+    assert len(list((trained / "wandb").glob(f"superseded-offline-run-*-{identity}"))) == 1
 
 
 def test_the_evaluation_keeps_the_wandb_settings_of_the_run(trained, evaluated):
-    configs = [path.read_bytes() for path in sorted((trained / "wandb").glob("offline-run-*/*.wandb"))]
+    configs = [path.read_bytes() for path in sorted((trained / "wandb").glob("*offline-run-*/*.wandb"))]
     assert len(configs) == 2 and all(b"a-project-of-its-own" in content for content in configs)
 
 

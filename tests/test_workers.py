@@ -21,7 +21,7 @@ MESSAGE = "was ended from outside, often for want of memory .*lower loader.num_w
 
 
 class KillsItsReader:
-    name, keypoint_names, part_names = "killer", ["a"], None
+    name, keypoint_names, part_names, has_masks = "killer", ["a"], None, True
     train_crop = test_crop = None
 
     def __len__(self) -> int:

@@ -6,21 +6,31 @@ nothing), ``precision_state_dict`` (the gradient scaler's, with ``precision=16``
 ``method_state_dict``), ``config`` (the run's resolved config) and ``versions`` (of the code and of what it runs on).
 """
 
+import argparse
+import errno
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from utils.console import stderr
 from utils.errors import UserError
-from utils.files import written_whole
+from utils.files import stand_in, written_whole
 
 FORMAT = 2
+# What files of training hold beside tensors and plain values, and cannot run code.
+HARMLESS = (
+    argparse.Namespace,
+    *(np.dtype, type(np.dtype("float32")), type(np.dtype("float64")), type(np.dtype("int64"))),
+    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Checkpoint:
         beside: what else its method trained.
         optimizer, precision: their states; empty where it has none.
         config: of the run, as plain mappings in the form of the version that wrote it; empty in a published one.
-        is_bare: the file is a state dict and nothing else.
+        is_bare: the file is a state dict, or one in what others wrap it in, and nothing says of what.
     """
 
     file: Path
@@ -162,16 +172,15 @@ def _read(path: Path) -> Checkpoint:
     try:
         payload = load_tensors(path)
     except Exception as error:  # on damaged bytes PyTorch raises nearly anything
+        raise Damaged(f"{path} cannot be read as a checkpoint: {why_unreadable(path, error)}") from error
+    is_bare = not (isinstance(payload, dict) and "model_state_dict" in payload)
+    if is_bare:
+        payload = {"model_state_dict": dict(tensors_in(payload))}
+    model = payload["model_state_dict"]
+    if not isinstance(model, Mapping) or not model or any(not isinstance(item, Tensor) for item in model.values()):
         raise Damaged(
-            f"{path} cannot be read as a checkpoint: it is truncated, damaged, another kind of file, or holds more "
-            "than tensors and plain values, which could run code. Copy or download it again, or give another."
-        ) from error
-    if is_bare := _is_state_dict(payload):
-        payload = {"model_state_dict": payload}
-    if not isinstance(payload, dict) or not _is_state_dict(payload.get("model_state_dict")):
-        raise Damaged(
-            f"{path} is not a checkpoint of this project: it has no 'model_state_dict' of tensors. "
-            "Expected are the published checkpoints or those that train.py writes."
+            f"{path} is not a checkpoint of this project: it has no 'model_state_dict' of tensors, nor any others. "
+            "Expected are the published checkpoints, those that train.py writes, or a network's state dict."
         )
     written = payload.get("format", FORMAT)  # the published ones do not say
     if not isinstance(written, int) or not 1 <= written <= FORMAT:
@@ -181,7 +190,7 @@ def _read(path: Path) -> Checkpoint:
         )
     return Checkpoint(
         file=path,
-        model=payload["model_state_dict"],
+        model=model,
         step=payload.get("iter"),
         beside=payload.get("method_state_dict", {}),
         optimizer=payload.get("optimizer_state_dict", {}),
@@ -191,19 +200,51 @@ def _read(path: Path) -> Checkpoint:
     )
 
 
-def _is_state_dict(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
+def tensors_in(payload: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of nested mappings but the optimiser's, under its dotted name."""
+    if not isinstance(payload, Mapping):
+        return
+    for name, value in payload.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        elif "optim" not in str(name):
+            yield from tensors_in(value, f"{prefix}{name}.")
+
+
+def why_unreadable(path: Path, error: Exception) -> str:
+    """What is wrong with a file that :func:`load_tensors` could not read, and what to do, in sentences."""
+    if found := stand_in(path):
+        return f"{found}. Fetch it again."
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EIO):
+        return f"{error.strerror}. Look at its rights and its drive."
+    told = str(error)
+    if "TorchScript" in told:
+        return f"it is a TorchScript program, not tensors. Load it with torch.jit.load, and {_SAVE_TENSORS}"
+    if forbidden := re.search(r"(?:GLOBAL|instantiate|call) (\S+)", told):
+        return (
+            f"it holds more than tensors and plain values ({forbidden[1]}), which could run code. "
+            f"Where you trust it, load it with weights_only=False, and {_SAVE_TENSORS}"
+        )
+    return "it is truncated, damaged or another kind of file. Copy or download it again, or give another."
+
+
+_SAVE_TENSORS = "save what is needed of it: torch.save(network.state_dict(), FILE)."
 
 
 def load_tensors(path: Path) -> Any:
-    """What ``torch.save`` wrote, onto the CPU: tensors and plain values only.
+    """What ``torch.save`` or safetensors wrote, whatever the file's ending, onto the CPU: tensors and plain values.
 
     Raises:
         Exception: nearly any, where the file is damaged or holds something else.
     """
+    with path.open("rb") as file:
+        length, brace = int.from_bytes(file.read(8), "little"), file.read(1)
+    if brace == b"{" and length < path.stat().st_size:  # of the header in the front
+        return load_file(path)
     if zipfile.is_zipfile(path):
         # PyTorch writes a checksum of every tensor, and compares none.
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise OSError(f"{damaged} in it is damaged")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(list(HARMLESS)):
+        return torch.load(path, map_location="cpu", weights_only=True)

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,6 +31,8 @@ from utils.run_directory import RunDirectory
 
 WANDB_ID = "wandb_id.txt"  # in the run directory
 RECENT = 100  # steps by which the time that is left is told
+# Tables, and what stands before their numbers' names on W&B.
+TABLES = {"metrics": "train"} | {name: name for name in ("timing", "evaluation", "part_areas", "largest_part")}
 
 
 class Table:
@@ -96,37 +98,40 @@ class Table:
 class WandbRun:
     """A run's Weights & Biases run, the same one whenever the run directory is opened again.
 
+    Offline each opening makes a folder of its own. `wandb sync` writes each over the beginning of the run's history,
+    whatever another one has put there. So each begins with what the run's tables and pictures have from before, and
+    the older ones, which it supersedes, get another name.
+
     Nothing that goes wrong here ends the program: it is told once, and nothing more is sent.
 
     Args:
         run: its ``wandb_id.txt`` keeps the id, its ``wandb/`` the files.
         config: of the run; ``config.logging`` says where to log.
         say: prints a line.
+        step: that the run has come to; what is of later ones on the disk will be made again.
     """
 
-    def __init__(self, run: RunDirectory, config: DictConfig, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, run: RunDirectory, config: DictConfig, say: Callable[[str], None], step: int = 0) -> None:
+        self.say, self.step = say, step
         self.run: Any = None
         mode = config.logging.wandb
         if mode == "auto" and not (mode := os.environ.get("WANDB_MODE")):
             mode = "online" if self._attempt(lambda: wandb.login(prompt=False)) else "offline"
         if mode == "disabled":
             return
+        is_known = (run.path / WANDB_ID).exists()
         self._attempt(lambda: self._start(run.path, config, mode))
         if self.run is None and mode == "online":
             say("W&B: logging offline instead.")
             self._attempt(lambda: self._start(run.path, config, "offline"))
+        if is_known and self.run is not None and not getattr(self.run, "resumed", False):  # which is known online alone
+            self._attempt(lambda: self._catch_up(run.path))
         if self.run is not None and self.run.settings.mode == "offline":
-            say(f"W&B: offline. To upload: wandb sync {run.path}/wandb/offline-run-*")
+            say(f"W&B: offline. To upload: wandb sync {shlex.quote(self.run.settings.sync_dir)}")
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Numbers, pictures (H, W, 3) uint8, or tables, which are lists of rows with both, by name."""
-
-        def send() -> None:
-            # Pictures are written to the system's folder for temporary files, which may be full.
-            self.run.log({"step": step, **{name: _medium(value) for name, value in values.items()}})
-
-        self._attempt(lambda: self.run and send())
+        self._attempt(lambda: self.run and self._send(step, values))
 
     def add(self, file: Path, kind: str) -> None:
         """A file, as an artifact of the run; a later one of its kind is another version."""
@@ -140,6 +145,10 @@ class WandbRun:
         """Ends the W&B run; ``exit_code`` other than 0 marks it as failed."""
         self._attempt(lambda: self.run and self.run.finish(exit_code=exit_code))
         self.run = None
+
+    def _send(self, step: int, values: Mapping[str, Any]) -> None:
+        # Pictures are written to the system's folder for temporary files, which may be full.
+        self.run.log({"step": step, **{name: _medium(value) for name, value in values.items()}})
 
     def _start(self, path: Path, config: DictConfig, mode: str) -> None:
         options, identity = config.logging, path / WANDB_ID
@@ -164,6 +173,14 @@ class WandbRun:
         self.run.define_metric("step")
         self.run.define_metric("*", step_metric="step")
 
+    def _catch_up(self, path: Path) -> None:
+        for step, values in _told_before(path, self.step):
+            self._send(step, values)
+        current = Path(self.run.settings.sync_dir)
+        for folder in current.parent.glob(f"offline-run-*-{self.run.id}"):
+            if folder != current:
+                folder.rename(folder.with_name(f"superseded-{folder.name}"))
+
     def _attempt(self, action: Callable[[], Any]) -> Any:
         try:
             return action()
@@ -181,6 +198,25 @@ def _medium(value: Any) -> Any:
     if isinstance(value, list):
         return wandb.Table([*value[0]], [[_medium(cell) for cell in row.values()] for row in value])
     return value
+
+
+def _told_before(run: Path, last_step: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What a run's tables and pictures hold, as it was sent to W&B, by step up to one."""
+    told: list[tuple[int, dict[str, Any]]] = []
+    for table, prefix in TABLES.items():
+        path = run / f"{table}.csv"
+        with path.open(newline="") if path.is_file() else nullcontext(()) as lines:
+            for row in csv.DictReader(lines):
+                if None in row.values():
+                    continue  # cut off
+                values = {f"{prefix}/{name}": float(value) for name, value in row.items() if value and name != "step"}
+                told.append((int(row["step"]), values))
+    for path in sorted((run / "pictures").glob("*_*.png")):
+        name, _, step = path.stem.rpartition("_")
+        if step.isdecimal() and int(step) <= last_step:
+            with Image.open(path) as picture:
+                told.append((int(step), {f"pictures/{name}": np.asarray(picture)}))
+    return (row for row in sorted(told, key=lambda row: row[0]) if row[0] <= last_step)
 
 
 class RunLogger:
@@ -203,8 +239,7 @@ class RunLogger:
         self.pictures = run.path / "pictures"
         self.num_steps, self._evaluation_every = config.num_steps, config.evaluation.every
         self._losses = ["total", *config.loss_weights]
-        names = "metrics", "timing", "evaluation", "part_areas", "largest_part"
-        self._tables = {name: Table(run.path / f"{name}.csv", resumed_step) for name in names}
+        self._tables = {name: Table(run.path / f"{name}.csv", resumed_step) for name in TABLES}
         self._record = Record(run.path / "train.log")
         self._record.add(f"{shlex.join(sys.argv)} ({resumed_step} of {self.num_steps} steps done)")
         self._page = Page(run.path, self.say) if config.logging.page else None
@@ -215,7 +250,7 @@ class RunLogger:
         description = TextColumn("{task.description}")
         self._progress = Progress(*columns, description, console=stderr, disable=not stderr.is_terminal)
         self._task = self._progress.add_task("", total=self.num_steps, completed=resumed_step)
-        self._wandb = WandbRun(run, config, self.say)
+        self._wandb = WandbRun(run, config, self.say, resumed_step)
         self._progress.start()
         # Seconds spent in steps, in all and when each of the last was done; of how many steps a row is to tell.
         self._spent, self._marks, self._row_began = 0.0, deque[float](maxlen=RECENT + 1), (0.0, 0)
@@ -281,10 +316,10 @@ class RunLogger:
         """Losses, ``total``, ``learning_rate``, ``gradient_norm``; and the time per step since the last call."""
         values = {name: value.item() if isinstance(value, torch.Tensor) else value for name, value in scalars.items()}
         self._spend()  # waiting for the device is part of the steps
-        self._add("metrics", "train", step, values)
+        self._add("metrics", step, values)
         spent, steps = self._spent - self._row_began[0], self._steps - self._row_began[1]
         if steps:
-            self._add("timing", "timing", step, {"seconds_per_step": spent / steps, "peak_memory_mb": peak_memory_mb()})
+            self._add("timing", step, {"seconds_per_step": spent / steps, "peak_memory_mb": peak_memory_mb()})
         self._row_began = self._spent, self._steps
         self._last = values
         if step == self.num_steps:
@@ -309,7 +344,7 @@ class RunLogger:
 
     def log_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics in percent, by name."""
-        self._add("evaluation", "evaluation", step, {name: float(value) for name, value in metrics.items()})
+        self._add("evaluation", step, {name: float(value) for name, value in metrics.items()})
         figures = ", ".join(f"{name} {value:.1f}" for name, value in metrics.items())
         self._record.add(f"evaluated after {step} steps: {figures}")
         now = time.perf_counter()  # an evaluation is not part of a step
@@ -318,7 +353,7 @@ class RunLogger:
     def log_part_areas(self, step: int, shares: Sequence[float]) -> None:
         """Each part's share of the foreground of the pictures that are shown all along."""
         areas = {f"part_{part}": 100 * share for part, share in enumerate(shares, start=1)}
-        self._add("part_areas", "part_areas", step, areas)
+        self._add("part_areas", step, areas)
 
     def log_test_pictures(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """A table of held-out pictures, on Weights & Biases alone: texts, numbers and pictures by column."""
@@ -331,7 +366,7 @@ class RunLogger:
         Returns:
             The shares so far, those before the run was interrupted among them.
         """
-        self._add("largest_part", "largest_part", step, {"part": part, "share": share})
+        self._add("largest_part", step, {"part": part, "share": share})
         return [float(row["share"]) for row in self._tables["largest_part"].rows()]
 
     def warn(self, title: str, message: str) -> None:
@@ -361,9 +396,9 @@ class RunLogger:
         self._wandb.log(step, {f"pictures/{name}": picture for name, picture in pictures.items()})
         self._clock = time.perf_counter()
 
-    def _add(self, table: str, prefix: str, step: int, values: dict[str, float]) -> None:
+    def _add(self, table: str, step: int, values: dict[str, float]) -> None:
         self._tables[table].add(step, values)
-        self._wandb.log(step, {f"{prefix}/{name}": value for name, value in values.items()})
+        self._wandb.log(step, {f"{TABLES[table]}/{name}": value for name, value in values.items()})
 
 
 class Silence(RunLogger):

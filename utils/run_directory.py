@@ -1,6 +1,5 @@
 """A run's own directory: its config, the state of the code, its checkpoints, tables and pictures."""
 
-import fcntl
 import os
 import platform
 import re
@@ -23,6 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 from utils.errors import UserError
 from utils.files import written_whole
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "torchvision", "lightning", "kornia", "numpy", "scipy", "scikit-learn", "opencv-python-headless")
 UNTRACKED_LIMIT = 1_000_000  # bytes: larger files that git does not know are left out of the saved difference
@@ -44,7 +48,8 @@ class RunDirectory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        if self._lock:
+            self._lock.close()
 
     @classmethod
     def of(cls, config: DictConfig) -> "RunDirectory":
@@ -81,6 +86,17 @@ class RunDirectory:
             raise UserError(f"Cannot write the run directory {place}: {error.strerror}.") from error
         return run
 
+    @classmethod
+    def locked(cls, path: Path) -> Self:
+        """That of a run which is there, for this process alone.
+
+        Raises:
+            UserError: another process trains in it.
+        """
+        with suppress(OSError):  # it may be read alone, or have no locks
+            return cls(path, _lock=_locked(path))
+        return cls(path)
+
 
 def _new_directory(output_dir: str | None, dataset_name: str) -> Path:
     if output_dir is not None:
@@ -100,8 +116,10 @@ def _new_directory(output_dir: str | None, dataset_name: str) -> Path:
 
 
 def _locked(run: Path) -> IO[str]:
-    """The run's lock file, locked for this process; the system frees it however the process ends."""
+    """The run's lock file, locked for this process; the system frees it however the process ends. On Windows not."""
     file = (run / "lock").open("a")
+    if fcntl is None:
+        return file
     try:
         # Of POSIX's kind: what this process starts does not inherit it.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,7 +133,9 @@ def _locked(run: Path) -> IO[str]:
 
 
 def is_locked(run: Path) -> bool:
-    """Whether another process trains in a run's directory; False also on drives that have no locks."""
+    """Whether another process trains in a run's directory; False also where there are no locks."""
+    if fcntl is None:
+        return False
     with suppress(OSError), (run / "lock").open() as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back at once

@@ -18,6 +18,9 @@ from evaluation.inputs import EvalInput, prepared
 from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions
 
+# Why a figure is left out where no masks are read.
+WITHOUT_MASKS = "it takes background or box from masks, and none are read"
+
 
 class Protocol:
     """One protocol of one evaluation: makes inputs of samples, counts what is found in them, and gives figures.
@@ -104,8 +107,9 @@ class Protocol:
         return f"{self.name}/{metric}"
 
     def known(self, shown: EvalInput) -> Known:
-        """What a figure of examples compares the prediction with; here the mask."""
-        return Known("foreground", shown.image * shown.foreground[..., None])
+        """What a figure of examples compares the prediction with; here the mask, if there is one."""
+        caption = "foreground" if self.dataset.has_masks else "no mask"
+        return Known(caption, shown.image * shown.foreground[..., None])
 
     def recolouring(self) -> np.ndarray | None:
         """For each label 0..K that is predicted the known one whose colour it takes in a figure of examples.

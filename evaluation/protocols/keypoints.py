@@ -58,7 +58,9 @@ class Protocol(base.Protocol):
         self.in_box = ContingencyTable(len(dataset.keypoint_names), labeller.num_parts)
         self.in_whole = ContingencyTable(len(dataset.keypoint_names), labeller.num_parts + 1)
         self.in_box_with_background = None
-        if options.ari_with_background:
+        self.fits = dataset.has_masks  # for the keypoint error, which is of parts within masks
+        self.knows_background = dataset.has_masks or labeller.has_background
+        if options.ari_with_background and self.knows_background:
             self.in_box_with_background = ContingencyTable(len(dataset.keypoint_names), labeller.num_parts + 1)
             self.metric_names = (*self.metric_names, WITH_BACKGROUND)
         # The whole pictures, without their pixels, and, on the device until they are read, the parts' centres in them.
@@ -150,6 +152,7 @@ class Protocol(base.Protocol):
         ``keypoint_error_all`` is fitted on every training sample and tested on every held-out one;
         ``keypoint_error_001`` to ``_003`` are fitted on the training samples of classes 1 to 3 together and tested
         on one class. An error is left out, and ``notes`` says why, where its classes lack samples in either split.
+        Where there are no masks all are, and NMI and ARI, unless the labeller finds the background itself.
 
         Raises:
             UserError: the held-out samples show no keypoint.
@@ -163,13 +166,14 @@ class Protocol(base.Protocol):
         metrics = {
             "FG-NMI": nmi(self.in_box.counts),
             "FG-ARI": ari(self.in_box.counts),
-            "NMI": nmi(self.in_whole.counts),
-            "ARI": ari(self.in_whole.counts),
+            "NMI": nmi(self.in_whole.counts) if self.knows_background else None,
+            "ARI": ari(self.in_whole.counts) if self.knows_background else None,
             "keypoint_error_all": keypoint_error(fitted, held_out),
         }
         if self.in_box_with_background:
             metrics[WITH_BACKGROUND] = ari(self.in_box_with_background.counts)
         reason = "too few samples in the training or the test split" if fitted else "there is nothing to fit it on"
+        reason = reason if self.dataset.has_masks else base.WITHOUT_MASKS
         fitted = [located for located in fitted if located.label in TABLE_CLASSES]
         for label in TABLE_CLASSES if any(located.label is not None for located in held_out) else ():
             of_class = [located for located in held_out if located.label == label]

@@ -56,6 +56,7 @@ class Protocol(base.Protocol):
     plays no role. NMI and ARI are over all pixels, with a background channel from the mask; some data sets ask for
     them a second time with the union of the annotated parts for a mask. On which picture of a sample each is
     computed is the data set's choice (``part_views``). Where label maps are kept, several views have a folder each.
+    Where there are no masks, figures that take the background from them are left out.
     """
 
     name = "part_maps"
@@ -67,6 +68,9 @@ class Protocol(base.Protocol):
         self.shown_view = next(iter(self.views))
         self.num_true = len(dataset.part_names) + 1
         asked_for = {compared for view in self.views.values() for compared in _compared(view)}
+        if EVERYWHERE in asked_for and not (dataset.has_masks or labeller.has_background):
+            asked_for.remove(EVERYWHERE)
+            self.notes = [f"{index} is left out: {base.WITHOUT_MASKS}." for index in INDICES]
         self.tables = {
             compared: ContingencyTable(self.num_true, labeller.num_parts + (compared != ON_PARTS))
             for compared in _IN_PYTHON
@@ -100,7 +104,7 @@ class Protocol(base.Protocol):
             EVERYWHERE: (true, predicted),
             TRUE_MASKS: (true, (parts + 1) * on_parts),
         }
-        for compared in _compared(view):
+        for compared in self._compared(view):
             self.tables[compared].update(*pairs[compared])
         if self.options.label_maps:
             for kind, labels in (("true", true), ("parts", parts + 1), ("predicted", predicted)):
@@ -125,7 +129,7 @@ class Protocol(base.Protocol):
             for view in self.views.values():
                 commands = [
                     f'    print("{compared.format(index)}", 100 * {index.lower()}({_IN_PYTHON[compared]}))\n'
-                    for compared in _compared(view)
+                    for compared in self._compared(view)
                     for index in INDICES
                 ]
                 (self._folder(view) / "README.txt").write_text(_README + "".join(commands))
@@ -142,6 +146,9 @@ class Protocol(base.Protocol):
     def known(self, shown: EvalInput) -> Known:
         """The true parts."""
         return Known("true parts", shown.image, labels=shown.part_map)
+
+    def _compared(self, view: PartView) -> list[str]:
+        return [compared for compared in _compared(view) if compared in self.tables]
 
     def _folder(self, view: PartView) -> Path:
         return self.options.label_maps / view.name if len(self.views) > 1 else self.options.label_maps

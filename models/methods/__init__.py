@@ -18,7 +18,7 @@ def build(config: DictConfig, has_masks: bool, device: torch.device, num_classes
 
     Args:
         config: of a method that learns from classes, ``method.num_classes`` becomes the data set's where it is null.
-        has_masks: whether the data set to train on has foreground masks.
+        has_masks: whether the data set to train on has foreground masks; ``dataset.train_mask=none`` does without.
         device: that it is to be trained on.
         num_classes: how many classes the data set has; 0: none.
 
@@ -27,7 +27,7 @@ def build(config: DictConfig, has_masks: bool, device: torch.device, num_classes
             ``deterministic`` asks, weights cannot be had, or memory is not there.
     """
     method, name = method_class(config), config.method.name
-    if method.needs_masks and not has_masks:
+    if method.needs_masks and not has_masks and config.dataset.get("train_mask") != "none":
         raise UserError(
             f"method={name} trains on foreground masks, and dataset_name={config.dataset_name} has none: give another "
             "data set, or a method that needs no masks."

@@ -55,6 +55,8 @@ class Method(base.Method):
     @classmethod
     def from_config(cls, config: DictConfig) -> Self:
         """From the whole config, of which ``num_parts`` and ``perceptual`` play no role."""
+        if config.dataset.get("train_mask") == "none":
+            raise UserError("method=foreground learns from masks: dataset.train_mask=none leaves it none.")
         return cls(new_segmenter(config, num_parts=1), config.augmentation)
 
     @classmethod

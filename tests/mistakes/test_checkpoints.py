@@ -73,7 +73,7 @@ def trained_with(*overrides: str, num_parts: int = 3, **wrong) -> dict:
 
 
 BROKEN = [
-    broken("no bytes", cut(0), "truncated"),
+    broken("no bytes", cut(0), "it is empty"),
     broken("first half", cut(0.5), "truncated"),
     broken("all but the end", cut(0.99), "truncated"),
     broken("a flipped bit", flip_bit, "damaged"),

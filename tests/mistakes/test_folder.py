@@ -60,7 +60,21 @@ PICTURES = [
     ),
 ]
 
+THREE_WAYS = (
+    "Three ways on",
+    "python predict.py task=foreground pretrained=maskrcnn images=PLACE/data/images;",
+    "python train.py method=foreground dataset_name=folder dataset_root=FEW",
+    "dataset.train_mask=none. See docs/masks.md.",
+)
+
 MASKS = [
+    FOLDER.broken("none at all", lambda root: shutil.rmtree(root / "masks"), "folder: no masks in PLACE", *THREE_WAYS),
+    FOLDER.broken("an empty folder", everywhere("masks/*.png", missing), "folder: no masks in PLACE", *THREE_WAYS),
+    FOLDER.broken(
+        "under another choice",
+        lambda root: (root / "masks").rename(root / "supervisedlabels"),
+        "folder: no folder PLACE/data/masks for gt masks; masks on disk: supervised.",
+    ),
     FOLDER.broken("missing", replace_file("masks/*01.png", missing), "masks/creature_001.png"),
     FOLDER.broken("damaged", replace_file("masks/*01.png", cut(0.5)), "masks/creature_001.png"),
     FOLDER.broken(

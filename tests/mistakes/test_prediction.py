@@ -1,7 +1,10 @@
 """Pictures that cannot be predicted from, and places that cannot be written to."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from tests.mistakes.damage import save_picture
 from tests.mistakes.harness import Place, row
@@ -54,6 +57,42 @@ REFUSED = [
         "out/label_maps/one.png.png",
         prepare=lambda folder: (folder / "out").write_text("a file"),
     ),
+]
+
+
+def masking(id: str, overrides: str, *words: str, prepare=lambda folder: None):
+    """predict.py of masks, by a network that others have trained; ``PLACE/images`` holds one picture."""
+
+    def with_picture(place: Place) -> None:
+        save_picture(place.path / "images/one.png", np.zeros((32, 32, 3)))
+        prepare(place.path)
+
+    line = f"predict.py task=foreground image_size=32 loader.num_workers=0 device=cpu {overrides}"
+    return row(id, line, *words, prepare=with_picture)
+
+
+def vgg(folder: Path) -> None:
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, folder / "vgg.pth")
+
+
+MASKED = "pretrained=deeplab images=PLACE/images"
+
+REFUSED += [
+    masking("nothing to find with", "images=PLACE/images", "checkpoint=PATH", "pretrained=NAME", "deeplab, maskrcnn"),
+    masking("two to find with", f"{MASKED} checkpoint=a.pth", "One of two is required"),
+    masking(
+        "an unknown class", f"{MASKED} pretrained.classes=[brid]", "deeplab knows no 'brid'", "mean 'bird'", "boat"
+    ),
+    masking("the background", f"{MASKED} pretrained.classes=[__background__]", "knows no '__background__'"),
+    masking("no such weights", f"{MASKED} pretrained.weights=PLACE/a.pth", "a.pth: there is no such file or run"),
+    masking(
+        "weights of another network",
+        f"{MASKED} pretrained.weights=PLACE/vgg.pth",
+        "pretrained.weights=PLACE/vgg.pth do not fit the network",
+        prepare=vgg,
+    ),
+    masking("an improbable score", f"{MASKED} pretrained.score=50", "pretrained.score must be at most 1, not 50"),
+    masking("some objects", f"{MASKED} pretrained.objects=some", "must be one of largest, all"),
 ]
 
 

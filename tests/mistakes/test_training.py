@@ -81,6 +81,11 @@ REFUSED = [
         "device=cpu segmenter.weights=package:none-such",
         "none-such: there are none of that kind",
     ),
+    training(
+        "masks without any to learn from",
+        "device=cpu method=foreground dataset.train_mask=none",
+        "dataset.train_mask=none leaves it none",
+    ),
     training("no data set", "device=cpu dataset_root=PLACE/none", "No folder", "none/images", "dataset_root="),
     training(
         "no such weights", "device=cpu segmenter.weights=PLACE/none.pth", "none.pth: there is no such file or run"
@@ -101,6 +106,7 @@ REFUSED = [
         prepare=other_weights,
     ),
     training("a full directory", "device=cpu output_dir=PLACE/data", "output_dir", "data is not an empty directory"),
+    training("Apple's device elsewhere", "device=mps", "device=mps", "give device=cpu or cuda"),
     training("no GPU", "device=cuda", "device=cuda", "give device=cpu"),
     training("half precision without a GPU", "device=auto precision=16", "precision=16 needs a CUDA device"),
 ]

@@ -1,0 +1,102 @@
+"""dataset.train_mask=none: the object fills its picture, and no figure is of a mask that is not there."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import datasets
+import evaluate
+import train
+from datasets.example import draw_folder
+from evaluation.options import Sets
+from models.segmenters.hourglass import Segmenter
+from tests.composition import composed, given
+from tests.test_datasets import DRAWN, SMALL
+from utils import checkpoints
+
+NETWORK = ("segmenter=hourglass", "segmenter.widths=[4,4]")
+NONE = ("dataset.train_mask=none", "dataset.eval_mask=none")
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    """A folder of one's own pictures without masks, but with part maps and keypoints."""
+    draw_folder(tmp_path / "own", count=12, size=48)
+    shutil.rmtree(tmp_path / "own/masks")
+    return tmp_path / "own"
+
+
+@pytest.mark.parametrize("name", ["CUB", "DF", "PP", "folder", "synthetic"])
+def test_every_data_set_is_read_without_masks(name, tmp_path):
+    draw, overrides = DRAWN[name]
+    draw(tmp_path / "data")
+    config = composed(f"dataset_name={name}", f"dataset_root={tmp_path / 'data'}", *SMALL, *overrides, *NONE)
+    for folder in ("segmentations", "masks", "supervisedlabels", "pseudolabels"):
+        for path in (tmp_path / "data").rglob(folder):
+            shutil.rmtree(path)
+    for split, purpose in (("train", "training"), ("test", "evaluation")):
+        source = datasets.build(config, split, purpose)
+        assert not source.has_masks and any("without masks" in note for note in source.notes)
+        assert len(source) and all(source[index].foreground.all() for index in range(len(source)))
+        crop = source.train_crop(source[0], 32, np.random.default_rng(0))
+        assert crop.foreground.shape == (32, 32) and crop.foreground.mean() > 0.5
+
+
+def figures(path: Path, *overrides: str) -> dict[str, float]:
+    """Of a network that finds four parts, as drawn by one seed."""
+    torch.manual_seed(0)
+    config = composed(*SMALL, *NETWORK, *overrides)
+    payload = {"iter": 1, "model_state_dict": Segmenter([4, 4], 4).state_dict(), "optimizer_state_dict": {}}
+    checkpoints.save(path / "model_1.pth", payload | {"config": OmegaConf.to_container(config)})
+    arguments = (f"checkpoint={path}/model_1.pth", f"output_dir={path}/out", "device=cpu", "loader.num_workers=0")
+    with given(*arguments, name="evaluate") as config:
+        evaluate.evaluate(config)
+    return json.loads((path / "out/metrics.json").read_text())
+
+
+def test_a_figure_that_needs_masks_is_left_out_and_the_others_are_the_same(tmp_path, capsys):
+    """On a data set whose crops are cut to boxes that are annotated."""
+    data = ("dataset_name=synthetic", *DRAWN["synthetic"][1], f"dataset_root={tmp_path}")
+    (tmp_path / "with").mkdir()
+    (tmp_path / "without").mkdir()
+    with_masks = figures(tmp_path / "with", *data)
+    capsys.readouterr()
+    without = figures(tmp_path / "without", *data, *NONE)
+    notes = capsys.readouterr().out
+    needing = {"NMI", "ARI", *(name for name in with_masks if name.split(" ")[0] in ("NMI", "ARI"))}
+    needing |= {name for name in with_masks if name.startswith("keypoint_error")}
+    assert set(with_masks) - set(without) == needing and "keypoint_error_all" in needing
+    for name in set(without) - {"produced_by"}:
+        assert name.startswith("FG-") and without[name] == pytest.approx(with_masks[name], abs=1e-9)
+    assert (with_masks["produced_by"]["eval_mask"], without["produced_by"]["eval_mask"]) == ("gt", None)
+    for name in ("NMI", "ARI", "keypoint_error_all"):
+        assert f"{name} is left out: it takes background or box from masks, and none are read." in notes
+
+
+def test_a_folder_without_masks_is_trained_on_and_evaluated_with_one_key(own, tmp_path, monkeypatch):
+    arguments = (
+        *("experiment=debug", "dataset_name=folder", f"dataset_root={own}", "dataset.train_mask=none", *SMALL),
+        *(*NETWORK, "perceptual.weights=none", "logging.wandb=disabled", "device=cpu", "loader.num_workers=0"),
+        *("batch_size=2", "num_steps=1", f"output_dir={tmp_path / 'run'}"),
+    )
+    train.train(composed(*arguments))
+    last = (tmp_path / "run/evaluation.csv").read_text().splitlines()
+    columns = last[0].split(",")
+    assert "FG-NMI" in columns and not {"NMI", "ARI", "keypoint_error_all"} & {*columns}
+
+
+def test_masks_that_are_there_are_used_in_the_evaluation(own):
+    config = ("dataset_name=folder", f"dataset_root={own}", "dataset.train_mask=none")
+    assert not Sets.of(composed(*config), "evaluation").test.has_masks
+    (own / "masks").mkdir()
+    for path in (own / "parts").glob("*.png"):
+        shutil.copy(path, own / "masks")
+    sets = Sets.of(composed(*config), "evaluation")
+    assert sets.test.has_masks and not sets.test[0].foreground.all()
+    assert datasets.build(composed(*config), "train", "training")[0].foreground.all()
+    assert not Sets.of(composed(*config, "dataset.eval_mask=none"), "evaluation").test.has_masks

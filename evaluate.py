@@ -17,7 +17,6 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
@@ -32,7 +31,7 @@ from evaluation.labellers.trained import of_checkpoint
 from evaluation.options import EvaluationOptions, Sets
 from evaluation.pages import report
 from evaluation.pages.seen import Seen
-from evaluation.report import part_picture, print_table, write_metrics
+from evaluation.report import part_picture, picture_rows, print_table, write_metrics
 from models.methods import method_class
 from utils.checkpoints import Checkpoint
 from utils.console import say
@@ -95,6 +94,7 @@ def evaluate(config: DictConfig) -> None:
             "dataset_root": config.dataset_root,
             "eval_mask": config.dataset.get("eval_mask") if sets.test.has_masks else None,
             "counts": counts,
+            "parts": results[first].parts,
             "versions": versions(),
             "config": OmegaConf.to_container(config),
             "baselines": figures,
@@ -112,7 +112,11 @@ def evaluate(config: DictConfig) -> None:
         Image.fromarray(picture).save(output / "parts.png")
         print(f"Held-out pictures, what was found in them, and what is known: {output / 'parts.png'}")
         if on_own_data:
-            log_to_run(Path(config.checkpoint), config, checkpoint, metrics, picture)
+            shown = {
+                "pictures/evaluation_parts": picture,
+                "evaluation/pictures": picture_rows(pictures, picture, num_parts),
+            }
+            log_to_run(Path(config.checkpoint), config, checkpoint, metrics, shown, output / "report.html")
 
 
 def write_report(output: Path, evaluated: report.Evaluated) -> None:
@@ -159,8 +163,10 @@ def output_directory(config: DictConfig, checkpoint: Checkpoint | None) -> Path:
     return path
 
 
-def log_to_run(path: Path, config: DictConfig, checkpoint: Checkpoint, metrics: dict, picture: np.ndarray) -> None:
-    """Add the figures to the W&B run of ``path``, if that is the directory of a run that has one.
+def log_to_run(
+    path: Path, config: DictConfig, checkpoint: Checkpoint, metrics: dict, shown: dict, report: Path
+) -> None:
+    """Add the figures, what is shown and the report to the W&B run of ``path``, if that is the directory of such a run.
 
     With the settings in the checkpoint, which was read: the run's ``config.yaml`` may be damaged.
     """
@@ -178,7 +184,9 @@ def log_to_run(path: Path, config: DictConfig, checkpoint: Checkpoint, metrics: 
     with alone:
         wandb = WandbRun(alone, trained, say=print, step=checkpoint.step)
         wandb.log(checkpoint.step, {f"evaluation/{name}": value for name, value in metrics.items()})
-        wandb.log(checkpoint.step, {"pictures/evaluation_parts": picture})
+        wandb.log(checkpoint.step, shown)
+        if report.is_file():
+            wandb.add(report, "report")
         wandb.close()
 
 

@@ -87,7 +87,7 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
     )
     # Figures and pictures of the test set: they choose nothing.
     labeller = module("labeller", method.labeller).of_predictor(method.predictor)
-    progress = Progress(config, labeller, sets, method.protocols, fabric.device)
+    progress = Progress(config, labeller, sets, method.protocols, fabric.device, lambda: next(coming(0, 1)))
     run = RunDirectory.of(config) if ranks.is_first else None
     due, remarks = training.due, Remarks()
     lacking = None  # memory, if it does not suffice
@@ -114,6 +114,7 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
                 log.advance(training.step)
                 if due(config.logging.every):
                     log.log(training.step, training.scalars(done))
+                training.foretell(run, log)
                 if run and config.logging.image_every and due(config.logging.image_every):
                     progress.show(batch, training.step, log)
                 if due(config.checkpointing.every) or due(config.evaluation.every):

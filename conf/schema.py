@@ -55,6 +55,7 @@ OPTIMIZERS = {"sgd": SGD, "adamw": Optimizer}
 class Logging:
     every: int = number(low=1)
     image_every: int = number(low=0)
+    page: bool = MISSING
     collapse_share: float = number(low=0.5, high=1)
     collapse_checks: int = number(low=1)
     wandb: str = choice("auto", "online", "offline", "disabled")
@@ -89,6 +90,7 @@ class Evaluation:
     size: int = number(low=32, high=4096)
     label_resize: str = choice("bilinear", "nearest")
     ari_with_background: bool = MISSING
+    truth_free: bool = MISSING
     pictures: int = number(low=0)
     report: int = number(low=0)
     probe: Probe = MISSING

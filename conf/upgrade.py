@@ -28,7 +28,8 @@ _READING, _READING_MASKS = {"ignore_label": 255}, {"mask_threshold": None}
 # Node -> what stood for keys that it did not have yet.
 _BEFORE = {
     "dataset": {"lists": None},
-    "evaluation": {"ari_with_background": False, "probe": _PROBE, "report": 200},
+    "evaluation": {"ari_with_background": False, "truth_free": False, "probe": _PROBE, "report": 200},
+    "logging": {"page": True},
     "optimizer": {"schedule": "poly"},
 }
 

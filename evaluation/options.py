@@ -58,6 +58,7 @@ class EvaluationOptions(PartViewOptions):
         num_workers: processes that read and resize; 0 reads in this one.
         num_pictures: how many examples a result has, spread evenly over the test set.
         ari_with_background: at keypoints, also FG-ARI of labels with background.
+        truth_free: figures that need no truth, also where there is one.
         probe: the node ``evaluation.probe``: how probes are taught; None: there are none.
         seed: of the run; probes draw with it.
         label_maps: folder for the label maps that the figures over part maps are of, as PNG; None: they are not kept.
@@ -67,6 +68,7 @@ class EvaluationOptions(PartViewOptions):
     num_workers: int
     num_pictures: int
     ari_with_background: bool = False
+    truth_free: bool = False
     probe: DictConfig | None = None
     seed: int = 0
     label_maps: Path | None = None
@@ -82,6 +84,7 @@ class EvaluationOptions(PartViewOptions):
             num_workers=config.loader.num_workers,
             num_pictures=config.evaluation.pictures,
             ari_with_background=config.evaluation.ari_with_background,
+            truth_free=config.evaluation.truth_free,
             probe=config.evaluation.probe,
             seed=config.seed,
         )

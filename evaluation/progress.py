@@ -1,6 +1,6 @@
 """What training tells of itself while it runs: figures on the held-out pictures, and pictures of what is found."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from evaluation.inputs import EvalInput
 from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions, Sets
 from evaluation.prediction import part_probabilities, upsample
-from evaluation.report import part_picture, print_table
+from evaluation.report import part_picture, picture_rows, print_table
 from evaluation.run import evaluate, look_for_training_pictures
 from utils.devices import of_any_shape
 from utils.logging import RunLogger
@@ -27,18 +27,26 @@ class Progress:
         config: the whole config.
         labeller: of what is trained.
         protocols: that the method is evaluated by.
+        first: gives the crops of the run's first step, which its pictures show all along, however often it goes on.
 
     Raises:
         UserError: the labeller cannot be scored by one of these, or there is nothing to fit it on.
     """
 
     def __init__(
-        self, config: DictConfig, labeller: Labeller, sets: Sets, protocols: Sequence[str], device: torch.device
+        self,
+        config: DictConfig,
+        labeller: Labeller,
+        sets: Sets,
+        protocols: Sequence[str],
+        device: torch.device,
+        first: Callable[[], TrainBatch],
     ) -> None:
         self.labeller, self.sets, self.protocols, self.device = labeller, sets, protocols, device
         self.options = EvaluationOptions.of(config)
         look_for_training_pictures(labeller, sets, protocols, self.options)  # what cannot be scored is not trained
         self._noted: set[str] = set()
+        self._first, self._shown = first, None
         self.found = "foreground" if labeller.gives_masks else "parts"
         self.collapse = {"share": config.logging.collapse_share, "checks": config.logging.collapse_checks}
 
@@ -55,6 +63,7 @@ class Progress:
         if result.pictures:
             picture = part_picture(result.pictures, self.labeller.caption)
             logger.log_pictures(step, {f"held_out_{self.found}": picture})
+            logger.log_test_pictures(step, picture_rows(result.pictures, picture, self.labeller.num_parts))
         for note in result.notes:
             if note not in self._noted:
                 logger.say(note)
@@ -63,14 +72,20 @@ class Progress:
             print_table({f"after {step} steps": result.metrics})
 
     def show(self, batch: TrainBatch, step: int, logger: RunLogger) -> None:
-        """What is found in training crops; a warning where that is one part alone, several times in a row."""
+        """What is found in the first step's crops, and how much of them each part holds.
+
+        A warning where in the crops of this step one part is alone, several times in a row.
+        """
         if self.labeller.needs_fit:
             return  # it is fitted by an evaluation, which has pictures of its own
+        if self._shown is None:
+            self._shown = self._first()
         with of_any_shape():
-            found = examples(self.labeller, batch)
+            found, now = examples(self.labeller, self._shown), examples(self.labeller, batch)
         logger.log_pictures(step, {f"training_{self.found}": part_picture(found, self.labeller.caption)})
         if self.labeller.num_parts > 1:
-            part, held = largest_part(found)
+            logger.log_part_areas(step, part_areas(found, self.labeller.num_parts))
+            part, held = largest_part(now)
             if collapsed(logger.log_largest_part(step, part, held), **self.collapse):
                 logger.warn(
                     "collapsed solution",
@@ -98,6 +113,12 @@ def largest_part(examples: Sequence[Example]) -> tuple[int, float]:
     """The part, from 1, that holds most of the foreground of all examples, and its share of that; 0 of none."""
     counts = np.bincount(np.concatenate([example.predicted.ravel() for example in examples]), minlength=2)[1:]
     return int(counts.argmax()) + 1, float(counts.max() / max(counts.sum(), 1))
+
+
+def part_areas(examples: Sequence[Example], num_parts: int) -> list[float]:
+    """The share of the foreground of all examples that each part holds; 0 of none."""
+    counts = np.bincount(np.concatenate([example.predicted.ravel() for example in examples]), minlength=num_parts + 1)
+    return (counts[1:] / max(counts[1:].sum(), 1)).tolist()
 
 
 def collapsed(held: Sequence[float], share: float, checks: int) -> bool:

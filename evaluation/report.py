@@ -111,3 +111,22 @@ def _upright(caption: str) -> Image.Image:
     font = ImageFont.load_default(size=15)
     ImageDraw.Draw(strip).text((_CELL / 2, _CAPTION / 2), caption, fill="black", font=font, anchor="mm")
     return strip.rotate(90, expand=True)
+
+
+def picture_rows(examples: Sequence[Example], figure: np.ndarray, num_parts: int) -> list[dict[str, Any]]:
+    """A table of the pictures in a figure, a row each.
+
+    Args:
+        figure: of these examples, as ``part_picture`` draws it.
+
+    Returns:
+        Name; the picture's column of the figure (h, w, 3) uint8; and each part's share of what was found, in percent.
+    """
+    step, rows = _CELL + _GAP, []
+    for place, example in enumerate(examples):
+        left = _CAPTION + step * place
+        counts = np.bincount(example.predicted.ravel(), minlength=num_parts + 1)[1:]
+        shares = (100 * counts / max(counts.sum(), 1)).tolist()
+        row = {"name": example.shown.name, "picture": figure[:, left : left + step]}
+        rows.append(row | {f"part {part}": share for part, share in enumerate(shares, start=1)})
+    return rows

@@ -7,7 +7,6 @@ from typing import Protocol as Interface
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
@@ -21,10 +20,10 @@ from evaluation.examples import Comparison, Example
 from evaluation.inputs import EvalInput, batches_of_equal_shape
 from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions, Sets
-from evaluation.protocols import crops
+from evaluation.protocols import crops, truth_free
 from evaluation.protocols.base import Protocol
 from utils import workers
-from utils.console import stderr
+from utils.console import tracked
 from utils.errors import UserError
 from utils.memory import Halving
 
@@ -40,6 +39,7 @@ class Result:
         pictures: held-out examples, for ``evaluation.report.part_picture``.
         batch_size: the most inputs that went through the labeller at once.
         comparisons: what the figures are computed from, one of each kind of annotation.
+        parts: for each part its share, presence and so on, in percent, where figures that need no truth were asked for.
     """
 
     metrics: dict[str, float]
@@ -48,6 +48,7 @@ class Result:
     pictures: list[Example]
     batch_size: int
     comparisons: list[Comparison] = field(default_factory=list)
+    parts: list[dict[str, float]] = field(default_factory=list)
 
 
 class Observer(Interface):
@@ -132,6 +133,7 @@ def _evaluated(
         result.notes += protocol.notes
         if (comparison := protocol.comparison()) is not None:
             result.comparisons.append(comparison)
+        result.parts += protocol.per_part()
     result.notes += [*labeller.notes, *remarks.lines()]
     if skipped:
         result.notes.append(
@@ -165,18 +167,23 @@ def fit(
 def chosen_protocols(
     labeller: Labeller, dataset: Source, protocols: Sequence[str], options: EvaluationOptions
 ) -> list[Protocol]:
-    """Those that the annotation allows; where it allows none, one that shows pictures and says that.
+    """Those that the annotation allows; where it allows none, or on request, the one that needs none.
 
     Raises:
         UserError: the labeller cannot be scored by one of them.
     """
     classes = [module("protocol", name).Protocol for name in protocols]
     found = [made for protocol in classes if (made := protocol.of(dataset, labeller, options)) is not None]
-    if found:
+    if found and not options.truth_free:
         return found
-    shown, lacking = crops.Protocol(dataset, labeller, options), {protocol.annotation: None for protocol in classes}
-    shown.notes = [f"{dataset.name} has no {' and no '.join(lacking)}: there is nothing to compare with."]
-    return [shown]
+    without = truth_free.Protocol(dataset, labeller, options)
+    if not found:
+        lacking = dict.fromkeys(protocol.annotation for protocol in classes)
+        without.notes = [
+            f"{dataset.name} has no {' and no '.join(lacking)}: there is nothing to compare with. These figures need "
+            "no truth: docs/evaluation.md says what they mean."
+        ]
+    return [*found, without]
 
 
 def look_for_training_pictures(
@@ -333,8 +340,7 @@ def _batches(
 ) -> Iterator[tuple[str, EvalBatch]]:
     """Batches of inputs of one size, on the device, each with its protocol's name; what is skipped is noted."""
     loader = workers.loader(inputs, num_workers=options.num_workers, batch_size=None)
-    read = track(loader, doing, console=stderr, transient=True, disable=not stderr.is_terminal)
-    for name, batch in batches_of_equal_shape(_kept(read, skipped), options.batch_size):
+    for name, batch in batches_of_equal_shape(_kept(tracked(loader, doing), skipped), options.batch_size):
         # From page-locked memory the copy does not wait for the network's work on the last batch.
         yield name, (batch.pin_memory() if device.type == "cuda" else batch).to(device)
 

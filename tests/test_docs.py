@@ -23,6 +23,7 @@ PROGRAMS = {
     "datasets.example": None,
     "datasets.potsdam": None,
     "utils.sweep": None,
+    "utils.watch": None,
     "evaluation.table": "evaluation_table",
     "evaluation.compare": "evaluation_compare",
     "evaluation.figure": "evaluation_figure",

@@ -224,14 +224,14 @@ def test_a_broken_file_is_one_message_even_from_a_worker(num_workers):
     assert str(caught.value) == "Cannot read /pictures/7.jpg"
 
 
-def test_a_set_without_annotation_gives_pictures_and_a_note_instead_of_figures():
+def test_a_set_without_annotation_gives_pictures_figures_that_need_none_and_a_note():
     split = draw_split("test", 9)
     split.keypoint_names = []
     result = evaluated(ColourLabeller(), split, num_pictures=3)
-    assert result.metrics == {}
+    assert [*result.metrics] == ["warp_agreement", "presence", "compactness", "largest_share", "smallest_share"]
     assert "quadrants has no part maps and no keypoints" in result.notes[0]
     assert [example.shown.place for example in result.pictures] == [0, 4, 8]
-    assert split.reads == [1, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert split.reads == [1] * 9 and result.counts == {"images": 9}
     for example in result.pictures:
         crop = split.test_crop(split.samples[example.shown.place], SIZES["image_size"])
         assert ((example.predicted > 0) == crop.foreground).all() and (example.predicted == crop.part_map).mean() > 0.9

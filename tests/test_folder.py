@@ -323,7 +323,7 @@ def test_a_table_from_a_spreadsheet_is_read(root):
 
 
 @pytest.mark.slow
-def test_a_folder_without_annotation_trains_and_is_evaluated_to_pictures_alone(root, tmp_path):
+def test_a_folder_without_annotation_trains_and_is_evaluated_to_pictures_and_figures_that_need_none(root, tmp_path):
     shutil.rmtree(root / "parts")
     (root / "keypoints.csv").unlink()
     run = tmp_path / "run"
@@ -331,6 +331,7 @@ def test_a_folder_without_annotation_trains_and_is_evaluated_to_pictures_alone(r
     options = (*size, "experiment=debug", "logging.wandb=disabled", "device=cpu", "evaluation.every=0")
     train.train(composed("dataset_name=folder", f"dataset_root={root}", f"output_dir={run}", *options))
     assert (run / "checkpoints/model_2.pth").is_file() and (run / "pictures/held_out_parts_2.png").is_file()
+    assert (run / "evaluation.csv").read_text().startswith("step,warp_agreement,presence,")
 
 
 def test_the_annotation_that_is_there_decides_the_figures(root):

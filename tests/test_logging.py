@@ -12,9 +12,12 @@ import pytest
 import torch
 import wandb
 from PIL import Image
+from rich.console import Console
 from wandb.proto import wandb_internal_pb2
 
 from tests.composition import composed
+from utils.console import say, tracked
+from utils.errors import UserError
 from utils.logging import RunLogger, Table, WandbRun
 from utils.run_directory import RunDirectory
 
@@ -38,6 +41,8 @@ def train(run: RunDirectory, settings, first: int, last: int) -> None:
             logger.log(step, scalars(step))
         logger.log_pictures(last, {"parts": PICTURE})
         logger.log_evaluation(last, {"FG-NMI": 46.0, "keypoint_error_all": 9.2})
+        logger.log_test_pictures(last, [{"name": name, "picture": PICTURE, "part 1": 12.5} for name in "ab"])
+        logger.log_part_areas(last, [0.25, 0.75])
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -138,8 +143,96 @@ def test_a_number_that_appears_later_gets_a_column(tmp_path):
 def test_without_a_terminal_progress_is_plain_lines(tmp_path, capsys):
     train(RunDirectory(tmp_path), config(tmp_path, "disabled"), 0, 20)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("step 1/20") and lines[-1].startswith("step 20/20  loss 29 ")
+    assert lines[0].startswith("step 1/20")
+    assert lines[-1].startswith("step 20/20  total 30, feature 0.05, contrastive 2, visual 3, equivariance 4  ")
     assert len(lines) < 5
+
+
+def slow_steps(path: Path, clock: Clock, seconds: float, count: int, *overrides: str) -> list[str]:
+    """Steps that take so long; gives the lines of ``train.log``, without their times."""
+    with RunLogger(RunDirectory(path), config(path, "disabled", "num_steps=1000", *overrides)) as logger:
+        for step in range(1, count + 1):
+            clock.sleep(seconds)
+            logger.advance(step)
+            if step % 10 == 0:
+                logger.log(step, scalars(step))
+    return [line[21:] for line in (path / "train.log").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_log_gets_a_line_a_minute_with_step_losses_speed_and_time_left(tmp_path, monkeypatch, is_terminal, capsys):
+    clock = Clock()
+    monkeypatch.setattr("utils.logging.time", clock)
+    monkeypatch.setattr("utils.console.stderr", Console(stderr=True, force_terminal=is_terminal))
+    lines = [line for line in slow_steps(tmp_path, clock, 2.5, 500) if line.startswith("step ")]
+    steps = [int(re.match(r"step (\d+)/1000", line)[1]) for line in lines]
+    assert max(np.diff(steps)) * 2.5 <= 60 and len(steps) < 100
+    line = next(line for line in lines if line.startswith("step 205/"))
+    assert line == (
+        "step 205/1000  total 210, feature 0.005, contrastive 2, visual 3, equivariance 4  2.5 s/step  33 min left"
+    )
+    assert ("step 205/" in capsys.readouterr().err) != is_terminal
+
+
+def test_time_left_has_the_evaluations_in_it_once_one_was_timed(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("utils.logging.time", clock)
+    settings = config(tmp_path, "disabled", "num_steps=100", "evaluation.every=30")
+    with RunLogger(RunDirectory(tmp_path), settings) as logger:
+        assert logger.seconds_left(0) is None
+        clock.sleep(1000)  # the first step has more to do than steps
+        for step in range(1, 31):
+            logger.advance(step)
+            clock.sleep(2)
+        assert logger.seconds_left(30) == pytest.approx(70 * 60 / 29)
+        logger.advance(31)
+        clock.sleep(500)
+        logger.log_evaluation(30, {"NMI": 1.0})
+        assert logger.seconds_left(31) == 69 * 2 + 500 * 3  # after 60, 90 and 100 steps
+
+
+def test_the_log_keeps_what_was_told_and_how_the_run_ended_and_goes_on_when_it_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "output_dir=a run"])
+    run, settings = RunDirectory(tmp_path), config(tmp_path, "disabled")
+    with pytest.raises(UserError), RunLogger(run, settings) as logger:
+        logger.say("a note with a [name] and a \udcff")
+        say("one from elsewhere")
+        logger.log_evaluation(3, {"NMI": 12.34})
+        raise UserError("the picture is gone")
+    say("before")
+    with pytest.raises(ZeroDivisionError), RunLogger(run, settings, 5):
+        raise ZeroDivisionError
+    with RunLogger(run, settings, 20):
+        pass
+    text = (tmp_path / "train.log").read_text()
+    lines = [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", "", line) for line in text.splitlines()]
+    assert lines[:6] == [
+        "train.py 'output_dir=a run' (0 of 20 steps done)",
+        "a note with a [name] and a \\udcff",
+        "one from elsewhere",
+        "evaluated after 3 steps: NMI 12.3",
+        "error: the picture is gone",
+        "train.py 'output_dir=a run' (5 of 20 steps done)",
+    ]
+    assert lines[6].startswith("Traceback") and lines[-3] == "ZeroDivisionError"
+    assert lines[-1] == "Done." and "before" not in lines
+
+
+def test_a_log_for_which_there_is_no_space_is_told_once_and_ends_nothing(tmp_path, capsys):
+    (tmp_path / "train.log").symlink_to("/dev/full")
+    train(RunDirectory(tmp_path), config(tmp_path, "disabled"), 0, 20)
+    assert capsys.readouterr().err.count(f"cannot write {tmp_path}/train.log: No space left on device") == 1
+    assert steps(tmp_path / "metrics.csv")[-1] == 20
+
+
+def test_an_evaluation_says_now_and_then_how_far_it_has_come(tmp_path, monkeypatch, capsys):
+    clock = Clock()
+    monkeypatch.setattr("utils.console.time", clock)
+    for number in tracked(range(100), "evaluating"):
+        assert number is not None
+        clock.sleep(1)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert lines == ["evaluating: 30 of 100", "evaluating: 60 of 100", "evaluating: 90 of 100"]
 
 
 def records(folder: Path):
@@ -207,6 +300,37 @@ def test_wandb_gets_the_pictures(offline):
     (row,) = (row for row in history(folder) if any(name.startswith("pictures/parts") for name in row))
     media = row["pictures/parts"] if "pictures/parts" in row else {"path": row["pictures/parts.path"]}
     np.testing.assert_array_equal(Image.open(folder / "files" / media["path"]), PICTURE)
+
+
+def test_wandb_gets_a_table_of_pictures_and_the_areas_of_parts(offline):
+    folder = offline[1][0]
+    logged = history(folder)
+    (areas,) = (row for row in logged if "part_areas/part_1" in row)
+    assert (areas["part_areas/part_1"], areas["part_areas/part_2"]) == (25, 75)
+    (row,) = (row for row in logged if any(name.startswith("evaluation/pictures") for name in row))
+    shown = row.get("evaluation/pictures")
+    path = json.loads(shown)["path"] if isinstance(shown, str) else shown["path"] if shown else None
+    table = json.loads((folder / "files" / (path or row["evaluation/pictures.path"])).read_text())
+    assert table["columns"] == ["name", "picture", "part 1"] and [row[0] for row in table["data"]] == ["a", "b"]
+    assert table["data"][0][2] == 12.5
+    # The table's pictures lie in an artifact of W&B's own.
+    found = [one.artifact for one in records(folder) if one.WhichOneof("record_type") == "artifact"]
+    (pictures,) = (artifact for artifact in found if artifact.type == "run_table")
+    assert any(entry.path.endswith(".png") for entry in pictures.manifest.contents)
+
+
+def test_a_file_goes_to_the_wandb_run_as_an_artifact(tmp_path):
+    (tmp_path / "report.html").write_text("<title>figures</title>")
+    said, deadline = [], time.monotonic() + 20
+    run = WandbRun(RunDirectory(tmp_path), config(tmp_path, "offline"), said.append)
+    run.add(tmp_path / "report.html", "report")
+    run.close()
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    while not (found := [one.artifact for one in records(folder) if one.WhichOneof("record_type") == "artifact"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert found[0].type == "report" and [entry.path for entry in found[0].manifest.contents] == ["report.html"]
+    assert len(said) == 1, "only how to upload it"
 
 
 def test_wandb_gets_the_config_and_the_names(offline):
@@ -300,7 +424,7 @@ def test_rows_are_on_the_disk_itself_before_a_checkpoint_is(tmp_path, monkeypatc
     flushed = []
     sync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.readlink(f"/proc/self/fd/{file}")) or sync(file))
-    with RunLogger(RunDirectory(tmp_path), config(tmp_path, "disabled")) as logger:
+    with RunLogger(RunDirectory(tmp_path), config(tmp_path, "disabled", "logging.page=false")) as logger:
         logger.log(1, scalars(1))
         logger.flush()
     assert flushed[-1] == str(tmp_path / "metrics.csv")

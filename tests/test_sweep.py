@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -240,6 +241,29 @@ def test_a_run_gives_its_last_evaluation_and_a_failed_one_that_was_resumed_to_th
     assert (failed.metrics, failed.outcome, unfinished.outcome) == ({}, "failed", "unfinished")
     assert main([str(tmp_path)]) == 1
     assert "error: 2 of 4 jobs not done: num_parts=2, num_parts=3." in capsys.readouterr().err
+
+
+def test_the_table_has_last_losses_and_seconds_of_runs_and_figures_also_where_nothing_is_annotated(tmp_path, capsys):
+    for number, (parts, seed) in enumerate([(4, 1), (4, 2), (8, 1)]):
+        job = record(tmp_path, number, {"num_parts": str(parts), "seed": str(seed)}, 0)
+        run = tmp_path / job.name
+        run.mkdir()
+        (run / "config.yaml").write_text("num_steps: 20\nloss_weights: {feature: 1, visual: 2}\n")
+        columns = "step,feature,visual,total,learning_rate"
+        (run / "metrics.csv").write_text(f"{columns}\n10,9,9,9,1\n20,0.5,0.25,{1234.5 + seed},1\n")
+        (run / "timing.csv").write_text("step,seconds_per_step,peak_memory_mb\n10,2.0,1\n20,4.0,1\n")
+        (run / "evaluation.csv").write_text(f"step,warp_agreement\n20,{70.0 + parts}\n")
+    assert read(tmp_path)[0].training == {"loss_total": 1235.5, "loss_feature": 0.5, "loss_visual": 0.25, "seconds": 60}
+    assert main([str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"warp agreement +loss total +seconds", shown)
+    assert re.search(r"num_parts=4 seed=1 +74.0 +1236 +60", shown)
+    assert re.search(r"num_parts=4 mean ± std of 2 +74.0 ±.0.0 +1236 ±.0.7071 +60 ±.0", shown)
+    with (tmp_path / "sweep.csv").open() as file:
+        assert (
+            file.readline() == "job,num_parts,seed,outcome,warp_agreement,loss_total,loss_feature,loss_visual,seconds\n"
+        )
+    assert "loss_total std" in (tmp_path / "sweep_mean.csv").read_text()
 
 
 def test_the_command_asks_for_a_sweep(tmp_path, capsys):

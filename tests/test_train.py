@@ -470,3 +470,20 @@ def test_cuda_sees_no_wait_between_two_logged_steps(tmp_path, monkeypatch, metho
         run(tmp_path, "run", "num_steps=6", f"method={method}", "device=cuda", *QUIET)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_pictures_show_the_same_crops_all_along_also_after_the_run_went_on(tmp_path, monkeypatch):
+    seen = []
+
+    def picture(examples, caption, draw=progress.part_picture):
+        seen.append(np.stack([example.shown.image for example in examples]))
+        return draw(examples, caption)
+
+    monkeypatch.setattr(progress, "part_picture", picture)
+    few = ("logging.image_every=1", "evaluation.every=0", "evaluation.pictures=0", "optimizer=sgd")
+    path = run(tmp_path, "run", "num_steps=2", *few)
+    resume(path, "num_steps=4")
+    assert len(seen) == 4 and all(np.array_equal(images, seen[0]) for images in seen)
+    areas = rows(path / "part_areas.csv")
+    assert [row["step"] for row in areas] == ["1", "2", "3", "4"]
+    assert all(sum(float(row[f"part_{part}"]) for part in range(1, 5)) == pytest.approx(100) for row in areas)

@@ -4,10 +4,14 @@ import csv
 import os
 import secrets
 import shlex
+import sys
 import time
+import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,15 +21,18 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from utils.console import say, stderr
+from utils.console import SECONDS_BETWEEN_LINES, Record, say, say_progress, stderr
 from utils.errors import UserError
 from utils.files import flush_to_disk, written_whole
+from utils.forecast import duration
 from utils.memory import peak_memory_mb
+from utils.page import Page, State
 from utils.run_directory import RunDirectory
 
 WANDB_ID = "wandb_id.txt"  # in the run directory
-TABLES = {"metrics": "train", "timing": "timing", "evaluation": "evaluation", "largest_part": "largest_part"}  # on W&B
-SECONDS_BETWEEN_LINES = 30  # where stderr is no terminal
+RECENT = 100  # steps by which the time that is left is told
+# Tables, and what stands before their numbers' names on W&B.
+TABLES = {"metrics": "train"} | {name: name for name in ("timing", "evaluation", "part_areas", "largest_part")}
 
 
 class Table:
@@ -123,8 +130,12 @@ class WandbRun:
             say(f"W&B: offline. To upload: wandb sync {shlex.quote(self.run.settings.sync_dir)}")
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Numbers, or pictures (H, W, 3) uint8, by name."""
+        """Numbers, pictures (H, W, 3) uint8, or tables, which are lists of rows with both, by name."""
         self._attempt(lambda: self.run and self._send(step, values))
+
+    def add(self, file: Path, kind: str) -> None:
+        """A file, as an artifact of the run; a later one of its kind is another version."""
+        self._attempt(lambda: self.run and self.run.log_artifact(str(file), f"{self.run.id}_{kind}", kind))
 
     def alert(self, title: str, message: str) -> None:
         """A message that W&B sends on."""
@@ -137,8 +148,7 @@ class WandbRun:
 
     def _send(self, step: int, values: Mapping[str, Any]) -> None:
         # Pictures are written to the system's folder for temporary files, which may be full.
-        media = {name: wandb.Image(value) for name, value in values.items() if isinstance(value, np.ndarray)}
-        self.run.log({"step": step, **values, **media})
+        self.run.log({"step": step, **{name: _medium(value) for name, value in values.items()}})
 
     def _start(self, path: Path, config: DictConfig, mode: str) -> None:
         options, identity = config.logging, path / WANDB_ID
@@ -182,6 +192,14 @@ class WandbRun:
                     wandb.teardown()  # the end of its own process: else there is a traceback when the program ends
 
 
+def _medium(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return wandb.Image(value)
+    if isinstance(value, list):
+        return wandb.Table([*value[0]], [[_medium(cell) for cell in row.values()] for row in value])
+    return value
+
+
 def _told_before(run: Path, last_step: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """What a run's tables and pictures hold, as it was sent to W&B, by step up to one."""
     told: list[tuple[int, dict[str, Any]]] = []
@@ -205,10 +223,11 @@ class RunLogger:
     """Everything a training run tells. Steps are the number of updates done.
 
     In the run directory: ``metrics.csv``, ``timing.csv`` (seconds per step, pictures and evaluations left out, and the
-    peak memory so far in MiB), ``evaluation.csv`` and ``largest_part.csv``, with a column ``step``, and
-    ``pictures/NAME_STEP.png``. On
-    stderr: a progress bar, or a line now and then where it is no terminal. On Weights & Biases the same under
-    ``train/``, ``timing/``, ``evaluation/`` and ``pictures/``, and the config.
+    peak memory so far in MiB), ``evaluation.csv``, ``part_areas.csv`` and ``largest_part.csv``, with a column ``step``;
+    ``pictures/NAME_STEP.png``; ``train.log``, what was printed and a line of progress at least every minute; and
+    ``index.html``, which shows all of these. On stderr: a progress bar, or these lines where it is no terminal. On
+    Weights & Biases: the config, the same numbers and pictures under ``train/``, ``timing/``, ``evaluation/``,
+    ``part_areas/`` and ``pictures/``, and a table of held-out pictures.
 
     Args:
         run: where to write.
@@ -218,23 +237,41 @@ class RunLogger:
 
     def __init__(self, run: RunDirectory, config: DictConfig, resumed_step: int = 0) -> None:
         self.pictures = run.path / "pictures"
-        self.num_steps = config.num_steps
+        self.num_steps, self._evaluation_every = config.num_steps, config.evaluation.every
+        self._losses = ["total", *config.loss_weights]
         self._tables = {name: Table(run.path / f"{name}.csv", resumed_step) for name in TABLES}
-        self._text, self._rate, self._line_due, self._skipped = "", 0.0, 0.0, 0
+        self._record = Record(run.path / "train.log")
+        self._record.add(f"{shlex.join(sys.argv)} ({resumed_step} of {self.num_steps} steps done)")
+        self._page = Page(run.path, self.say) if config.logging.page else None
+        self._last: dict[str, float] = {}
+        self._step = resumed_step
+        self._line_due, self._skipped = 0.0, 0
         columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         description = TextColumn("{task.description}")
         self._progress = Progress(*columns, description, console=stderr, disable=not stderr.is_terminal)
         self._task = self._progress.add_task("", total=self.num_steps, completed=resumed_step)
         self._wandb = WandbRun(run, config, self.say, resumed_step)
         self._progress.start()
-        self._seconds, self._steps, self._clock = 0.0, 0, time.perf_counter()
+        # Seconds spent in steps, in all and when each of the last was done; of how many steps a row is to tell.
+        self._spent, self._marks, self._row_began = 0.0, deque[float](maxlen=RECENT + 1), (0.0, 0)
+        self._steps, self._evaluation_seconds, self._clock = 0, 0.0, time.perf_counter()
 
     def __enter__(self) -> "RunLogger":
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
         self._wandb.close(0 if kind is None else 1)
+        ended = str(error) or kind.__name__ if kind else ""
+        if kind is None:
+            self._record.add("Done.")
+        elif issubclass(kind, UserError | KeyboardInterrupt):  # which ``conf.app`` tells
+            self._record.add(f"error: {ended}" if issubclass(kind, UserError) else ended)
+        else:
+            self._record.add("".join(traceback.format_exception(kind, error, trace)).rstrip())
+        if self._page:
+            self._page.write(self._state(ended or "done"))
+        self._record.close()
 
     def say(self, message: str) -> None:
         """Prints a line on stderr, above the progress bar."""
@@ -248,31 +285,80 @@ class RunLogger:
 
     def advance(self, step: int) -> None:
         """Counts an update; called after every one."""
-        now = time.perf_counter()
-        self._seconds, self._steps, self._clock = self._seconds + now - self._clock, self._steps + 1, now
-        self._progress.update(self._task, completed=step, description=self._text)
-        if not stderr.is_terminal and (time.monotonic() >= self._line_due or step == self.num_steps):
-            self._line_due = time.monotonic() + SECONDS_BETWEEN_LINES
-            seconds = self._rate * (self.num_steps - step)
-            self.say(f"step {step}/{self.num_steps}  {self._text}" + (f"  {duration(seconds)} left" if seconds else ""))
+        self._spend()
+        self._marks.append(self._spent)
+        self._steps += 1
+        loss = f"loss {self._last['total']:.4g}" if "total" in self._last else ""
+        self._progress.update(self._task, completed=step, description=f"{loss}  {self._speed()}")
+        if time.monotonic() >= self._line_due and step < self.num_steps:
+            self._tell(step)
+        self._step = step
+        if self._page:
+            self._page.refresh(self._state)
+
+    def _state(self, outcome: str = "running") -> State:
+        return State(self._step, self.num_steps, outcome, self.seconds_per_step(), self.seconds_left(self._step))
+
+    def seconds_per_step(self) -> float | None:
+        """Of the last hundred steps, the first one left out, waiting for the device until now counted as theirs."""
+        self._spend()
+        return (self._spent - self._marks[0]) / (len(self._marks) - 1) if len(self._marks) > 1 else None
+
+    def seconds_left(self, step: int) -> float | None:
+        """Until the end of the run at this speed, with evaluations that take as long as the last one did."""
+        if (pace := self.seconds_per_step()) is None:
+            return None
+        every = self._evaluation_every or self.num_steps
+        evaluations = -(-self.num_steps // every) - step // every if step < self.num_steps else 0
+        return pace * (self.num_steps - step) + self._evaluation_seconds * evaluations
 
     def log(self, step: int, scalars: Mapping[str, float | torch.Tensor]) -> None:
         """Losses, ``total``, ``learning_rate``, ``gradient_norm``; and the time per step since the last call."""
         values = {name: value.item() if isinstance(value, torch.Tensor) else value for name, value in scalars.items()}
+        self._spend()  # waiting for the device is part of the steps
         self._add("metrics", step, values)
-        if self._steps:
-            timing = {"seconds_per_step": self._seconds / self._steps, "peak_memory_mb": peak_memory_mb()}
-            self._add("timing", step, timing)
-            self._rate = timing["seconds_per_step"]
-            self._text = f"{self._rate:.2f} s/step"
-        if "total" in values:
-            self._text = f"loss {values['total']:.4g}  {self._text}"
-        self._seconds, self._steps, self._clock = 0.0, 0, time.perf_counter()
+        spent, steps = self._spent - self._row_began[0], self._steps - self._row_began[1]
+        if steps:
+            self._add("timing", step, {"seconds_per_step": spent / steps, "peak_memory_mb": peak_memory_mb()})
+        self._row_began = self._spent, self._steps
+        self._last = values
+        if step == self.num_steps:
+            self._tell(step)
+        self._clock = time.perf_counter()
+
+    def _spend(self) -> None:
+        now = time.perf_counter()
+        self._spent, self._clock = self._spent + now - self._clock, now
+
+    def _speed(self) -> str:
+        pace = self.seconds_per_step()
+        return "" if pace is None else f"{pace:.3g} s/step"
+
+    def _tell(self, step: int) -> None:
+        """A line of progress."""
+        self._line_due = time.monotonic() + SECONDS_BETWEEN_LINES
+        losses = [f"{name} {self._last[name]:.4g}" for name in self._losses if name in self._last]
+        left = self.seconds_left(step)
+        rest = [", ".join(losses), self._speed(), f"{duration(left)} left" if left else ""]
+        say_progress("  ".join(filter(None, [f"step {step}/{self.num_steps}", *rest])))
 
     def log_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics in percent, by name."""
         self._add("evaluation", step, {name: float(value) for name, value in metrics.items()})
-        self._clock = time.perf_counter()  # an evaluation is not part of a step
+        figures = ", ".join(f"{name} {value:.1f}" for name, value in metrics.items())
+        self._record.add(f"evaluated after {step} steps: {figures}")
+        now = time.perf_counter()  # an evaluation is not part of a step
+        self._evaluation_seconds, self._clock = now - self._clock, now
+
+    def log_part_areas(self, step: int, shares: Sequence[float]) -> None:
+        """Each part's share of the foreground of the pictures that are shown all along."""
+        areas = {f"part_{part}": 100 * share for part, share in enumerate(shares, start=1)}
+        self._add("part_areas", step, areas)
+
+    def log_test_pictures(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table of held-out pictures, on Weights & Biases alone: texts, numbers and pictures by column."""
+        self._wandb.log(step, {"evaluation/pictures": [*rows]})
+        self._clock = time.perf_counter()
 
     def log_largest_part(self, step: int, part: int, share: float) -> list[float]:
         """Which part, from 1, holds most of the foreground of training crops, and its share of it.
@@ -322,9 +408,3 @@ class Silence(RunLogger):
         pass
 
     __init__ = say = warn = skipped = advance = log = log_evaluation = log_pictures = flush = __exit__ = _nothing
-
-
-def duration(seconds: float) -> str:
-    """``12 min``, ``3 h``."""
-    minutes = max(1, round(seconds / 60))
-    return f"{minutes} min" if minutes < 100 else f"{round(minutes / 60)} h"

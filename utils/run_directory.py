@@ -132,6 +132,18 @@ def _locked(run: Path) -> IO[str]:
     return file
 
 
+def is_locked(run: Path) -> bool:
+    """Whether another process trains in a run's directory; False also where there are no locks."""
+    if fcntl is None:
+        return False
+    with suppress(OSError), (run / "lock").open() as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back at once
+        except (BlockingIOError, PermissionError):
+            return True
+    return False
+
+
 def to_resume(run: Path | str) -> str:
     """The argument that goes on with a run, as the shell and Hydra read it."""
     return shlex.quote(argument("resume", run))

@@ -43,6 +43,7 @@ from utils.console import stdout
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = "sweep.yaml"  # in the sweep's directory
+SHOWN = {"loss_total": ".4g", "seconds": ".0f"}  # of training, in the table that is printed, and how; files have all
 
 # For conf/train.yaml: a value, or another one where it is null.
 OmegaConf.register_new_resolver(
@@ -62,6 +63,7 @@ class Job:
         status: as of a process: 0, 1 (a fault of the code), 2 (a mistake of the user's); None until it has ended.
         error: why it failed.
         metrics: in percent, by name; read from its directory.
+        training: likewise its last losses, as ``loss_NAME``, and the ``seconds`` that its steps took.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Job:
     status: int | None = None
     error: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    training: dict[str, float] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -236,7 +239,9 @@ def report(sweep: Path) -> int:
     jobs = read(sweep)
     if jobs:
         shown, means = summary(jobs)
-        rows = [{"job": job.name, **job.overrides, "outcome": job.outcome, **job.metrics} for job in jobs]
+        rows = [
+            {"job": job.name, **job.overrides, "outcome": job.outcome, **job.metrics, **job.training} for job in jobs
+        ]
         _write(sweep / "sweep.csv", rows)
         if means:
             _write(sweep / "sweep_mean.csv", means)
@@ -256,9 +261,10 @@ def read(sweep: Path) -> list[Job]:
     """The jobs of a sweep that were started, in their order, with the last metrics of those that are done."""
     jobs = [Job(**yaml.safe_load(file.read_text())) for file in (sweep / "jobs").glob("*.yaml")]
     for job in jobs:
-        metrics = final_metrics(Path(job.directory or sweep / job.name))
+        run = Path(job.directory or sweep / job.name)
+        metrics = final_metrics(run)
         if metrics is not None:  # also where somebody has resumed it since
-            job.status, job.error, job.metrics = 0, "", metrics
+            job.status, job.error, job.metrics, job.training = 0, "", metrics, training_figures(run)
     return sorted(jobs, key=lambda job: job.number)
 
 
@@ -271,9 +277,12 @@ def summary(jobs: Iterable[Job]) -> tuple[Table, list[dict[str, Any]]]:
             the mean and, as ``NAME std``, the standard deviation of a sample (divided by seeds - 1).
     """
     settings: dict[tuple[tuple[str, str], ...], list[Job]] = {}
+    jobs = [*jobs]
     for job in jobs:
         settings.setdefault(tuple(item for item in job.overrides.items() if item[0] != "seed"), []).append(job)
-    names = list(dict.fromkeys(name for same in settings.values() for job in same for name in job.metrics))
+    of_jobs = [job.metrics | {name: job.training[name] for name in SHOWN if name in job.training} for job in jobs]
+    numbers = {job.number: shown for job, shown in zip(jobs, of_jobs, strict=True)}
+    names = sorted(dict.fromkeys(name for shown in of_jobs for name in shown), key=[*SHOWN].count)
     table = Table("percent", box=SIMPLE)
     table.columns[0].no_wrap = True
     for name in names or ["outcome"]:
@@ -283,18 +292,26 @@ def summary(jobs: Iterable[Job]) -> tuple[Table, list[dict[str, Any]]]:
     means = []
     for setting, same in settings.items():
         for job in same:
-            cells = [f"{job.metrics[name]:.1f}" if name in job.metrics else "-" for name in names]
-            table.add_row(job.label, *(cells if job.metrics else [job.outcome]))
-        done = [job.metrics for job in same if job.status == 0]
+            shown = numbers[job.number]
+            cells = [_cell(name, shown[name]) if name in shown else "-" for name in names]
+            table.add_row(job.label, *(cells if shown else [job.outcome]))
+        done = [numbers[job.number] for job in same if job.status == 0]
         common = [name for name in names if len(done) > 1 and all(name in metrics for metrics in done)]
         if values := {name: [metrics[name] for metrics in done] for name in common}:
             mean = {name: statistics.fmean(numbers) for name, numbers in values.items()}
             std = {name: statistics.stdev(numbers) for name, numbers in values.items()}
-            cells = [f"{mean[name]:.1f} ±\u00a0{std[name]:.1f}" if name in mean else "-" for name in names]
+            cells = [
+                f"{_cell(name, mean[name])} ±\u00a0{_cell(name, std[name])}" if name in mean else "-" for name in names
+            ]
             table.add_row(f"{_label(setting)} mean ± std of {len(done)}".lstrip(), *cells, end_section=True)
             deviations = {f"{name} std": value for name, value in std.items()}
             means.append({**dict(setting), "seeds": len(done), **mean, **deviations})
     return table, means
+
+
+def _cell(name: str, value: float) -> str:
+    """Metrics to a tenth of a percent, the others to what they can be told apart by."""
+    return f"{value:{SHOWN.get(name, '.1f')}}"
 
 
 def _label(overrides: Iterable[tuple[str, str]]) -> str:
@@ -317,11 +334,29 @@ def metrics_in(found: Mapping[str, Any]) -> dict[str, float]:
 
 def metrics_after(evaluations: Path, num_steps: int) -> dict[str, float] | None:
     """The last row of a run's ``evaluation.csv`` if that is of its last step, ``num_steps``; else None."""
-    with evaluations.open(newline="") as file:
-        last = (list(csv.DictReader(file)) or [{}])[-1]
+    last = (_rows(evaluations) or [{}])[-1]
     if last.pop("step", None) != str(num_steps):
         return None
     return {name: float(value) for name, value in last.items() if value}
+
+
+def training_figures(run: Path) -> dict[str, float]:
+    """The last losses of a run of train.py, and how long its steps took; nothing of other programs."""
+    if not (run / "metrics.csv").is_file():
+        return {}
+    losses = ("total", *yaml.safe_load((run / "config.yaml").read_text()).get("loss_weights", ()))
+    last = _rows(run / "metrics.csv")[-1:]
+    figures = {f"loss_{name}": float(row[name]) for row in last for name in losses if row.get(name)}
+    seconds, before = 0.0, 0
+    for row in _rows(run / "timing.csv") if (run / "timing.csv").is_file() else ():
+        seconds += float(row["seconds_per_step"]) * (int(row["step"]) - before)
+        before = int(row["step"])
+    return figures | ({"seconds": seconds} if before else {})
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:

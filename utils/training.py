@@ -12,6 +12,7 @@ from utils import checkpoints
 from utils.devices import compile_networks, memory_format
 from utils.errors import Halted, Stopped, UserError
 from utils.finite import FiniteUpdates, require_finite_weights
+from utils.forecast import forecast, free_space
 from utils.logging import RunLogger
 from utils.memory import release
 from utils.optimizer import build_optimizer, clip_gradients, restore_optimizer, set_learning_rate
@@ -19,6 +20,8 @@ from utils.ranks import Ranks
 from utils.run_directory import RunDirectory, to_resume
 from utils.seeding import Randomness
 from utils.signals import TO_STOP, Signals
+
+STEPS_TO_FORETELL = 10
 
 
 class Training:
@@ -47,7 +50,7 @@ class Training:
         checkpoint = None
         if config.resume is not None:
             checkpoint = checkpoints.find_to_resume(Path(config.resume), config.checkpointing.every)
-        self.step = self._saved = checkpoint.step if checkpoint else 0
+        self.step = self._first = self._saved = checkpoint.step if checkpoint else 0
         if self.step > config.num_steps:
             raise UserError(f"The run has done {self.step} steps already: give num_steps={self.step} or more.")
         if checkpoint:
@@ -150,6 +153,22 @@ class Training:
         checkpoints.save(file, payload, options.keep, options.milestone_every)
         self._saved = self.step
 
+    def foretell(self, run: RunDirectory | None, logger: RunLogger) -> None:
+        """After ten steps says how long the run takes at this speed, and what its checkpoints need.
+
+        Args:
+            run: None on ranks that save nothing.
+        """
+        if run is None or self.step != self._first + STEPS_TO_FORETELL:
+            return
+        device = self.ranks.fabric.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        parts = self.method.predictor.state_dict(), self.optimizer.state_dict(), self.method.trained_beside()
+        pace, free = logger.seconds_per_step(), free_space(run.path)
+        for line in forecast(self.config, self.step, pace, _num_bytes(parts), free, device.type == "cpu"):
+            logger.say(line)
+
     @torch.no_grad()
     def halt(self, lacking: str, run: RunDirectory | None, logger: RunLogger) -> Halted:
         """Saves what was reached before a step for which memory did not suffice; returns what to tell.
@@ -192,3 +211,11 @@ class Training:
             if asked[0] in TO_STOP:
                 command = f"python train.py {to_resume(run.path if run else 'RUN')}"
                 raise Stopped(asked[0], f"saved after {self.step} steps. To go on: {command}")
+
+
+def _num_bytes(state: Any) -> int:
+    """Of the tensors in nested mappings and lists."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    held = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return sum(map(_num_bytes, held))

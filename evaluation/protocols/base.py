@@ -101,6 +101,10 @@ class Protocol:
         """What the figures are of."""
         raise NotImplementedError
 
+    def per_part(self) -> list[dict[str, float]]:
+        """Figures of each part by name, in percent, if it has any."""
+        return []
+
     def renamed(self, metric: str) -> str:
         """The name of a figure that gives way to another protocol's."""
         return f"{self.name}/{metric}"

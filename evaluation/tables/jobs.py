@@ -22,7 +22,7 @@ from evaluation.tables.found import Result
 from evaluation.tables.rows import Entry, differences, training_numbers
 from utils import checkpoints
 from utils.errors import Stopped, UserError
-from utils.logging import duration
+from utils.forecast import duration
 from utils.run_directory import ROOT, argument
 from utils.signals import TO_STOP
 

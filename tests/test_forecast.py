@@ -1,0 +1,94 @@
+"""What a run says of itself once it knows how fast it goes."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from tests.composition import composed
+from tests.test_train import run
+from utils.forecast import checkpoints_to_come, duration, forecast, laptop_recipe, size
+
+
+def config(*overrides: str):
+    return composed("dataset_name=synthetic", "num_steps=1000", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "step", "expected"),
+    [
+        (("checkpointing.every=300", "evaluation.every=0"), 0, [300, 600, 900, 1000]),
+        (("checkpointing.every=300", "evaluation.every=500"), 0, [300, 500, 600, 900, 1000]),
+        (("checkpointing.every=300", "evaluation.every=0"), 600, [900, 1000]),
+        (("checkpointing.every=100", "evaluation.every=0", "checkpointing.keep=2"), 0, [900, 1000]),
+        (
+            (
+                "checkpointing.every=100",
+                "evaluation.every=0",
+                "checkpointing.keep=1",
+                "checkpointing.milestone_every=400",
+            ),
+            100,
+            [400, 800, 1000],
+        ),
+    ],
+)
+def test_it_counts_the_checkpoints_that_will_be_there_in_the_end(overrides, step, expected):
+    assert checkpoints_to_come(config(*overrides), step) == expected
+
+
+def told(*overrides: str, pace: float = 1.0, free: int | None = 10**12, on_cpu: bool = False) -> list[str]:
+    return [
+        *forecast(
+            config("checkpointing.every=500", "evaluation.every=0", *overrides), 10, pace, 300_000_000, free, on_cpu
+        )
+    ]
+
+
+def test_it_says_how_long_the_run_takes_and_what_it_needs():
+    (line,) = told()
+    assert line == (
+        "At 1 s a step the 990 to come take 16 min, evaluations left out. Checkpoints need 600 MB (2 of 300 MB); the "
+        "disk has 1,000 GB left."
+    )
+
+
+def test_it_warns_where_the_disk_is_too_small():
+    assert "will not hold" in told(free=599_999_999)[1] and len(told(free=600_000_000)) == 1
+    assert len(told(free=None)) == 1
+
+
+def test_a_run_of_days_on_a_cpu_names_the_recipe_for_laptops():
+    line = told("dataset_root=my data", pace=100.0, on_cpu=True)[-1]
+    assert line.endswith("python train.py dataset_name=synthetic 'dataset_root=\"my data\"' experiment=laptop")
+    assert len(told(pace=100.0)) == len(told(pace=1.0, on_cpu=True)) == 1
+    assert [laptop_recipe(name) for name in ("contrastive_reconstruction", "uld", "ac")] == [
+        "laptop",
+        "laptop_uld",
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.2, "1 s"), (99, "99 s"), (100, "2 min"), (5999, "100 min"), (6000, "2 h"), (360_000, "4 days")],
+)
+def test_durations_have_two_digits(seconds, expected):
+    assert duration(seconds) == expected
+
+
+def test_sizes_are_those_of_disks():
+    assert [size(5.31e9), size(283_700_000)] == ["5.31 GB", "284 MB"]
+
+
+def test_a_run_says_so_after_ten_steps_and_is_right_about_its_checkpoints(tmp_path, monkeypatch, capsys):
+    free = SimpleNamespace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    path = run(tmp_path, "run", "experiment=uld_drawn", "image_size=32", "num_steps=11", "checkpointing.every=100")
+    said = capsys.readouterr().err
+    sizes = [file.stat().st_size for file in (path / "checkpoints").iterdir()]
+    assert "the 1 to come take" in said and "warning: the disk will not hold" in said
+    assert len(sizes) == 1 and size(sizes[0]) != "0 MB"
+    told = float(said.split("Checkpoints need ")[1].split(" MB")[0])
+    assert told * 1e6 == pytest.approx(sum(sizes), rel=0.02)
+    assert "the 1 to come take" in (path / "train.log").read_text()

@@ -167,8 +167,22 @@ class PredictConfig(TrainConfig):
     checkpoint: str = path()
     images: str | None = path()
     masks: str | None = path()
+    foreground: str | None = path()
+    format: str = choice("png", "coco")
+    probabilities: bool = MISSING
     overwrite: bool = MISSING
     only_missing: bool = MISSING
+
+    @staticmethod
+    def check(config: DictConfig) -> None:
+        TrainConfig.check(config)
+        if config.foreground is not None and config.masks is not None:
+            raise UserError("masks and foreground are two sources of masks: give one of them.")
+        for key, default in (("masks", None), ("foreground", None), ("format", "png"), ("probabilities", False)):
+            if config.images is None and config[key] != default:
+                raise UserError(
+                    f"{key}={config[key]} is for pictures of one's own: give images=DIR output_dir=OUT too."
+                )
 
 
 def typed(raw: DictConfig | Mapping[str, Any], schema: type = TrainConfig) -> DictConfig:

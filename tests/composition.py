@@ -11,6 +11,7 @@ from benchmarks.evaluate import BenchmarkEvaluateConfig
 from conf import app
 from conf.schema import EvaluateConfig, PredictConfig, TrainConfig, typed, validate
 from evaluation.table import TableConfig
+from models.export import ExportConfig
 
 SCHEMAS = {
     "train": TrainConfig,
@@ -18,6 +19,7 @@ SCHEMAS = {
     "predict": PredictConfig,
     "evaluation_table": TableConfig,
     "benchmark_evaluate": BenchmarkEvaluateConfig,
+    "export": ExportConfig,
 }
 
 

@@ -10,7 +10,7 @@ import utils.interruptible  # noqa: F401
 # isort: split
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from conf import app
 from conf.schema import PredictConfig
 from conf.trained import tells_own_data
 from datasets.base import NoPictures, Source
+from datasets.files import foreign
 from datasets.lists import lists_of
 from datasets.pictures import Pictures
 from evaluation.labellers.base import Labeller
@@ -56,6 +57,9 @@ def predict(config: DictConfig) -> None:
             f"{config.checkpoint} was trained with method={config.method.name} and gives features, not clusters: these "
             f"are fitted to a data set, give python evaluate.py checkpoint={config.checkpoint}."
         )
+    made_by = None if config.images is None or config.output_dir is None else about(config, checkpoint, labeller)
+    if made_by and config.only_missing:
+        refuse_another_checkpoint(Path(config.output_dir, ABOUT), made_by)
     if config.foreground is not None:
         config.masks = predict_masks_first(given, config, labeller, fabric)
 
@@ -71,7 +75,7 @@ def predict(config: DictConfig) -> None:
         tells_own_data(checkpoint.config, config, lists_of(work[-1][0]))  # the test split
     else:
         with told(path := Path(config.output_dir, ABOUT)):
-            write_json(path, about(config, checkpoint, labeller))
+            write_json(path, made_by)
     if table is not None:
         with told(table.path):
             table.begin(work[0][0].sample_name(place) for place in chosen[0])
@@ -224,6 +228,19 @@ def about(config: DictConfig, checkpoint: Checkpoint, labeller: Labeller) -> dic
         "colours": {str(label): "#" + bytes(colours(np.array(label)).tolist()).hex() for label in labels},
         "versions": versions(),
     }
+
+
+def refuse_another_checkpoint(path: Path, made_by: Mapping[str, object]) -> None:
+    """Raises UserError where ``prediction.json`` is there and of another checkpoint: its files are not to be mixed."""
+    if not path.is_file():
+        return
+    with foreign(path, "prediction.json"):
+        before = json.loads(path.read_text())
+        if before["sha256"] != made_by["sha256"]:
+            raise UserError(
+                f"{path.parent} holds what another checkpoint ({before['checkpoint']}) has found: only_missing=true "
+                "would mix the two. Give another output_dir, or overwrite=true."
+            )
 
 
 def write_json(path: Path, content: dict[str, object]) -> None:

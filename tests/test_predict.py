@@ -304,6 +304,9 @@ def test_what_is_missing_after_an_interruption_is_written_with_its_rows(parts, p
     assert sorted((out / "parts.csv").read_text().splitlines()) == sorted(table.splitlines())
     assert (out / "label_maps/a.png.png").stat().st_mtime_ns == before
     assert files(out / "label_maps") == NAMES
+    other = save_segmenter(pictures / "model_2.pth", 4)
+    with pytest.raises(UserError, match="another checkpoint .*model_1.pth.* only_missing=true would mix the two"):
+        run(f"checkpoint={other}", *arguments[1:], "only_missing=true")
 
 
 def test_without_masks_it_is_said_at_once_that_the_background_gets_parts(parts, pictures, capsys):

@@ -180,9 +180,7 @@ class PredictConfig(TrainConfig):
             raise UserError("masks and foreground are two sources of masks: give one of them.")
         for key, default in (("masks", None), ("foreground", None), ("format", "png"), ("probabilities", False)):
             if config.images is None and config[key] != default:
-                raise UserError(
-                    f"{key}={config[key]} is for pictures of one's own: give images=DIR output_dir=OUT too."
-                )
+                raise UserError(f"{key} is for pictures of your own: give images=DIR output_dir=OUT, or leave it out.")
 
 
 def typed(raw: DictConfig | Mapping[str, Any], schema: type = TrainConfig) -> DictConfig:

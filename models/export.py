@@ -63,6 +63,7 @@ class Probabilities(nn.Module):
         super().__init__()
         self.predictor, self.as_bytes = labeller.predictor, as_bytes
         self._labeller = labeller
+        self.requires_grad_(False)
         for layer in self.predictor.modules():
             if isinstance(layer, Conv2dSame):
                 layer.forward = partial(convolved_same, layer)

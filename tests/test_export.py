@@ -87,10 +87,12 @@ def by_torch(path: Path, images: Tensor) -> Tensor:
     return torch.export.load(path).module()(images)
 
 
-def require_same(found: Tensor, expected: Tensor) -> None:
+def require_same(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
     """Without the background that predict.py has from masks, of which there are none."""
-    assert found.shape == expected[:, -found.shape[1] :].shape
-    assert (found - expected[:, -found.shape[1] :]).abs().max() < 1e-4
+    expected = expected[:, -found.shape[1] :]
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < tolerance
+    assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.999
 
 
 @pytest.mark.parametrize("name", [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
@@ -99,16 +101,18 @@ def test_both_formats_give_what_predict_py_writes_and_the_network_at_any_size(na
     square = noise(3, 64, 64)
     expected = predicted(checkpoint, square)
     assert expected.std() > 1e-3  # there is something to compare
+    # Between two landmarks a probability goes from 0 to 1 within a pixel, and squared distances are rounded.
+    tolerance = 1e-2 if name == "landmarks" else 1e-4
     onnx, pt2 = exported(checkpoint), exported(checkpoint, "format=torch", "input=uint8")
     in_bytes = (square * 255).round().byte()
     for images, as_bytes in ((square, in_bytes), (square[:1], in_bytes[:1])):
-        require_same(by_onnx(onnx, images), expected[: len(images)])
-        require_same(by_torch(pt2, as_bytes), expected[: len(images)])
+        require_same(by_onnx(onnx, images), expected[: len(images)], tolerance)
+        require_same(by_torch(pt2, as_bytes), expected[: len(images)], tolerance)
     for size in ((2, 96, 64), (1, 75, 101)):
         images = noise(*size)
         found, again = by_onnx(onnx, images), by_torch(pt2, (images * 255).round().byte())
         assert found.shape == (size[0], expected[:, -found.shape[1] :].shape[1], *size[1:])
-        assert found.sum(1).allclose(torch.ones(1)) and (found - again).abs().max() < 1e-4
+        assert found.sum(1).allclose(torch.ones(1)) and (found - again).abs().max() < tolerance
 
 
 def test_metadata_say_what_the_channels_are_and_where_they_come_from(tmp_path, capsys):

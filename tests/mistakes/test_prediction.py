@@ -63,7 +63,7 @@ REFUSED = [
         prepare=lambda folder: ((folder / "out").mkdir(), (folder / "out/parts.csv").write_text("mine")),
     ),
     predicting("two sources of masks", f"{TO_OUT} masks=PLACE/a foreground=PLACE/b", "masks and foreground", "one of"),
-    predicting("masks by a network of parts", f"{TO_OUT} foreground=PLACE/model_1.pth", "finds no masks", "docs/masks"),
+    predicting("masks by a network of parts", f"{TO_OUT} foreground=PLACE/model_1.pth", "finds no masks", "foreground"),
     predicting("arrays of a data set", "probabilities=true", "for pictures of your own", "images=DIR"),
     predicting("a pattern of nothing", "images=PLACE/*.jpg output_dir=PLACE/out", "*.jpg", "no picture is called so"),
 ]

@@ -2,10 +2,14 @@
 
 Baselines are put beside it, or evaluated alone, ``baseline=[kmeans_features]``.
 
+    python evaluate.py checkpoint=runs/my_run
+    python evaluate.py checkpoint=runs/my_run baseline=[kmeans_features,untrained]
+    python evaluate.py predictions=my_label_maps dataset_name=CUB dataset_root=data
+
 A run is evaluated on the data that it was trained on, unless another data set is named. Keys are in conf/evaluate.yaml.
 """
 
-import utils.interruptible  # noqa: F401
+import conf.start  # noqa: F401
 
 # isort: split
 from dataclasses import replace
@@ -51,7 +55,11 @@ def evaluate(config: DictConfig) -> None:
     if config.predictions is not None:
         labellers[SUBJECT] = label_maps.given(config, sets)
         num_parts = labellers[SUBJECT].largest_label
-    on_own_data = checkpoint is not None and tells_own_data(checkpoint.config, config, lists_of(sets.test))
+    lists = lists_of(sets.test)
+    on_own_data = checkpoint is not None and tells_own_data(checkpoint.config, config, lists)
+    OmegaConf.update(config, "dataset.lists", lists, merge=False)
+    for note in sets.test.notes:
+        print(note)
     output = output_directory(config)
     for name, own in config.baselines.items():
         labellers[name] = module("baseline", name).build(own, config, num_parts, fabric.device)

@@ -1,11 +1,15 @@
 """Predict masks or parts; every key is in conf/predict.yaml.
 
+    python predict.py checkpoint=runs/my_run output_dir=predicted
+    python predict.py checkpoint=runs/my_run images=my_birds masks=my_masks output_dir=predicted
+    python predict.py checkpoint=runs/my_foreground_run images=my_birds output_dir=my_masks
+
 ``python predict.py checkpoint=RUN`` of a run with ``method=foreground`` writes the masks of its data set that
 ``dataset.eval_mask=supervised`` reads, ``python predict.py checkpoint=RUN images=DIR output_dir=OUT`` the masks or
 parts of anyone's pictures, with a table of the parts (docs/masks.md).
 """
 
-import utils.interruptible  # noqa: F401
+import conf.start  # noqa: F401
 
 # isort: split
 import json
@@ -69,11 +73,11 @@ def predict(config: DictConfig) -> None:
     if config.images is not None and not labeller.gives_masks:
         table = PartTable(Path(config.output_dir, TABLE), labeller.num_parts)
     chosen = to_write(config, work, of_all_pictures(config, labeller), table)
-    for note in notes_of(config, labeller, work):
-        print(note)
     if config.images is None:
         tells_own_data(checkpoint.config, config, lists_of(work[-1][0]))  # the test split
-    else:
+    for note in notes_of(config, labeller, work):
+        print(note)
+    if made_by:
         with told(path := Path(config.output_dir, ABOUT)):
             write_json(path, made_by)
     if table is not None:

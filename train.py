@@ -1,6 +1,14 @@
-"""Train a segmenter: ``python train.py dataset_name=CUB [key=value ...]``; every key is in conf/train.yaml."""
+"""Train a segmenter: ``python train.py dataset_name=CUB [key=value ...]``; every key is in conf/train.yaml.
 
-import utils.interruptible  # noqa: F401
+    python train.py dataset_name=CUB dataset_root=data num_parts=4
+    python train.py dataset_name=folder dataset_root=my_birds experiment=laptop
+    python train.py -m num_parts=4,8 seed=1,2,3 dataset_name=CUB
+    python train.py resume=runs/my_run
+
+In turn: the published recipe; minutes on a CPU, with a small network; six runs and their table; a run goes on.
+"""
+
+import conf.start  # noqa: F401
 
 # isort: split
 from collections.abc import Iterator

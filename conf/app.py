@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import get_args, get_origin
 
@@ -14,10 +15,11 @@ import hydra
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from conf.early import no_option, several_values, unknown_key
 from conf.modules import nearest
 from conf.schema import NODES, TrainConfig, known_keys, owners, typed, validate
 from conf.trained import CONF, command_line_keys, on_modules_of_run, resumed_config
@@ -51,6 +53,7 @@ def run(config_name: str, task: Callable[[DictConfig], None], schema: type = Tra
         elif status := _attempt(task, config, schema)[0]:
             sys.exit(status)
 
+    sweep.SweepStart.refused = staticmethod(partial(_refused, schema=schema))
     if sys.stdout:  # there is none where it was closed from the start
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in any encoding
     # Whoever stops reading what a program prints does not mean to end it; results for which there is no space are lost,
@@ -107,6 +110,15 @@ def composed(config_name: str, overrides: Sequence[str], schema: type = TrainCon
     in_program = GlobalHydra.instance().is_initialized()  # whose folders of configs are then those
     with nullcontext() if in_program else hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return validate(typed(hydra.compose(config_name, list(overrides)), schema))
+
+
+def _refused(config_name: str, overrides: Sequence[str], schema: type) -> str | None:
+    """What is wrong with the config of a command; None where it is right."""
+    try:
+        composed(config_name, overrides, schema)
+    except (UserError, OmegaConfBaseException, HydraException) as error:
+        return message(error, schema)
+    return None
 
 
 def _attempt(task: Callable[[DictConfig], None], config: DictConfig, schema: type) -> tuple[int, str]:
@@ -169,7 +181,7 @@ def _explain(error: Exception, schema: type) -> str:
         group, _, option = error.missing_cfg_file.rpartition("/")
         # Of a group that takes a list Hydra does not give them.
         options = error.options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        return f"{group} has no option '{option}'.{nearest(option, options)} Options: {', '.join(options)}."
+        return no_option(group, option, options)
     if isinstance(error, OverrideParseException):
         argument = error.override.removeprefix("++")
         return (
@@ -192,6 +204,8 @@ def _explain(error: Exception, schema: type) -> str:
                 key = lacks  # in a mapping with names of its own, as table.rows
                 known = {f"{inside}.{name}": None for name in node} | known
         return _explain_key(key, known, where, text)
+    if several := re.search(r"Ambiguous value for argument '([^'=]+)=([^']*)'", text):
+        return several_values(several[1], several[2])
     reason = " ".join(line.strip() for line in text.splitlines() if "hydra.cc" not in line)
     return f"cannot compose the config of {' '.join(sys.argv[1:])}: {reason}"
 
@@ -234,4 +248,4 @@ def _explain_key(key: str, keys: dict[str, object], where: str, text: str) -> st
         if "could not be converted" in text:
             return f"{key}{where}: {text.splitlines()[0].rstrip('.')}; it must be a number."
         return f"{parent} has no '{name}' to change.{nearest(key, keys)} To add one, give +{key}=VALUE."
-    return f"unknown key '{key}'{where}.{nearest(key, keys)} All keys: --help."
+    return unknown_key(key, keys, where)

@@ -107,7 +107,7 @@ class TrainConfig:
     batch_size: int = number(low=2)
     num_steps: int = number(low=1)
     seed: int = number(low=0, high=2**32 - 1)  # what NumPy takes
-    device: str = choice("auto", "cpu", "cuda")
+    device: str = choice("auto", "cpu", "cuda", "mps")
     devices: int = number(low=1)
     num_nodes: int = number(low=1)
     strategy: str = choice("auto", "ddp")

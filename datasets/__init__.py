@@ -1,5 +1,8 @@
 """Files on disk to samples, crops and batches; in ``transforms`` colour and geometric views of batches."""
 
+import conf.start  # noqa: F401
+
+# isort: split
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf

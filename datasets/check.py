@@ -1,5 +1,9 @@
 """Check a data set before training: ``python -m datasets.check dataset_name=CUB dataset_root=DIR [key=value ...]``.
 
+    python -m datasets.check dataset_name=CUB dataset_root=data
+    python -m datasets.check dataset_name=folder dataset_root=my_birds
+    python -m datasets.check dataset_name=PP dataset_root=data dataset.category=dog
+
 Takes every key of ``train.py``, and names each file that is missing, cannot be read or does not fit. Ends with status 1
 if training could not start or would meet a picture that ends it; 2 after a mistake in the command.
 """

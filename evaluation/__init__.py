@@ -1,6 +1,6 @@
 """Predictions and annotations in, numbers and pictures out: one protocol per kind of annotation."""
 
-import utils.interruptible  # noqa: F401
+import conf.start  # noqa: F401
 
 # isort: split
 from evaluation.matching import matched_accuracy

@@ -1,11 +1,15 @@
 """Measured figures beside published ones: ``python -m evaluation.table table=cub [key=value ...]``.
 
+    python -m evaluation.table table=cub
+    python -m evaluation.table table=synthetic rows=[this_method,no_visual] seeds=[1] run=true
+    python -m evaluation.table table=ablations dataset_name=folder dataset_root=my_birds run=true
+
 Rows are in ``conf/table/NAME.yaml``. Runs and evaluations under ``runs=`` belong to the row whose config they have.
 With ``run=true`` what is missing is made, by the project's programs. Keys are in conf/evaluation_table.yaml; the page
 is docs/tables.md.
 """
 
-import utils.interruptible  # noqa: F401
+import conf.start  # noqa: F401
 
 # isort: split
 import sys

@@ -1,10 +1,14 @@
 """A checkpoint as one file for other programs: ``python -m models.export checkpoint=RUN output_path=FILE``.
 
+    python -m models.export checkpoint=runs/my_run output_path=parts.onnx
+    python -m models.export checkpoint=runs/my_run output_path=parts.pt2 format=torch
+    python -m models.export checkpoint=runs/my_run output_path=parts.onnx input=uint8
+
 With ``format=onnx`` for onnxruntime, with ``format=torch`` for ``torch.export.load``. The file holds the network with
 its normalisation: pictures in, probabilities of parts out. Keys are in conf/export.yaml; the page is docs/export.md.
 """
 
-import utils.interruptible  # noqa: F401
+import conf.start  # noqa: F401
 
 # isort: split
 import io

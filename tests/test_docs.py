@@ -62,7 +62,9 @@ def program_and_arguments(line: str) -> tuple[str, list[str]]:
 
 
 def jobs_of(arguments: list[str]) -> list[list[str]]:
-    """The overrides of a program's one job, or of a sweep's first and last."""
+    """The overrides of a program's one job, or of a sweep's first and last; none where help is asked for."""
+    if "--help" in arguments:
+        return []
     sweep = "-m" in arguments
     arguments = [argument for argument in arguments if argument != "-m"]
     if "--cfg" in arguments:

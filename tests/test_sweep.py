@@ -113,6 +113,17 @@ def test_a_failed_job_is_reported_and_the_others_go_on(sweep, tmp_path, launcher
     assert f"seed 3 of {directory.name} {its_command}" in output
 
 
+def test_every_job_is_checked_before_the_first_one_starts(sweep, tmp_path):
+    done = sweep("-m", "seed=1,2", "num_parts=3,1", "dataset_name=synthetic")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "error: job seed=1 num_parts=1: num_parts must be at least 2, not 1.",
+        "error: job seed=2 num_parts=1: num_parts must be at least 2, not 1.",
+        "No job was started.",
+    ]
+    assert not list(tmp_path.rglob("jobs"))
+
+
 def test_a_fault_of_the_code_in_one_job_is_status_1_and_keeps_its_traceback(sweep, tmp_path):
     done = sweep("-m", "seed=8,7,1", "output_dir=mine")
     assert done.returncode == 1

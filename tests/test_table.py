@@ -199,7 +199,23 @@ def test_a_run_belongs_to_the_row_whose_config_it_has_whatever_its_seed_place_an
     (result,), notes = results(tmp_path, *THIS)
     assert [(own.seed, own.figures["FG-NMI"]) for own in result.measured] == [(1, 40.0), (2, 44.0)]
     (note,) = notes
-    assert note.startswith("'this method' (synthetic) is of data in 2 places") and "/other" in note
+    assert note.startswith("'this method' (synthetic) is of different data") and "/other" in note
+
+
+def test_data_is_known_by_its_lists_wherever_it_lies_and_figures_of_other_pictures_are_told(tmp_path):
+    lists = {"train": "9 names, 1111", "test": "5 names, aaaa"}
+    draw_run(tmp_path / "a", seed=1, dataset__lists=lists)
+    draw_run(tmp_path / "b", seed=2, dataset__lists=lists, dataset_root="/other")
+    (result,), notes = results(tmp_path, *THIS)
+    assert (len(result.measured), notes) == (2, [])
+    other = {**lists, "test": "5 names, bbbb"}
+    draw_run(tmp_path / "c", seed=3, dataset__lists=other)
+    (result,), (note,) = results(tmp_path, *THIS)
+    assert "'this method' (synthetic) is of different data" in note and "aaaa; 5 names, bbbb" in note
+    keys = "dataset_name=synthetic", "experiment=[drawn,cub/no_visual]", "num_steps=7"
+    draw_run(tmp_path / "d", *keys, dataset__lists=other)
+    _, notes = results(tmp_path, "table=synthetic", "rows=[no_visual,this_method]", "num_steps=7")
+    assert notes[-1] == "Rows of synthetic are of different data and cannot be compared: 5 names, aaaa; 5 names, bbbb."
 
 
 def test_runs_that_differ_are_told_apart_and_never_averaged_in(tmp_path):
@@ -532,7 +548,7 @@ SOME = ("table=synthetic", "rows=[kmeans_features,this_method]")
 
 
 def test_what_is_missing_is_made_and_a_second_call_has_nothing_to_do(make, tmp_path, capsys):
-    programs = make(*SOME, "seeds=[1,2]")
+    programs = make(*SOME)
     assert [call[0] for call in programs.calls] == ["evaluate.py"] * 2 + ["train.py", "evaluate.py"] * 2
     run = tmp_path / "out/this_method/seed_2"
     train, evaluate = programs.of("train.py")[1], programs.of("evaluate.py")[-1]
@@ -577,7 +593,7 @@ def test_an_interrupted_run_goes_on_where_it_was(make, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         make(*SOME, "seeds=[1,2]", interrupt="train.py .*seed=1 ")
     run = tmp_path / "out/this_method/seed_1"
-    programs = make(*SOME, "seeds=[1,2]")
+    programs = make(*SOME)
     assert programs.of("train.py")[0] == [f"resume={run}"] and len(programs.of("train.py")) == 2
     assert [path.name for path in run.parent.iterdir()] == ["seed_1", "seed_2"]
 
@@ -587,7 +603,7 @@ def test_what_is_in_the_way_is_kept_beside(make, tmp_path):
     draw_run(place / "seed_1", seed=1, num_parts=9)  # made by an earlier version, with other numbers
     (place / "seed_2").mkdir()  # ended before its first checkpoint
     (place / "seed_2/config.yaml").write_text("cut")
-    make("table=synthetic", "rows=[this_method]", "seeds=[1,2]")
+    make("table=synthetic", "rows=[this_method]")
     assert (place / "seed_2/config.yaml").read_text() == "cut"
     (one,), (other,) = ([*place.glob(f"seed_{seed}_2/checkpoints/*")] for seed in (1, 2))
     assert one.name == other.name == "model_7.pth"
@@ -828,6 +844,7 @@ def test_one_command_makes_and_shows_a_table(tmp_path):
 def test_a_file_of_weights_is_the_same_by_its_whole_path_and_by_that_from_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.pth").touch()
-    kept = {"segmenter": {"weights": f"{tmp_path}/own.pth"}, "perceptual": {"weights": "imagenet"}}
+    data = {"dataset": {"name": "cub"}}
+    kept = {"segmenter": {"weights": f"{tmp_path}/own.pth"}, "perceptual": {"weights": "imagenet"}} | data
     assert training_numbers(kept) == training_numbers(kept | {"segmenter": {"weights": "own.pth"}})
     assert training_numbers(kept)["perceptual.weights"] == "imagenet"

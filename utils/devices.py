@@ -23,7 +23,8 @@ def build_fabric(device: str, precision: str, devices: int = 1, num_nodes: int =
     """Lightning Fabric on one device or several; it starts no process yet.
 
     Args:
-        device: ``auto`` (CUDA where there is one, else the CPU), ``cpu`` or ``cuda``.
+        device: ``auto`` (CUDA where there is one, else the CPU), ``cpu``, ``cuda`` or ``mps`` (Apple's: not
+            tried).
         precision: ``32``, ``bf16`` or ``16``.
         devices: of each machine; on the CPU, processes.
         num_nodes: machines.
@@ -41,7 +42,9 @@ def build_fabric(device: str, precision: str, devices: int = 1, num_nodes: int =
             "devices= of one machine, or give device=cpu. (Under SLURM, ask for --gpus-per-node: --gpus-per-task "
             "hides each task's from the others.)"
         )
-    if device == "cpu" and precision == "16":
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device=mps is Apple's, and PyTorch finds none on this machine: give device=cpu or cuda.")
+    if device != "cuda" and precision == "16":
         raise UserError("precision=16 needs a CUDA device: give precision=bf16 or 32.")
     try:
         return Fabric(

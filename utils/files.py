@@ -11,7 +11,9 @@ from pathlib import Path
 
 def flush_to_disk(path: Path) -> None:
     """Returns once a file's content, or the names in a folder, are on the disk itself."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # it flushes only what it may write
     try:
         os.fsync(descriptor)
     finally:

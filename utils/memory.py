@@ -2,7 +2,6 @@
 
 import gc
 import re
-import resource
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,11 @@ import torch
 from utils.console import say
 from utils.devices import memory_available
 from utils.errors import UserError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 # What PyTorch says where it has no class of its own for it.
 SIGNS = (
@@ -34,7 +38,7 @@ def shortage(error: BaseException, device: torch.device) -> str | None:
     asked = re.search(r"ried to allocate (\d+) bytes", text) or re.search(r"ried to allocate ([\d.]+ \w+)", text)
     more = f" and {_size(asked[1])} more asked for" if asked else ""
     held = re.search(r"([\d.]+ \w+) is allocated by PyTorch", text)
-    used = held[1] if held else _size(peak_memory_mb() * 2**20)
+    used = held[1] if held else _size(peak * 2**20) if (peak := peak_memory_mb()) else "an unknown amount"
     if device.type != "cuda":
         left = memory_available(device)
         return f"{used} in use{more}" + (f"; the machine has {_size(left)} left" if left is not None else "")
@@ -101,9 +105,14 @@ class Halving:
 
 
 def peak_memory_mb() -> float:
-    """The most memory in use so far, in MiB: PyTorch's on the CUDA device if one is used, else this process's."""
+    """The most memory in use so far, in MiB: PyTorch's on the CUDA device if one is used, else this process's.
+
+    0 on Windows, which does not tell it.
+    """
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
+    if resource is None:
+        return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 

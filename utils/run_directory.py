@@ -1,6 +1,5 @@
 """A run's own directory: its config, the state of the code, its checkpoints, tables and pictures."""
 
-import fcntl
 import os
 import platform
 import re
@@ -22,6 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from utils.errors import UserError
 from utils.files import written_whole
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "torchvision", "lightning", "kornia", "numpy", "scipy", "scikit-learn", "opencv-python-headless")
@@ -100,8 +104,10 @@ def _new_directory(output_dir: str | None, dataset_name: str) -> Path:
 
 
 def _locked(run: Path) -> IO[str]:
-    """The run's lock file, locked for this process; the system frees it however the process ends."""
+    """The run's lock file, locked for this process; the system frees it however the process ends. On Windows not."""
     file = (run / "lock").open("a")
+    if fcntl is None:
+        return file
     try:
         # Of POSIX's kind: what this process starts does not inherit it.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
-TO_SAVE = signal.SIGUSR1
+TO_SAVE = getattr(signal, "SIGUSR1", None)  # Windows has none
 TO_STOP = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -24,7 +24,7 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in (*TO_STOP, TO_SAVE)}
+        self._before = {number: signal.signal(number, self._note) for number in (*TO_STOP, TO_SAVE) if number}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,11 +13,13 @@ A sweep's directory, ``hydra.sweep.dir``, holds
 """
 
 import csv
+import itertools
 import json
 import multiprocessing
 import os
 import re
 import shlex
+import shutil
 import statistics
 import sys
 import warnings
@@ -25,7 +27,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -83,10 +85,16 @@ class Job:
 
 
 class SweepStart(Callback):
-    """Hydra's hook before the first job, in the process of the command: makes the sweep's directory.
+    """Hydra's hook before the first job, in the process of the command: checks all jobs, makes the sweep's directory.
 
     Ends the process with status 2 where that cannot be done; an exception Hydra would make a warning.
+
+    Attributes:
+        refused: what is wrong with a job, from the name of its config and its overrides. Of the program; None: nothing
+            is asked.
     """
+
+    refused: ClassVar[Callable[[str, list[str]], str | None] | None] = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
@@ -104,12 +112,16 @@ class SweepStart(Callback):
         if message:
             print(f"error: {message}", file=sys.stderr)
             sys.exit(2)
+        HydraConfig.instance().set_config(config)  # Hydra does so for jobs only; current() asks it, and messages do
+        OmegaConf.set_readonly(config.hydra, None)
+        if wrong := _refused_jobs(config.hydra.job.config_name, overrides, type(self).refused):
+            print(*wrong, "No job was started.", sep="\n", file=sys.stderr)
+            shutil.rmtree(sweep)
+            sys.exit(2)
         # joblib replaces a worker whose memory has grown, as that of every training does.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
         # submitit's processes start in this directory, not in the program's.
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        HydraConfig.instance().set_config(config)  # Hydra does so for jobs only; current() asks it
-        OmegaConf.set_readonly(config.hydra, None)
 
 
 def _mistake(overrides: Sequence[Override]) -> str:
@@ -128,6 +140,28 @@ def _mistake(overrides: Sequence[Override]) -> str:
             "SLURM, hydra/launcher=submitit_slurm starts each job with its devices."
         )
     return ""
+
+
+def _refused_jobs(
+    config_name: str, overrides: Sequence[Override], refused: Callable[[str, list[str]], str | None] | None
+) -> list[str]:
+    """What is wrong with each job that cannot start, in a line; of jobs on runs, that is told by their configs."""
+    if refused is None or {"resume", "checkpoint"} & {override.get_key_element() for override in overrides}:
+        return []
+    if any(override.is_sweep_override() and not override.is_discrete_sweep() for override in overrides):
+        return []  # the launcher tells it
+    given = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [f"{override.get_key_element()}={override.get_value_element_as_str()}"]
+        for override in overrides
+    ]
+    swept = [place for place, override in enumerate(overrides) if override.is_sweep_override()]
+    told = []
+    for job in itertools.product(*given):
+        if mistake := refused(config_name, list(job)):
+            told.append(f"error: job {' '.join(job[place] for place in swept)}: {mistake}")
+    return told
 
 
 def current() -> Path | None:

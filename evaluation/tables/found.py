@@ -17,11 +17,11 @@ from evaluation.tables.rows import (
     Entry,
     baseline_numbers,
     data_of,
+    data_read,
     differences,
     evaluation_numbers,
     is_in,
     leaves,
-    root_of,
     training_numbers,
 )
 from utils import checkpoints
@@ -44,8 +44,9 @@ class Measured:
         seed: None where there is none: of a checkpoint that was there.
         figures: metric -> percent.
         source: the run or evaluation.
-        root: ``dataset_root``, of what it is of.
         time: when they were written, seconds.
+        root: ``dataset_root``, of what it is of.
+        pictures: what tells its list of test pictures from others; None: that is not known.
     """
 
     seed: int | None
@@ -53,6 +54,7 @@ class Measured:
     source: Path
     time: float
     root: str = ""
+    pictures: str | None = None
 
 
 @dataclass
@@ -138,7 +140,7 @@ class Evaluation:
         return differences(entry.numbers, evaluation_numbers(self.config)) if same_file else None
 
     def measured(self, entry: Entry) -> Measured:
-        return Measured(None, self.figures, self.path, self.time, root_of(self.config))
+        return Measured(None, self.figures, self.path, self.time, *data_read(self.config))
 
 
 def _by_place(figures: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -166,9 +168,8 @@ class Baseline:
 
     def measured(self, entry: Entry) -> Measured:
         seed = self.evaluation.config["seed"] if entry.spec.seeded else None
-        return Measured(
-            seed, self.evaluation.baselines[self.name], self.path, self.evaluation.time, root_of(self.evaluation.config)
-        )
+        figures = self.evaluation.baselines[self.name]
+        return Measured(seed, figures, self.path, self.evaluation.time, *data_read(self.evaluation.config))
 
 
 @dataclass
@@ -212,7 +213,7 @@ class Run:
         seed, table = self.config["seed"], self.path / "evaluation.csv"
         if fitting:
             newest = max(fitting, key=lambda evaluation: evaluation.time)
-            return Measured(seed, newest.figures, self.path, newest.time, root_of(newest.config))
+            return Measured(seed, newest.figures, self.path, newest.time, *data_read(newest.config))
         try:
             own = metrics_after(table, last) if table.is_file() else None
             _finite(own or {})
@@ -220,7 +221,7 @@ class Run:
             return f"its evaluation.csv is damaged: {error}"
         lacking = differences(wanted, evaluation_numbers(self.config))
         if own is not None and not lacking:
-            return Measured(seed, own, self.path, table.stat().st_mtime, root_of(self.config))
+            return Measured(seed, own, self.path, table.stat().st_mtime, *data_read(self.config))
         if self.reached != last:
             return f"it has come to step {self.reached} of {last}"
         return "it was not evaluated" + "".join(f" with {key}={value}" for key, (_, value) in lacking.items())
@@ -311,10 +312,8 @@ def results_of(entries: Sequence[Entry], found: Found, metrics: Sequence[str]) -
                 if not any(metric in figures.figures for metric in metrics):
                     said.append(f"{source.path}, {entry.title}, has no figure of this table.")
         newest, repeated = _newest_of_each_seed(measured)
-        if len(roots := sorted({own.root for own in newest})) > 1:
-            said.append(
-                f"{entry.title} is of data in {len(roots)} places, which are to be the same: {', '.join(roots)}."
-            )
+        if len(kinds := _kinds_of_data(newest)) > 1:
+            said.append(f"{entry.title} is of different data, which is to be the same: {'; '.join(kinds)}.")
         if entry.kind == "checkpoint" or entry.spec.seeded:
             said += [f"{old.source} left out of {entry.title}: {why}." for old, why in repeated]
         results.append(Result(entry, newest, unevaluated))
@@ -326,7 +325,20 @@ def results_of(entries: Sequence[Entry], found: Found, metrics: Sequence[str]) -
             if closest is entry and place not in claimed
         ]
         notes += _few(said, f" of {entry.title}")
+    for data in dict.fromkeys(data_of(entry.plain) for entry in entries if entry.config is not None):
+        same = [result for result in results if result.entry.config is not None and data_of(result.entry.plain) == data]
+        one_each = [own for result in same for own in result.measured[:1]]
+        if len(kinds := _kinds_of_data(one_each)) > 1:
+            notes.append(f"Rows of {data[0]} are of different data and cannot be compared: {'; '.join(kinds)}.")
     return results, notes
+
+
+def _kinds_of_data(measured: Iterable[Measured]) -> list[str]:
+    """What tells the data apart that figures are of: lists of test pictures; where none is known, places."""
+    measured = list(measured)
+    listed = {own.pictures for own in measured if own.pictures}
+    placed = {own.root for own in measured if not own.pictures}
+    return sorted(listed) if len(listed) > 1 or not len(placed) > 1 else sorted(placed)
 
 
 def _newest_of_each_seed(measured: Iterable[Measured]) -> tuple[list[Measured], list[tuple[Measured, str]]]:

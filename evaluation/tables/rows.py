@@ -317,6 +317,11 @@ def root_of(config: Mapping[str, Any]) -> str:
     return os.path.abspath(config["dataset_root"])
 
 
+def data_read(config: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Where the data lay, and what tells the list of test pictures from others, if that is known."""
+    return root_of(config), (config["dataset"].get("lists") or {}).get("test")
+
+
 def _own_pictures(config: Mapping[str, Any]) -> dict[str, Any]:
     """Of a folder of anybody's pictures its place says which they are; of other data sets the name."""
     return {"dataset_root": root_of(config)} if config["dataset"]["name"] == "folder" else {}

@@ -101,6 +101,7 @@ REFUSED = [
         prepare=other_weights,
     ),
     training("a full directory", "device=cpu output_dir=PLACE/data", "output_dir", "data is not an empty directory"),
+    training("Apple's device elsewhere", "device=mps", "device=mps", "give device=cpu or cuda"),
     training("no GPU", "device=cuda", "device=cuda", "give device=cpu"),
     training("half precision without a GPU", "device=auto precision=16", "precision=16 needs a CUDA device"),
 ]

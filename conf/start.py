@@ -1,11 +1,14 @@
-"""Imported by the programs before all else: Ctrl-C during their imports, which take seconds, ends them with one line.
+"""Imported by the programs before all else, since their other imports take seconds.
 
-From then on ``conf.app.run`` sees to that.
+In these Ctrl-C ends them with one line (from then on ``conf.app.run`` sees to that); help, and mistakes in names, are
+told before them.
 """
 
 import os
 import sys
 from types import TracebackType
+
+from conf import early
 
 
 def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -16,3 +19,4 @@ def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType 
 
 
 sys.excepthook = _tell
+early.look()

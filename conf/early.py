@@ -1,0 +1,268 @@
+"""What is told of a command line at once, from the YAML files alone: help, and mistakes in names.
+
+A program's other imports take seconds, PyTorch's above all, and it composes its config after them. What passes here is
+checked there in full (``conf.app``); both tell a mistake in the same words.
+"""
+
+import ast
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from conf.modules import nearest
+
+CONF = Path(__file__).parent
+ROOT = CONF.parent
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# What others call what has another name here, by key.
+OTHER_NAMES = {
+    "dataset": "dataset_name=NAME chooses the data, dataset_root=DIR says where they are",
+    "data": "dataset_name=NAME chooses the data, dataset_root=DIR says where they are",
+    "data_dir": "dataset_root=DIR says where the data are",
+    **dict.fromkeys(
+        ("epochs", "num_epochs", "max_epochs"),
+        "training is counted in steps, num_steps=N; an epoch is as many as pictures / batch_size",
+    ),
+    **dict.fromkeys(("iterations", "max_steps", "max_iter", "steps"), "num_steps=N is how long training goes on"),
+    **dict.fromkeys(("gpus", "gpu", "num_gpus"), "device=cuda computes on a GPU, devices=N on so many"),
+    "model": "method=NAME chooses what is trained, segmenter=NAME its network, checkpoint=RUN what is evaluated",
+    **dict.fromkeys(("backbone", "network"), "segmenter=NAME is the network, perceptual=NAME that of the features"),
+    **dict.fromkeys(("ckpt", "weights_path"), "checkpoint=RUN is what is evaluated, resume=RUN what goes on"),
+    **dict.fromkeys(("k", "K", "n_parts"), "num_parts=K is how many parts"),
+    "amp": "precision=bf16 (or 16) is that of the networks",
+}
+NETWORKS = ("segmenter", "perceptual")  # the groups of which one has options that are looked for in the other
+# Of any program of Hydra's; a program's own files are then not all there is.
+OWN_FILES = ("--config-dir", "--config-path", "--config-name", "-cd", "-cp", "-cn")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A key as a YAML file has it.
+
+    Attributes:
+        key: dotted, as the command line has it.
+        text: ``value   # comment``, as in the file.
+        file: relative to ``conf/``.
+    """
+
+    key: str
+    text: str
+    file: str
+
+
+def look() -> None:
+    """Prints the help that was asked for, or what is wrong with a name in the command line, and ends the process.
+
+    In processes of other programs, tests among them, in those that a run starts, and with config files of one's own,
+    it does nothing.
+    """
+    started = _program()
+    if started is None or "LOCAL_RANK" in os.environ:
+        return
+    path, config_name, arguments = started
+    if any(argument.partition("=")[0] in OWN_FILES for argument in arguments):
+        return
+    if {"--help", "-h"} & set(arguments):
+        asked = [argument for argument in arguments if not argument.startswith("-") and "=" not in argument]
+        print(help_of_key(config_name, asked[0]) if asked else help_of(path, config_name, arguments))
+        sys.exit()
+    if (mistake := mistake_in(config_name, arguments)) is not None:
+        print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(2)
+
+
+def mistake_in(config_name: str, arguments: Sequence[str]) -> str | None:
+    """The first name that no YAML file has, or a list of values without a sweep; None where nothing is found."""
+    groups, keys = groups_of(), {line.key for line in lines_of(config_name)}
+    tops, parts = {key.partition(".")[0] for key in keys}, {part for key in keys for part in key.split(".")}
+    sweeps = bool({"-m", "--multirun"} & set(arguments))
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key.startswith(("-", "+", "~", "hydra")) or not equals or "@" in key:
+            continue
+        if key in groups:
+            options = [option for option in re.split(r"[\[\],\s]+", value) if re.fullmatch(r"\w[\w./-]*", option)]
+            missing = [
+                option for option in options if option != "null" and not (CONF / key / f"{option}.yaml").is_file()
+            ]
+            if missing:
+                return no_option(key, missing[0], groups[key])
+        elif key in OTHER_NAMES and key not in keys:
+            return unknown_key(key, keys)
+        elif not (key.partition(".")[0] in tops and (set(key.split(".")) <= parts or _in_mapping(key))):
+            return unknown_key(key, {*keys, *groups})
+        if not sweeps and len(_values(value)) > 1:
+            return several_values(key, value)
+    return None
+
+
+def unknown_key(key: str, keys: Iterator[str] | set[str] | Mapping[str, object], where: str = "") -> str:
+    """What is said of a key that nobody reads, with the name that it has here or the nearest one."""
+    if key in OTHER_NAMES:
+        return f"unknown key '{key}'{where}: {OTHER_NAMES[key]}. All keys: --help."
+    return f"unknown key '{key}'{where}.{nearest(key, keys)} All keys: --help."
+
+
+def several_values(key: str, value: str) -> str:
+    """What is said of ``num_parts=3,4`` outside a sweep."""
+    as_list = "" if key in groups_of() else f"; if they are one list: '{key}=[{value}]'"
+    return f"{key}={value} is several values. For a run with each of them: -m {key}={value}{as_list}"
+
+
+def no_option(group: str, option: str, options: Sequence[str]) -> str:
+    """What is said of an option that a group does not have: those that begin with it, here and in other groups."""
+    begin = _beginning(option, options)
+    meant = f" Did you mean {' or '.join(map(repr, begin))}?" if begin else nearest(option, options)
+    found = {other: _beginning(option, names) for other, names in groups_of().items() if other in NETWORKS}
+    elsewhere = [f"{other}={name}" for other, names in found.items() if other != group for name in names]
+    also = f" There is {' and '.join(elsewhere)}." if elsewhere and group in NETWORKS else ""
+    return f"{group} has no option '{option}'.{meant}{also} Options: {', '.join(options)}."
+
+
+def _beginning(option: str, options: Sequence[str]) -> list[str]:
+    return [name for name in options if option and name.lower().startswith(option.lower())]
+
+
+def help_of(path: Path, config_name: str, arguments: Sequence[str]) -> str:
+    """What a program does, examples, groups with their options, and keys with what the files say of them."""
+    chosen = chosen_by(config_name, arguments)
+    text = [(ast.get_docstring(ast.parse(path.read_text())) or "").replace("``", "")]
+    text += ["", "GROUP=OPTION (* what is chosen, as below)"]
+    for group, options in groups_of().items():
+        if not group.startswith("recipe"):
+            own = chosen.get(group)
+            text.append(f"  {group}: " + ", ".join(name + "*" * (name == own) for name in options))
+    text += [
+        "",
+        "KEY=VALUE, with the values of the chosen options but for experiment= (--cfg job shows the whole of it);",
+        "--help KEY says what each option gives a key",
+    ]
+    files = [file for group, option in chosen.items() if group != "dataset_name" for file in _of(group, option)]
+    files += ["train.yaml", f"{config_name}.yaml", *_of("dataset_name", chosen["dataset_name"])]
+    method, segmenter, data = (chosen[group] for group in ("method", "segmenter", "dataset_name"))
+    files += [*_of("recipe/method", method), *_of("recipe", f"{method}_{data}")]
+    files += _of("recipe/segmenter", f"{segmenter}_{data}")
+    values = {line.key: line.text for file in files for line in lines_in(CONF / file)}
+    return "\n".join([*text, *(f"  {key}={value}" for key, value in values.items())])
+
+
+def help_of_key(config_name: str, key: str) -> str:
+    """Every file's value of a key, or of the keys in a node, with what the files say of it."""
+    if key in (groups := groups_of()):
+        return f"{key}=OPTION: {', '.join(groups[key])}"
+    lines = list(lines_of(config_name))
+    found = [line for line in lines if f"{line.key}.".startswith(f"{key}.")]
+    if not found:
+        return unknown_key(key, {*groups, *(line.key for line in lines)})
+    text = []
+    for name in dict.fromkeys(line.key for line in found):
+        own = [line for line in found if line.key == name]
+        width = max(len(line.text) for line in own)
+        text += [name, *(f"  {line.text:{width}}   conf/{line.file}" for line in own)]
+    return "\n".join(text)
+
+
+def chosen_by(config_name: str, arguments: Sequence[str]) -> dict[str, str | None]:
+    """Group -> the option that a command line chooses, or a chosen method does, or the defaults do."""
+    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    files = [*(["train.yaml"] if config_name != "train" else []), f"{config_name}.yaml"]
+    chosen = {group: option for file in files for group, option in _defaults(CONF / file) if group in groups_of()}
+    chosen |= {group: option for group, option in given.items() if group in groups_of()}
+    method = CONF / "method" / f"{chosen['method']}.yaml"
+    of_method = _defaults(method) if method.is_file() else []
+    return chosen | {group: option for group, option in of_method if group not in given}
+
+
+def groups_of() -> dict[str, list[str]]:
+    """Group -> its options: folders of ``conf/`` with their files."""
+    folders = sorted({file.parent for file in CONF.glob("*/**/*.yaml")})
+    return {
+        folder.relative_to(CONF).as_posix(): sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders
+    }
+
+
+def lines_of(config_name: str) -> Iterator[Line]:
+    """Every key that a file of a program's config gives a value."""
+    for file in dict.fromkeys((CONF / f"{config_name}.yaml", CONF / "train.yaml", *sorted(CONF.glob("*/**/*.yaml")))):
+        yield from lines_in(file)
+
+
+def lines_in(file: Path) -> Iterator[Line]:
+    """The keys of one file, but Hydra's own."""
+    text = file.read_text()
+    package = re.match(r"# @package (\S+)", text)
+    group = file.parent.relative_to(CONF).as_posix().replace("/", ".")
+    prefix = "" if file.parent == CONF or (package and package[1] == "_global_") else package[1] if package else group
+    try:
+        root = yaml.compose(text, LOADER)
+    except yaml.YAMLError:
+        return  # composing the config tells it
+    if not isinstance(root, yaml.MappingNode):
+        return
+    rows = text.splitlines()
+    root.value = [(key, value) for key, value in root.value if key.value not in ("defaults", "hydra")]
+    for key, value in _leaves(root, f"{prefix}." if prefix else ""):
+        start, end = value.start_mark, value.end_mark
+        shown = rows[start.line][start.column :] if start.line == end.line or start.line + 1 == end.line else "..."
+        yield Line(key, re.sub(r"\s+# ", "   # ", shown), file.relative_to(CONF).as_posix())
+
+
+def _leaves(node: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, yaml.Node]]:
+    for key, value in node.value:
+        if isinstance(value, yaml.MappingNode) and value.value:
+            yield from _leaves(value, f"{prefix}{key.value}.")
+        else:
+            yield f"{prefix}{key.value}", value
+
+
+def _of(group: str, option: str | None) -> list[str]:
+    """An option's file, after those of the same group that it is made from; none where there is no such option."""
+    if option not in groups_of()[group]:
+        return []
+    content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text()) or {}
+    bases = [base for base in content.get("defaults") or [] if isinstance(base, str) and base != "_self_"]
+    return [file for base in bases for file in _of(group, base)] + [f"{group}/{option}.yaml"]
+
+
+def _defaults(file: Path) -> list[tuple[str, str]]:
+    """The defaults list of a file: ``segmenter: caffe``, ``override /augmentation: scops``."""
+    entries = (yaml.safe_load(file.read_text()) or {}).get("defaults") or []
+    pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
+    return [(group.removeprefix("override ").removeprefix("/"), option) for group, option in pairs]
+
+
+def _in_mapping(key: str) -> bool:
+    """It is in a mapping whose names anybody chooses."""
+    return key.startswith(("table.rows.", "perceptual.layers.", "baselines."))
+
+
+def _values(value: str) -> list[str]:
+    """Those between commas, where these are in no brackets and quotes, and no function's."""
+    if re.match(r"\s*\w+\(", value):
+        return [value]
+    bare = re.sub(r"\\\\,|\[.*\]|\{.*\}|\(.*\)|'.*'|\".*\"", "", value)
+    return bare.split(",")
+
+
+def _program() -> tuple[Path, str, list[str]] | None:
+    """The file of this project that Python was started with, its config's name and its arguments; None: of no such."""
+    words = iter(sys.orig_argv[1:])
+    for word in words:
+        if word == "-m":
+            path = ROOT.joinpath(*next(words, "").split(".")).with_suffix(".py")
+            break
+        if not word.startswith("-"):
+            path = Path(word).resolve()
+            break
+    else:
+        return None
+    if not path.is_file() or ROOT not in path.parents or path.name.startswith("test_"):
+        return None
+    config_name = re.search(r'^    app\.run\("(\w+)"', path.read_text(), re.MULTILINE)
+    return (path, config_name[1], list(words)) if config_name else None

@@ -1,0 +1,135 @@
+"""Help, and mistakes in names, which are told from the YAML files alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conf import early
+from conf.schema import known_keys
+from tests.composition import SCHEMAS
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = {
+    "train.py": ["train.py"],
+    "evaluate.py": ["evaluate.py"],
+    "predict.py": ["predict.py"],
+    "table": ["-m", "evaluation.table"],
+    "check": ["-m", "datasets.check"],
+    "export": ["-m", "models.export"],
+}
+
+
+@pytest.fixture
+def at_once(tmp_path):
+    """Runs a program of the project where PyTorch, NumPy and Hydra cannot be imported."""
+    for name in ("torch", "numpy", "hydra", "omegaconf"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+
+    def call(*arguments: str) -> subprocess.CompletedProcess:
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100
+        )
+
+    return call
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_every_program_has_help_with_examples_and_its_keys_before_anything_large_is_imported(at_once, program):
+    done = at_once(*program, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    command = "python " + " ".join(program)
+    assert sum(line.startswith(f"    {command} ") for line in done.stdout.splitlines()) >= 3
+    assert "  segmenter: autoregressive, " in done.stdout and " caffe*, " in done.stdout
+    assert "  image_size=256   # pixels\n" in done.stdout and "  logging.every=10   # steps between" in done.stdout
+
+
+def test_help_shows_the_values_of_what_is_chosen(at_once):
+    shown = at_once("train.py", "--help", "method=scops", "dataset_name=synthetic").stdout
+    assert "scops*" in shown and "CUB*" not in shown
+    assert "  augmentation.scale=[0.5, 1.4285714]   # uniform in 1/2.0" in shown  # of the method's own augmentation
+    assert "  perceptual.network=vgg19\n" in shown  # of the file that the method's perceptual network is made from
+    assert "  perceptual.weights=none\n" in shown  # of the recipe of both
+    assert "  method.basis_rate=" in shown
+
+
+def test_help_of_one_key_has_every_option_s_value_and_comment(at_once):
+    shown = at_once("train.py", "--help", "optimizer.lr").stdout.splitlines()
+    assert shown[0] == "optimizer.lr"
+    assert any(line.split() == ["1e-5", "conf/optimizer/sgd.yaml"] for line in shown)
+    assert at_once("train.py", "--help", "optimizer").stdout.startswith("optimizer=OPTION: adam, adamw, ")
+    assert "Did you mean 'num_parts'?" in at_once("train.py", "--help", "num_part").stdout
+
+
+def test_a_mistake_in_a_name_is_told_before_anything_large_is_imported(at_once):
+    done = at_once("train.py", "num_part=3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: unknown key 'num_part'. Did you mean 'num_parts'? All keys: --help.\n"
+    assert at_once("train.py", "num_parts=3").stderr == "imported\n"
+
+
+@pytest.mark.slow
+def test_where_unix_s_modules_and_signals_are_missing_training_and_evaluation_work(tmp_path):
+    hidden = "import runpy, signal, sys\n"
+    hidden += "sys.modules |= dict.fromkeys(('fcntl', 'resource', 'pwd', 'grp'))\n"
+    hidden += "for name in ('SIGUSR1', 'SIGUSR2', 'SIGALRM', 'SIGHUP', 'SIGKILL'): delattr(signal, name)\n"
+    hidden += "sys.path.insert(0, sys.argv[1]); sys.argv = sys.argv[2:]\n"
+    hidden += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    data = ["dataset_name=synthetic", f"dataset_root={tmp_path}", "dataset.drawing.num_train=4"]
+    data += ["dataset.drawing.num_test=4", "device=cpu", "logging.wandb=disabled", "loader.num_workers=0"]
+    small = ["experiment=debug", "baseline=[]", "num_steps=1", "image_size=32", "evaluation.size=32"]
+    for program, own in {"train": small, "evaluate": [f"checkpoint={tmp_path}/train", "image_size=32"]}.items():
+        command = [sys.executable, "-c", hidden, str(ROOT), ROOT / f"{program}.py", *data, *own]
+        command += [f"output_dir={tmp_path}/{program}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "train/checkpoints/model_1.pth").is_file() and (tmp_path / "evaluate/metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["dataset=folder"], "dataset_name=NAME"),
+        (["epochs=10"], "num_steps=N"),
+        (["gpus=2"], "devices=N"),
+        (["lr=1"], "'optimizer.lr'"),
+        (["optimizer.lrr=1"], "'optimizer.lr'"),
+        (["segmentr=caffe"], "'segmenter'"),
+        (["segmenter=dino"], "'dinov2_vits14' or 'dinov3_vits16'? There is perceptual=dino_vits16"),
+        (["perceptual=swav"], "There is segmenter=swav."),
+        (["dataset_name=cub"], "Did you mean 'CUB'? Options"),
+        (["experiment=[laptop,debugg]"], "experiment has no option 'debugg'. Did you mean 'debug'"),
+        (["baseline=[kmeans]"], "'kmeans_colours' or 'kmeans_features'"),
+        (["num_parts=3,4"], "-m num_parts=3,4; if they are one list: 'num_parts=[3,4]'"),
+        (["method=scops,uld"], "-m method=scops,uld"),
+    ],
+    ids=str,
+)
+def test_a_wrong_name_is_met_with_the_one_that_fits(arguments, words):
+    assert words in early.mistake_in("train", arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "num_parts=3,4", "seed=range(1,4)"],
+        ["seed=range(1,4)", "logging.tags=[a,b]", 'output_dir="a,b"'],
+        ["perceptual.layers={relu5_4:1,relu4_4:2}", "perceptual.layers.relu4_4=2", "++perceptual.mine=3"],
+        ["experiment=[laptop,cub/no_visual]", "experiment=cub/no_visual", "experiment=null", "baseline=[]"],
+        ["hydra.sweep.dir=a", "hydra/launcher=joblib", "+mine=3", "~loader.num_workers", "output_dir=a=b", "num_stepz"],
+    ],
+    ids=str,
+)
+def test_what_may_be_right_is_left_to_the_full_check(arguments):
+    assert early.mistake_in("train", arguments) is None
+
+
+@pytest.mark.parametrize("program", SCHEMAS)
+def test_every_key_of_every_program_and_module_is_known_from_the_files(program):
+    known = known_keys(SCHEMAS[program])
+    nodes = {key.rpartition(".")[0] for key in known} | set(early.groups_of())
+    keys = [key for key in known if key not in nodes]
+    assert len(keys) > 100 and early.mistake_in(program, [f"{key}=1" for key in keys]) is None

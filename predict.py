@@ -12,12 +12,17 @@ parts of anyone's pictures. ``pretrained=maskrcnn images=DIR`` writes masks by a
 import conf.start  # noqa: F401
 
 # isort: split
+import json
 import os
 import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig
+from lightning.fabric import Fabric
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.progress import track
 
@@ -26,7 +31,7 @@ from conf import app
 from conf.schema import PredictConfig
 from conf.trained import tells_own_data
 from datasets.base import NoPictures, Source
-from datasets.files import pictures_in, some
+from datasets.files import foreign, pictures_in, some
 from datasets.folder import WITHOUT_OBJECT
 from datasets.lists import lists_of
 from datasets.pictures import Pictures
@@ -34,23 +39,47 @@ from datasets.sample import Remarks
 from evaluation.labellers import foreground
 from evaluation.labellers.base import Labeller
 from evaluation.labellers.trained import of_checkpoint
-from evaluation.palette import save_label_map
+from evaluation.palette import colours, save_label_map, with_legend
+from evaluation.part_files import PartTable, part_rows, write_coco
 from evaluation.report import painted
-from evaluation.whole_pictures import label_maps
+from evaluation.whole_pictures import Found, predictions
 from models import pretrained
+from utils.checkpoints import Checkpoint
 from utils.console import stderr
 from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
-from utils.run_directory import argument
+from utils.files import digest_of, written_whole
+from utils.run_directory import argument, versions
 
-# For each picture the files to write, by what they hold: mask, label_map, overlay.
+# For each picture the files to write, by what they hold: mask, label_map, overlay, probabilities.
 Files = list[dict[str, Path]]
+# Of all pictures together, in output_dir.
+TABLE, COCO, ABOUT = "parts.csv", "coco.json", "prediction.json"
+
+
+@dataclass
+class Done:
+    """What was predicted.
+
+    Attributes:
+        written: the files.
+        count: of how many pictures.
+        empty: names of those in which nothing was found.
+        skipped: what is wrong with each of those that cannot be read.
+        remarks: of the files that were read.
+    """
+
+    written: list[Path] = field(default_factory=list)
+    count: int = 0
+    empty: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    remarks: Remarks = field(default_factory=Remarks)
 
 
 def predict(config: DictConfig) -> None:
     """One pass over the pictures, batch by batch; each one's files are written as soon as they are known."""
     set_determinism(config.deterministic)
-    fabric = build_fabric(config.device, config.precision)
+    fabric, given = build_fabric(config.device, config.precision), config
     if config.pretrained is None:
         labeller, checkpoint, config = of_checkpoint(config, fabric)
     else:
@@ -63,33 +92,71 @@ def predict(config: DictConfig) -> None:
             f"{config.checkpoint} was trained with method={config.method.name} and gives features, not clusters: these "
             f"are fitted to a data set, give python evaluate.py checkpoint={config.checkpoint}."
         )
+    output = None if config.images is None else output_of(config, labeller)
+    made_by = about(config, checkpoint, labeller) if output else None
+    if made_by and config.only_missing and not labeller.gives_masks:
+        refuse_another_checkpoint(output / ABOUT, made_by)
+    if config.foreground is not None:
+        config.masks = predict_masks_first(given, config, labeller, fabric)
 
     # Whatever is in the way is found before the first picture.
-    work = masks_of_a_data_set(config, labeller) if config.images is None else files_of_a_folder(config, labeller)
-    if config.images is None and checkpoint:
+    work = files_of_a_folder(config, labeller) if output else masks_of_a_data_set(config, labeller)
+    table = PartTable(output / TABLE, labeller.num_parts) if output and not labeller.gives_masks else None
+    chosen = to_write(config, labeller, work, table)
+    if output is None and checkpoint:
         tells_own_data(checkpoint.config, config, lists_of(work[-1][0]))  # the test split
-    for note in dict.fromkeys(note for pictures, _ in work for note in pictures.notes):
+    for note in notes_of(config, labeller, work):
         print(note)
-    chosen = [
-        [place for place, of_picture in enumerate(files) if not (config.only_missing and there(of_picture))]
-        for _, files in work
-    ]
-    written = [
-        path
-        for (_, files), places in zip(work, chosen, strict=True)
-        for place in places
-        for path in files[place].values()
-    ]
-    if not (config.overwrite or config.only_missing):
-        refuse_to_overwrite(written)
-
+    if made_by:
+        with told(path := output / ABOUT):
+            write_json(path, made_by)
+    if table is not None:
+        with told(table.path):
+            table.begin(work[0][0].sample_name(place) for place in chosen[0])
     # An empty mask would be taken for one; of a data set, whose evaluation asks for all of them, it is one.
-    no_empty_mask = config.images is not None and labeller.gives_masks
-    empty, skipped, remarks = [], [], Remarks()
-    what = "masks" if labeller.gives_masks else "parts"
+    no_empty_mask = output is not None and labeller.gives_masks
+    done = run(config, labeller, fabric, work, chosen, table, no_empty_mask)
+    if config.format == "coco":
+        with told(path := output / COCO):
+            ((pictures, files),) = work
+            maps = {pictures.sample_name(place): of_one["label_map"] for place, of_one in enumerate(files)}
+            present = {name: file for name, file in maps.items() if file.exists()}
+            names = ["object"] if labeller.gives_masks else [f"part {part + 1}" for part in range(labeller.num_parts)]
+            write_coco(path, present, names, table.rows if table else {})
+
+    done.written += [path for path in of_all_pictures(config, labeller) if path.exists()]
+    paths = (path for _, files in work for of_picture in files for path in of_picture.values())
+    print(f"{done.count} pictures, {len(done.written)} files in {os.path.commonpath([path.parent for path in paths])}")
+    tell(done, labeller)
+    if done.empty and no_empty_mask:
+        print(list_without_object(output / WITHOUT_OBJECT, done.empty))
+    if output is None:
+        data = f"dataset_name={config.dataset_name} dataset_root={config.dataset_root}"
+        for_training = " dataset.train_mask=supervised" * (checkpoint is None)  # which others have trained
+        print(f"To use them: {data}{for_training} dataset.eval_mask=supervised")
+    elif labeller.gives_masks and beside(config.images, output):
+        root = shlex.quote(argument("dataset_root", output))
+        print(f"Look at them in overlays/. To train with them: python train.py dataset_name=folder {root}")
+
+
+def run(
+    config: DictConfig,
+    labeller: Labeller,
+    fabric: Fabric,
+    work: list[tuple[Source, Files]],
+    chosen: list[list[int]],
+    table: PartTable | None,
+    no_empty_mask: bool = False,
+) -> Done:
+    """Predict the chosen pictures of each source and write their files, and their rows in the table if there is one.
+
+    Args:
+        no_empty_mask: a picture in which nothing is found gets no files; those of an earlier run are deleted.
+    """
+    done = Done()
     for (pictures, files), places in zip(work, chosen, strict=True):
         unread: dict[int, str] | None = {} if config.dataset.on_error == "skip" else None
-        found = label_maps(
+        found_in = predictions(
             labeller,
             pictures,
             image_size=config.image_size,
@@ -98,40 +165,155 @@ def predict(config: DictConfig) -> None:
             device=fabric.device,
             indices=places,
             skipped=unread,
+            with_probabilities=config.probabilities,
         )
         bar = {"console": stderr, "transient": True, "disable": not stderr.is_terminal}
-        for index, sample, labels in track(found, f"predicting {what}", total=len(places), **bar):
-            remarks.add(sample.remarks)
-            if not labels.any():
-                empty.append(sample.name)
+        doing = f"predicting {'masks' if labeller.gives_masks else 'parts'}"
+        for index, sample, found in track(found_in, doing, total=len(places), **bar):
+            done.remarks.add(sample.remarks)
+            done.count += 1
+            if not found.labels.any():
+                done.empty.append(sample.name)
                 if no_empty_mask:
                     for path in files[index].values():
-                        path.unlink(missing_ok=True)  # of an earlier run, which overwrite=true replaces
-                    written = [path for path in written if path not in files[index].values()]
+                        path.unlink(missing_ok=True)
                     continue
-            write(files[index], sample.image, labels)
-        for index, message in (unread or {}).items():
-            skipped.append(message)
-            written = [path for path in written if path not in files[index].values()]
+            write(files[index], sample.image, found, 0 if labeller.gives_masks else labeller.num_parts)
+            if table is not None:
+                with told(table.path):
+                    table.add(part_rows(sample.name, found.labels, found.certainty, labeller.num_parts))
+            done.written += files[index].values()
+        done.skipped += (unread or {}).values()
+    return done
 
-    count = sum(map(len, chosen)) - len(skipped)
-    paths = (path for _, files in work for of_picture in files for path in of_picture.values())
-    print(f"{count} pictures, {len(written)} files in {os.path.commonpath([path.parent for path in paths])}")
-    for line in remarks.lines():
+
+def tell(done: Done, labeller: Labeller) -> None:
+    """Print what a reader of the results has to know of the pictures."""
+    for line in done.remarks.lines():
         print(line)
-    if empty:
-        print(f"No {what} found in {len(empty):,} of them: {some(empty)}.")
-        if no_empty_mask:
-            print(list_without_object(output_of(config, labeller) / WITHOUT_OBJECT, empty))
-    if skipped:
-        print(f"{len(skipped)} pictures are skipped and have none. The first: {skipped[0]}")
+    if done.empty:
+        what = "masks" if labeller.gives_masks else "parts"
+        print(f"No {what} found in {len(done.empty):,} of them: {some(done.empty)}.")
+    if done.skipped:
+        print(f"{len(done.skipped)} pictures are skipped and have none. The first: {done.skipped[0]}")
+
+
+def predict_masks_first(given: DictConfig, config: DictConfig, labeller: Labeller, fabric: Fabric) -> str:
+    """Write the masks of the pictures by ``foreground``, once it is known that the parts can be written too.
+
+    Args:
+        given: the config of the command line.
+        config: that of the checkpoint of parts.
+        labeller: of that checkpoint.
+
+    Returns:
+        The folder of the masks.
+
+    Raises:
+        UserError: one of the checkpoints finds something else, or files are there already.
+    """
+    if labeller.gives_masks:
+        raise UserError(f"{config.checkpoint} predicts masks itself: leave out foreground.")
+    own = OmegaConf.merge(given, {"checkpoint": given.foreground})
+    of_masks, checkpoint, own = of_checkpoint(own, fabric)
+    if not of_masks.gives_masks:
+        raise UserError(
+            f"foreground={given.foreground} was trained with method={own.method.name} and finds no masks: give a run "
+            "of method=foreground (docs/masks.md)."
+        )
+    to_write(config, labeller, files_of_a_folder(config, labeller))
+    ((pictures, files),) = files_of_a_folder(own, of_masks)
+    work = [(pictures, [{"mask": of_picture["label_map"]} for of_picture in files])]
+    own.probabilities, own.format = False, "png"
+    tell(run(own, of_masks, fabric, work, to_write(own, of_masks, work), None), of_masks)
+    return str(Path(config.output_dir, "masks"))
+
+
+def to_write(
+    config: DictConfig, labeller: Labeller, work: list[tuple[Source, Files]], table: PartTable | None = None
+) -> list[list[int]]:
+    """The places of the pictures that are to be predicted, for each source.
+
+    Raises:
+        UserError: one of their files is there, and is not to be overwritten.
+    """
+    chosen = []
+    for pictures, files in work:
+        done = (
+            config.only_missing
+            and there(of_picture, labeller.gives_masks)
+            and (table is None or pictures.sample_name(place) in table)
+            for place, of_picture in enumerate(files)
+        )
+        chosen.append([place for place, is_done in enumerate(done) if not is_done])
+    if not (config.overwrite or config.only_missing):
+        paths = [path for _, files in work for of_picture in files for path in of_picture.values()]
+        refuse_to_overwrite(paths + of_all_pictures(config, labeller))
+    return chosen
+
+
+def of_all_pictures(config: DictConfig, labeller: Labeller) -> list[Path]:
+    """The files that are of all pictures together."""
     if config.images is None:
-        data = f"dataset_name={config.dataset_name} dataset_root={config.dataset_root}"
-        for_training = " dataset.train_mask=supervised" * (checkpoint is None)  # which others have trained
-        print(f"To use them: {data}{for_training} dataset.eval_mask=supervised")
-    elif labeller.gives_masks and beside(config.images, output_of(config, labeller)):
-        root = shlex.quote(argument("dataset_root", output_of(config, labeller)))
-        print(f"Look at them in overlays/. To train with them: python train.py dataset_name=folder {root}")
+        return []
+    names = [ABOUT] + [TABLE] * (not labeller.gives_masks) + [COCO] * (config.format == "coco")
+    return [output_of(config, labeller) / name for name in names]
+
+
+def notes_of(config: DictConfig, labeller: Labeller, work: list[tuple[Source, Files]]) -> list[str]:
+    """What a reader of the results should know."""
+    notes = list(dict.fromkeys(note for pictures, _ in work for note in pictures.notes))
+    if not labeller.has_background and config.masks is None and "clusters" not in labeller.caption:
+        notes.append(
+            "There are no masks, and the network knows no background: the background gets parts as well. Give "
+            "masks=DIR, or foreground=RUN, a run of method=foreground that predicts them (docs/masks.md)."
+        )
+    return notes
+
+
+def about(config: DictConfig, checkpoint: Checkpoint | None, labeller: Labeller) -> dict[str, object]:
+    """What made the files, and what their labels look like, for ``prediction.json``."""
+    settings = ("images", "masks", "foreground", "image_size", "precision", "probabilities", "format")
+    labels = range(labeller.num_parts + 1)
+    made_by = {"pretrained": OmegaConf.to_container(config.pretrained)} if config.pretrained else {}
+    if checkpoint:
+        made_by = {"checkpoint": str(checkpoint.file), "sha256": digest_of(checkpoint.file), "updates": checkpoint.step}
+        made_by["method"] = config.method.name
+    return made_by | {
+        "num_parts": labeller.num_parts,
+        "settings": {key: config[key] for key in settings},
+        "colours": {str(label): "#" + bytes(colours(np.array(label)).tolist()).hex() for label in labels},
+        "versions": versions(),
+    }
+
+
+def refuse_another_checkpoint(path: Path, made_by: Mapping[str, object]) -> None:
+    """Raises UserError where ``prediction.json`` is there and of another checkpoint: its files are not to be mixed."""
+    if not path.is_file():
+        return
+    with foreign(path, "prediction.json"):
+        before = json.loads(path.read_text())
+        if before["sha256"] != made_by["sha256"]:
+            raise UserError(
+                f"{path.parent} holds what another checkpoint ({before['checkpoint']}) has found: only_missing=true "
+                "would mix the two. Give another output_dir, or overwrite=true."
+            )
+
+
+def write_json(path: Path, content: dict[str, object]) -> None:
+    """Write it whole; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Where a file is written: what the system says of it becomes a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
 def masks_of_a_data_set(config: DictConfig, labeller: Labeller) -> list[tuple[Source, Files]]:
@@ -179,12 +361,11 @@ def files_of_a_folder(config: DictConfig, labeller: Labeller) -> list[tuple[Pict
     files = []
     for index in range(len(pictures)):
         name, stem = pictures.sample_name(index), pictures.stem(index)
-        overlay = {"overlay": output / f"overlays/{name}.png"}
-        if labeller.gives_masks:
-            # A mask made by hand may be of another type: under two endings there would be two.
-            files.append(overlay | {"label_map": made.get(stem, output / f"masks/{stem}.png")})
-        else:
-            files.append({"label_map": output / f"label_maps/{name}.png"} | overlay)
+        of_picture = {"probabilities": output / f"probabilities/{name}.npy"} if config.probabilities else {}
+        of_picture["overlay"] = output / f"overlays/{name}.png"
+        # A mask made by hand may be of another type: under two endings there would be two.
+        masks, parts = made.get(stem, output / f"masks/{stem}.png"), output / f"label_maps/{name}.png"
+        files.append(of_picture | {"label_map": masks if labeller.gives_masks else parts})
     if others := [path for path in made.values() if config.overwrite and path.suffix != ".png"]:
         raise UserError(f"{others[0]} is not replaced by a PNG: take it away, or give only_missing=true to keep it.")
     return [(pictures, files)]
@@ -226,9 +407,9 @@ def list_without_object(path: Path, names: list[str]) -> str:
     )
 
 
-def there(files: dict[str, Path]) -> bool:
-    """Whether a picture is done: what is written last is there."""
-    return [*files.values()][-1].exists()
+def there(files: dict[str, Path], gives_masks: bool) -> bool:
+    """Whether a picture is done: its files are there, but for the overlay of a mask, which may be made by hand."""
+    return all(path.exists() for kind, path in files.items() if kind != "overlay" or not gives_masks)
 
 
 def refuse_to_overwrite(paths: list[Path]) -> None:
@@ -244,12 +425,13 @@ def refuse_to_overwrite(paths: list[Path]) -> None:
         )
 
 
-def write(files: dict[str, Path], image: np.ndarray, labels: np.ndarray) -> None:
+def write(files: dict[str, Path], image: np.ndarray, found: Found, num_parts: int) -> None:
     """
     Args:
         files: where to write what.
         image: (H, W, 3) uint8, the picture.
-        labels: (H, W) uint8, 0 is background.
+        found: in it.
+        num_parts: that a legend is to have; 0: there is none.
 
     Raises:
         UserError: a file cannot be written.
@@ -257,15 +439,18 @@ def write(files: dict[str, Path], image: np.ndarray, labels: np.ndarray) -> None
     for kind, path in files.items():
         # Interrupted, it leaves no half a file that looks like a whole one.
         temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-        try:
+        with told(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if kind == "label_map":
-                save_label_map(temporary, labels)
+                save_label_map(temporary, found.labels)
+            elif kind == "mask":
+                Image.fromarray(found.labels).save(temporary)
+            elif kind == "overlay":
+                overlay = painted(image, found.labels)
+                Image.fromarray(with_legend(overlay, num_parts) if num_parts else overlay).save(temporary)
             else:
-                Image.fromarray(labels if kind == "mask" else painted(image, labels)).save(temporary)
+                np.save(temporary, found.probabilities)
             os.replace(temporary, path)
-        except OSError as error:
-            raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
 if __name__ == "__main__":

@@ -172,6 +172,9 @@ class PredictConfig(TrainConfig):
     task: str | None = choice("foreground", "parts")
     images: str | None = path()
     masks: str | None = path()
+    foreground: str | None = path()
+    format: str = choice("png", "coco")
+    probabilities: bool = MISSING
     overwrite: bool = MISSING
     only_missing: bool = MISSING
 
@@ -183,6 +186,11 @@ class PredictConfig(TrainConfig):
                 "One of two is required: checkpoint=PATH, of a run or a published one, or pretrained=NAME, a network "
                 f"that finds the foreground ({', '.join(names('pretrained'))})."
             )
+        if config.foreground is not None and config.masks is not None:
+            raise UserError("masks and foreground are two sources of masks: give one of them.")
+        for key, default in (("masks", None), ("foreground", None), ("format", "png"), ("probabilities", False)):
+            if config.images is None and config[key] != default:
+                raise UserError(f"{key} is for pictures of your own: give images=DIR output_dir=OUT, or leave it out.")
 
 
 def typed(raw: DictConfig | Mapping[str, Any], schema: type = TrainConfig) -> DictConfig:

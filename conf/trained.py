@@ -100,6 +100,12 @@ def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
     try:
         config = saved_config(file)
     except OSError as error:
+        if run.is_file():
+            raise UserError(
+                f"A run goes on in its directory, and {run} is a file: give resume=DIR. One to share (python -m "
+                "utils.slim) has no optimiser's state: nothing goes on from it, but a new run starts from its network "
+                f"with segmenter.weights={run}"
+            ) from None
         raise UserError(f"No run to resume in {run}: cannot read {file} ({error.strerror or error}).") from error
     config.resume = config.output_dir = str(run)
 

@@ -1,19 +1,21 @@
 """Any pictures, of which nothing is known but perhaps their masks: what ``predict.py`` reads."""
 
+import glob
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from datasets import crops
-from datasets.files import MissingFile, pictures_in, read_turned_picture
+from datasets.files import ENDINGS, MissingFile, pictures_in, read_turned_picture, stem_of
 from datasets.masks import mask_box, read_mask, remarks_of
 from datasets.sample import Sample
 from utils.errors import UserError
 
 
 class Pictures:
-    """The pictures in a folder and in the folders in it.
+    """The pictures in a folder and in the folders in it, or those that are named by a path or a pattern.
 
     Attributes:
         name: of the data set.
@@ -35,7 +37,8 @@ class Pictures:
         """List the files; they are read one by one, when asked for.
 
         Args:
-            images: the folder.
+            images: the folder; a picture; or a pattern of pictures, such as ``"DIR/*/*.jpg"``, which are then seen from
+                 ``DIR``.
             masks: a folder with a mask for every picture, under the picture's name, whatever the ending; see
                 ``datasets.masks``. None: every mask is the whole picture.
             box_padding: of the crop around a mask, a share of its size. None: pictures are not cropped to their masks.
@@ -45,9 +48,9 @@ class Pictures:
         Raises:
             UserError: there is no such folder, no picture in it, or a picture without a mask.
         """
-        self._root, self._box_padding = Path(images), box_padding if masks is not None else None
+        self._box_padding = box_padding if masks is not None else None
         self._rules = {"threshold": mask_threshold, "ignore_label": ignore_label}
-        self._pictures, self.notes = pictures_in(self._root, "Give another one: images=DIR.")
+        self._root, self._pictures, self.notes = _chosen(str(images))
         self._stems = list(self._pictures)
         if not self._stems:
             raise UserError(" ".join([f"images={images} holds no picture.", *self.notes]))
@@ -97,3 +100,22 @@ class Pictures:
         if self._box_padding is None:
             return crops.pad_to_square(sample, size)
         return crops.crop(sample, crops.square_box(sample.box, self._box_padding), size)
+
+
+def _chosen(images: str) -> tuple[Path, dict[str, Path], list[str]]:
+    """The folder that names are seen from, the pictures by their names without the ending, and notes."""
+    path = Path(images)
+    if path.is_dir() or not (path.is_file() or glob.has_magic(images)):
+        return path, *pictures_in(path, "Give another one: images=DIR.")
+    if path.is_file():
+        root, files = path.parent, [path]
+    else:
+        fixed = list(takewhile(lambda part: not glob.has_magic(part), path.parts))
+        root, files = Path(*fixed), [Path(found) for found in sorted(glob.glob(images, recursive=True))]
+        files = [file for file in files if file.is_file() and file.suffix.lower() in ENDINGS]
+        if not files:
+            raise UserError(f"images={images}: no picture is called so. Give a folder, a picture, or another pattern.")
+    pictures = {stem_of(file.relative_to(root)): file for file in files}
+    if len(pictures) < len(files):
+        raise UserError(f"images={images}: some pictures differ in their ending only. Give a pattern with the ending.")
+    return root, pictures, []

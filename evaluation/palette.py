@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 # Background, then the parts. The first seven are Okabe and Ito's for colour-blind readers, the rest darker and paler
 # relatives of them; with many parts neighbours stay apart in lightness if not in hue.
@@ -47,3 +47,21 @@ def save_label_map(path: Path, label_map: np.ndarray) -> None:
     # With a palette the file opens as a coloured picture, yet its pixel values are the labels.
     picture.putpalette(PALETTE.tobytes())
     picture.save(path.with_suffix(".png"))
+
+
+def with_legend(image: np.ndarray, num_labels: int) -> np.ndarray:
+    """A picture (H, W, 3) uint8 above the numbers of the labels 1 .. ``num_labels`` in their colours: (H + h, W, 3)."""
+    size = max(10, image.shape[1] // 40)
+    font, gap = ImageFont.load_default(size), size // 3
+    cell = round(font.getlength("0" * len(str(num_labels)))) + 2 * gap
+    columns = max(1, min(num_labels, image.shape[1] // cell))
+    height = size + 2 * gap
+    strip = Image.new("RGB", (image.shape[1], -(-num_labels // columns) * height), "white")
+    draw = ImageDraw.Draw(strip)
+    for place in range(num_labels):
+        left, top = place % columns * cell, place // columns * height
+        colour = tuple(colours(np.array(place + 1)).tolist())
+        draw.rectangle((left, top, left + cell - 2, top + height - 2), fill=colour)
+        ink = "black" if np.dot(colour, (0.299, 0.587, 0.114)) > 128 else "white"
+        draw.text((left + cell / 2 - 1, top + height / 2 - 1), str(place + 1), fill=ink, font=font, anchor="mm")
+    return np.concatenate([image, np.asarray(strip)])

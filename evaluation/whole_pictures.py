@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,8 +34,28 @@ class _Cropped:
     offset: np.ndarray
 
 
+@dataclass
+class Found:
+    """What a labeller says of a picture, at the picture's size; where its crop does not reach there is background.
+
+    Attributes:
+        labels: (H, W) uint8, 0 is background.
+        certainty: (H, W) float32, the probability of the label; where a mask says what is background, 1 there.
+        probabilities: (1 + K, H, W) float32, of the background and of each part; None where they are not asked for.
+    """
+
+    labels: np.ndarray
+    certainty: np.ndarray
+    probabilities: np.ndarray | None = None
+
+
+def label_maps(*arguments: Any, **options: Any) -> Iterator[tuple[int, Sample, np.ndarray]]:
+    """As :func:`predictions`, of which it gives the label maps alone."""
+    return ((index, sample, found.labels) for index, sample, found in predictions(*arguments, **options))
+
+
 @torch.inference_mode()
-def label_maps(
+def predictions(
     labeller: Labeller,
     dataset: Source,
     *,
@@ -44,8 +65,9 @@ def label_maps(
     device: torch.device | str,
     indices: Sequence[int] | None = None,
     skipped: dict[int, str] | None = None,
-) -> Iterator[tuple[int, Sample, np.ndarray]]:
-    """Each sample's index, the sample, and its label map (H, W) uint8 at the picture's size, 0 is background.
+    with_probabilities: bool = False,
+) -> Iterator[tuple[int, Sample, Found]]:
+    """Each sample's index, the sample, and what is found in it.
 
     The labeller sees the data set's test crop. Where that does not reach, the label is 0; a labeller without a
     background channel has it from the sample's mask.
@@ -57,6 +79,7 @@ def label_maps(
         num_workers: processes that read and crop; 0 reads in this one.
         indices: of the samples, in order; None is all of them.
         skipped: is given what is wrong with each sample that cannot be read, by its index. None: the first ends it.
+        with_probabilities: of every part at every pixel too, 4 (1 + K) bytes a pixel.
 
     Raises:
         UserError: a file cannot be read, or memory does not suffice for one crop at a time.
@@ -72,27 +95,32 @@ def label_maps(
             skipped |= dict(item for item in read if not isinstance(item, _Cropped))
         found = halving.attempt(
             lambda most, items=items: [
-                labels
+                (cropped.index, cropped.sample, result)
                 for start in range(0, len(items), most)
-                for labels in _found(labeller, items[start : start + most], image_size, device)
+                for cropped, result in _found(
+                    labeller, items[start : start + most], image_size, device, with_probabilities
+                )
             ]
         )
-        for cropped, labels in zip(items, found, strict=True):
-            yield cropped.index, cropped.sample, labels
+        yield from found
 
 
 def _found(
-    labeller: Labeller, items: Sequence[_Cropped], image_size: int, device: torch.device | str
-) -> Iterator[np.ndarray]:
-    """The label maps of some crops' pictures, which go through the labeller at once."""
+    labeller: Labeller,
+    items: Sequence[_Cropped],
+    image_size: int,
+    device: torch.device | str,
+    with_probabilities: bool,
+) -> Iterator[tuple[_Cropped, Found]]:
+    """What is found in some crops' pictures, which go through the labeller at once."""
     crops = [cropped.crop for cropped in items]
     batch = EvalBatch(*stack(crops), items, infrared=planes([crop.infrared for crop in crops])).to(device)
     scores = labeller.scores_of(batch)
     # As the networks are trained: the centres of the outermost cells lie on those of the outermost pixels.
     probabilities = upsample(scores, (image_size, image_size), align_corners=True).softmax(1)
     for cropped, probability in zip(items, probabilities, strict=True):
-        labels = _placed(probability, cropped)
-        yield labels if labeller.has_background else (labels + 1) * cropped.sample.foreground
+        found = _placed(probability, cropped, with_probabilities)
+        yield cropped, found if labeller.has_background else _on_mask(found, cropped.sample.foreground)
 
 
 @dataclass
@@ -122,17 +150,33 @@ class _Crops(Dataset):
         return _Cropped(index, sample, crop, (end - start) / extent, start)
 
 
-def _placed(probability: Tensor, cropped: _Cropped) -> np.ndarray:
-    """The most probable channel (H, W) uint8 at each pixel of the picture of a crop's (C, S, S); 0 outside the crop."""
+def _on_mask(found: Found, mask: np.ndarray) -> Found:
+    """What was found where a mask (H, W) says that there is an object; the channels become those of the parts."""
+    labels, certainty = (found.labels + 1) * mask, np.where(mask, found.certainty, np.float32(1))
+    if found.probabilities is None:
+        return Found(labels, certainty)
+    return Found(labels, certainty, np.concatenate([1 - mask[None], found.probabilities * mask], dtype=np.float32))
+
+
+def _placed(probability: Tensor, cropped: _Cropped, with_probabilities: bool) -> Found:
+    """The most probable channel at each pixel of the picture of a crop's (C, S, S); 0 outside the crop."""
     # Resizing moves pixels by their centres, keypoints are multiplied alone: half a pixel's difference in scale.
     offset = cropped.offset + (cropped.scale - 1) / 2
     axes = [
         torch.from_numpy((2 * (np.arange(extent) * scale + start) + 1) / probability.shape[-1] - 1).float()
         for extent, scale, start in zip(cropped.sample.foreground.shape[::-1], cropped.scale, offset, strict=True)
     ]
-    labels = []
+    labels, certainty, probabilities = [], [], []
     for rows in axes[1].split(max(PIXELS_AT_ONCE // len(axes[0]), 1)):
         grid = torch.stack(torch.meshgrid(axes[0], rows, indexing="xy"), dim=-1).to(probability.device)
         placed = F.grid_sample(probability[None], grid[None], align_corners=False)[0]
-        labels.append(placed.argmax(0).to(torch.uint8).cpu())
-    return torch.cat(labels).numpy()
+        largest, where = placed.max(0)
+        # Outside of the crop all are 0, and at its border they have lost a part.
+        total = placed.sum(0)
+        labels.append(where.to(torch.uint8).cpu())
+        certainty.append(torch.where(total > 0, largest / total, 1).cpu())
+        if with_probabilities:
+            placed[0] += total == 0
+            probabilities.append((placed / placed.sum(0)).cpu())
+    whole = torch.cat(probabilities, dim=1).numpy() if with_probabilities else None
+    return Found(torch.cat(labels).numpy(), torch.cat(certainty).numpy(), whole)

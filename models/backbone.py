@@ -145,8 +145,10 @@ class Backbone(nn.Module):
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
         """Maps (N, C_i, h_i, w_i), in the order of ``layers``, from normalised images (N, 3, H, W)."""
-        sides = zip(inputs.shape[-2:], self.patch, strict=True)
-        height, width = (max(1, round(self.enlarge * side / patch)) * patch for side, patch in sides)
+        height, width = inputs.shape[-2:]
+        if self.patch != (1, 1) or self.enlarge != 1:
+            sides = zip(inputs.shape[-2:], self.patch, strict=True)
+            height, width = (max(1, round(self.enlarge * side / patch)) * patch for side, patch in sides)
         if (height, width) != inputs.shape[-2:]:
             inputs = F.interpolate(inputs, size=(height, width), mode="bilinear", antialias=True)
         if self.facet == "token":

@@ -13,6 +13,7 @@ from conf.schema import EvaluateConfig, PredictConfig, TrainConfig, typed, valid
 from evaluation.compare import CompareConfig
 from evaluation.figure import FigureConfig
 from evaluation.table import TableConfig
+from models.export import ExportConfig
 
 SCHEMAS = {
     "train": TrainConfig,
@@ -22,6 +23,7 @@ SCHEMAS = {
     "evaluation_compare": CompareConfig,
     "evaluation_figure": FigureConfig,
     "benchmark_evaluate": BenchmarkEvaluateConfig,
+    "export": ExportConfig,
 }
 
 

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from evaluation.compare import as_overrides
@@ -21,12 +22,15 @@ PROGRAMS = {
     "datasets.check": "train",
     "datasets.coco_stuff": "train",
     "datasets.example": None,
+    "datasets.from_coco": None,
     "datasets.potsdam": None,
     "utils.sweep": None,
     "utils.watch": None,
     "evaluation.table": "evaluation_table",
     "evaluation.compare": "evaluation_compare",
     "evaluation.figure": "evaluation_figure",
+    "models.export": "export",
+    "utils.slim": None,
     "benchmarks/step.py": "train",
     "benchmarks/methods.py": "train",
     "benchmarks/autoregressive.py": "train",
@@ -181,3 +185,11 @@ def test_every_page_that_the_code_names_is_there():
     assert ("datasets/files.py", "docs/data/") in named
     for path, page in named:
         assert (ROOT / page).exists(), f"{path} names {page}"
+
+
+def test_the_citation_names_the_paper_as_the_readme_does():
+    paper = yaml.safe_load((ROOT / "CITATION.cff").read_text())["preferred-citation"]
+    readme = (ROOT / "README.md").read_text()
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
+    assert f"{{{paper['title']}}}" in readme and f"{{{authors}}}" in readme and f"{{{paper['year']}}}" in readme
+    assert paper["url"] in readme

@@ -18,6 +18,7 @@ PROGRAMS = {
     "predict.py": ["predict.py"],
     "table": ["-m", "evaluation.table"],
     "check": ["-m", "datasets.check"],
+    "export": ["-m", "models.export"],
 }
 
 

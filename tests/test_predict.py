@@ -1,6 +1,7 @@
 """predict.py: label maps lie where the objects are, masks where their data set reads them, and nothing is lost."""
 
 import csv
+import hashlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from pycocotools.coco import COCO
 
 import datasets
 import evaluate
@@ -19,6 +21,7 @@ import predict
 from datasets.crops import pad_to_square
 from datasets.pictures import Pictures
 from evaluation.labellers.base import Labeller
+from evaluation.palette import colours
 from evaluation.whole_pictures import label_maps
 from models.segmenters.deeplab import Segmenter
 from tests.composition import composed, given
@@ -208,8 +211,11 @@ def test_parts_of_any_pictures_are_written_with_overlays(parts, pictures):
         picture = pixels(pictures / "images" / name.removesuffix(".png"))
         labels = pixels(out / "label_maps" / name)
         assert labels.shape == picture.shape[:2] and set(np.unique(labels)) <= {1, 2, 3}
-        assert pixels(out / "overlays" / name).shape == picture.shape
-    with pytest.raises(UserError, match="There already: .*label_maps/a.png.png.* and 3 more"):
+        overlay, height = pixels(out / "overlays" / name), len(picture)
+        assert overlay.shape[1:] == picture.shape[1:] and len(overlay) > height  # the legend is below
+        legend = {tuple(pixel) for pixel in overlay[height:].reshape(-1, 3).tolist()}
+        assert {tuple(colours(np.array(part)).tolist()) for part in (1, 2, 3)} <= legend
+    with pytest.raises(UserError, match="There already: .*label_maps/a.png.png.* and 5 more"):
         run(f"checkpoint={parts}", f"images={pictures / 'images'}", f"output_dir={out}")
 
 
@@ -253,6 +259,86 @@ def test_masks_of_any_pictures_have_the_names_that_a_folder_of_ones_own_has(fore
     run(f"checkpoint={foreground}", f"images={pictures / 'images'}", f"output_dir={out}")
     assert files(out / "masks") == files(pictures / "masks")
     assert set(np.unique(pixels(out / "masks/a.png"))) <= {0, 1}
+
+
+def test_the_table_has_what_the_label_maps_have_and_the_json_says_what_made_them(parts, pictures, capsys):
+    out = pictures / "out"
+    arguments = (f"checkpoint={parts}", f"images={pictures / 'images'}", f"output_dir={out}", "image_size=32")
+    run(*arguments, f"masks={pictures / 'masks'}", "probabilities=true", "format=coco")
+    assert "background gets parts as well" not in capsys.readouterr().out
+    with (out / "parts.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = [name.removesuffix(".png") for name in NAMES]
+    assert [(row["picture"], row["part"]) for row in rows] == [(name, part) for name in names for part in "123"]
+    coco = COCO(out / "coco.json")
+    ids = {image["file_name"]: image["id"] for image in coco.loadImgs(coco.getImgIds())}
+    for name in names:
+        labels = pixels(out / f"label_maps/{name}.png")
+        probabilities = np.load(out / f"probabilities/{name}.npy")
+        assert probabilities.shape == (4, *labels.shape) and probabilities.dtype == np.float32
+        np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+        np.testing.assert_array_equal(probabilities.argmax(0), labels)
+        for row in (row for row in rows if row["picture"] == name):
+            mask = labels == int(row["part"])
+            assert int(row["pixels"]) == mask.sum() and float(row["share"]) == pytest.approx(mask.sum() / 600, abs=1e-6)
+            if mask.any():
+                certainty = probabilities[int(row["part"])][mask].mean()
+                assert float(row["certainty"]) == pytest.approx(certainty, abs=1e-5) and certainty > 1 / 3
+        found = coco.loadAnns(coco.getAnnIds(ids[name]))
+        np.testing.assert_array_equal(sum(coco.annToMask(one) * one["category_id"] for one in found), labels)
+    about = json.loads((out / "prediction.json").read_text())
+    assert about["checkpoint"] == str(parts) and about["sha256"] == hashlib.sha256(parts.read_bytes()).hexdigest()
+    assert about["settings"]["masks"] == str(pictures / "masks") and about["settings"]["image_size"] == 32
+    assert about["colours"]["1"] == "#e69f00" and len(about["colours"]) == 4
+
+
+def test_what_is_missing_after_an_interruption_is_written_with_its_rows(parts, pictures):
+    out = pictures / "out"
+    arguments = (f"checkpoint={parts}", f"images={pictures / 'images'}", f"output_dir={out}", "image_size=32")
+    run(*arguments)
+    table = (out / "parts.csv").read_text()
+    (out / "label_maps/b.jpg.png").unlink()
+    (out / "parts.csv").write_text("".join(table.splitlines(keepends=True)[:-1]))  # a row of the third is lost
+    before = (out / "label_maps/a.png.png").stat().st_mtime_ns
+    run(*arguments, "only_missing=true")
+    assert sorted((out / "parts.csv").read_text().splitlines()) == sorted(table.splitlines())
+    assert (out / "label_maps/a.png.png").stat().st_mtime_ns == before
+    assert files(out / "label_maps") == NAMES
+    other = save_segmenter(pictures / "model_2.pth", 4)
+    with pytest.raises(UserError, match="another checkpoint .*model_1.pth.* only_missing=true would mix the two"):
+        run(f"checkpoint={other}", *arguments[1:], "only_missing=true")
+
+
+def test_without_masks_it_is_said_at_once_that_the_background_gets_parts(parts, pictures, capsys):
+    run(f"checkpoint={parts}", f"images={pictures / 'images'}", f"output_dir={pictures / 'out'}", "image_size=32")
+    first = capsys.readouterr().out.splitlines()
+    assert any("the background gets parts as well. Give masks=DIR, or foreground=RUN" in line for line in first[:-1])
+
+
+def test_a_foreground_network_predicts_the_masks_first(foreground, parts, pictures, capsys):
+    arguments = (f"images={pictures / 'images'}", "image_size=32")
+    both, masks, apart = pictures / "both", pictures / "own", pictures / "apart"
+    run(f"checkpoint={parts}", f"foreground={foreground}", *arguments, f"output_dir={both}")
+    assert "background gets parts as well" not in capsys.readouterr().out
+    run(f"checkpoint={foreground}", *arguments, f"output_dir={masks}")
+    run(f"checkpoint={parts}", f"masks={masks}/masks", *arguments, f"output_dir={apart}")
+    assert files(both / "masks") == files(masks / "masks")
+    for folder in ("label_maps", "overlays"):
+        for name in NAMES:
+            np.testing.assert_array_equal(pixels(both / folder / name), pixels(apart / folder / name))
+    assert json.loads((both / "prediction.json").read_text())["settings"]["foreground"] == str(foreground)
+    with pytest.raises(UserError, match="predicts masks itself: leave out foreground"):
+        run(f"checkpoint={foreground}", f"foreground={foreground}", *arguments, f"output_dir={pictures / 'x'}")
+
+
+def test_one_picture_or_a_pattern_of_them_is_predicted(parts, pictures):
+    images = pictures / "images"
+    for number, (pattern, names) in enumerate(
+        ((images / "b.jpg", ["b.jpg.png"]), (images / "*.*", NAMES[:2]), (images / "*/*.png", NAMES[2:]))
+    ):
+        out = pictures / f"out{number}"
+        run(f"checkpoint={parts}", f"images='{pattern}'", f"output_dir={out}", "image_size=32")
+        assert files(out / "label_maps") == names
 
 
 def test_a_mask_decides_the_crop(pictures):

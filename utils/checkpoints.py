@@ -4,6 +4,7 @@ A checkpoint is a dictionary in the published layout, ``iter`` (updates done), `
 and ``optimizer_state_dict``; training adds ``method_state_dict`` (what else the method trains, absent where there is
 nothing), ``precision_state_dict`` (the gradient scaler's, with ``precision=16``), ``format`` (2; 1 had no
 ``method_state_dict``), ``config`` (the run's resolved config) and ``versions`` (of the code and of what it runs on).
+``slim`` says that ``utils.slim`` has left out what only training needs.
 """
 
 import argparse
@@ -31,6 +32,7 @@ HARMLESS = (
     *(np.dtype, type(np.dtype("float32")), type(np.dtype("float64")), type(np.dtype("int64"))),
     *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 )
+SLIM = "slim"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class Checkpoint:
         beside: what else its method trained.
         optimizer, precision: their states; empty where it has none.
         config: of the run, as plain mappings in the form of the version that wrote it; empty in a published one.
+        versions: of the code and of what it ran on; empty where it does not say.
         is_bare: the file is a state dict, or one in what others wrap it in, and nothing says of what.
+        is_slim: it was made to be shared, without what only training needs.
     """
 
     file: Path
@@ -54,7 +58,9 @@ class Checkpoint:
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     precision: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
     is_bare: bool = False
+    is_slim: bool = False
 
     @property
     def run(self) -> Path | None:
@@ -165,6 +171,12 @@ def find_to_resume(run_dir: Path, every: int) -> Checkpoint | None:
                 )
         return None
     checkpoint = find(run_dir)
+    if checkpoint.is_slim:
+        raise UserError(
+            f"Training cannot go on from {checkpoint.file}: it was made to be shared (python -m utils.slim), without "
+            "the optimiser's state. Put the run's own checkpoint back; a new run starts from this network with "
+            f"segmenter.weights={checkpoint.file}"
+        )
     if not (checkpoint.step and checkpoint.optimizer):
         raise UserError(f"Training cannot go on from {checkpoint.file}: it has no iter or no optimizer_state_dict.")
     return checkpoint
@@ -202,7 +214,9 @@ def _read(path: Path) -> Checkpoint:
         optimizer=payload.get("optimizer_state_dict", {}),
         precision=payload.get("precision_state_dict", {}),
         config=payload.get("config", {}),
+        versions=payload.get("versions", {}),
         is_bare=is_bare,
+        is_slim=SLIM in payload,
     )
 
 

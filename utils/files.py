@@ -1,6 +1,7 @@
 """Files that are whole or not there, and survive a power cut; and what is there in the place of others' files."""
 
 import codecs
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -30,6 +31,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         flush_to_disk(path.parent)  # a renamed file survives a power cut once its folder is on disk too
     finally:
         part.unlink(missing_ok=True)
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's content, as ``sha256sum`` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stand_in(path: Path) -> str | None:

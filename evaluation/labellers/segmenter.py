@@ -23,11 +23,13 @@ class SegmenterLabeller(Labeller):
         self.has_background = predictor.has_background
 
     def scores(self, images: Tensor, foreground: Tensor) -> Tensor:
+        """As of the base class; images may be floats in [0, 1] too."""
         images = images.to(next(self.predictor.parameters()).device)
+        images = images if images.is_floating_point() else images.float() / 255
         training = self.predictor.training
         self.predictor.eval()
         try:
-            return self.predictor(self.predictor.preprocess(images.float() / 255))
+            return self.predictor(self.predictor.preprocess(images))
         finally:
             self.predictor.train(training)
 

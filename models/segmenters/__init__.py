@@ -2,8 +2,9 @@
 
 A module has ``Options``, ``build(options, num_parts, has_background)`` (a network to train, with its weights) and
 ``from_state(options, state, has_background)`` (one for the weights of a checkpoint). The network has ``num_parts`` (K),
-``has_background`` (its first channel is the background), ``preprocess(images)``, ``forward`` from preprocessed
-images to scores (N, K [+ 1], h, w), and ``parameter_groups(head_multiplier)``.
+``has_background`` (its first channel is the background), ``preprocess(images)``, which refuses what is no floats in
+[0, 1] by ``models.inputs.require_pictures``, ``forward`` from preprocessed images to scores (N, K [+ 1], h, w), and
+``parameter_groups(head_multiplier)``.
 """
 
 from collections.abc import Mapping

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from conf.fields import choice, number, path, probability
 from models.autoregressive import AutoregressiveNetwork, require_memory, require_orderings
 from models.channels import Channels, network_input, num_channels
+from models.inputs import require_pictures
 from models.segmenters.base import num_parts_of, with_weights
 from utils.errors import UserError
 
@@ -85,7 +86,9 @@ class Segmenter(nn.Module):
 
         Raises:
             UserError: it is to see infrared, and there is none.
+            TypeError, ValueError: they are no floats in [0, 1]; see ``models.inputs``.
         """
+        require_pictures(images, self.training)
         return network_input(images, infrared, self.options)
 
     def forward(self, inputs: Tensor, ordering: int | None = None) -> Tensor:

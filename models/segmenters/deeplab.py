@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from conf.fields import choice, path
+from models.inputs import require_pictures
 from models.segmenters.base import num_parts_of
 from models.segmenters.head import DilatedHead
 from models.weights import RESNET50, copy_by_name, pretrained_state
@@ -76,7 +77,8 @@ class Segmenter(ResNet):
                 module.requires_grad_(False)
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Network input from RGB images (N, 3, H, W) in [0, 1]."""
+        """Network input from RGB images (N, 3, H, W) in [0, 1]; see ``models.inputs`` for what is refused."""
+        require_pictures(images, self.training)
         return self.normalisation(images)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from conf.fields import number, path
 from models.hourglass import Hourglass
+from models.inputs import require_pictures
 from models.segmenters.base import num_parts_of, with_weights
 
 HEAD = "hourglass.head."
@@ -49,7 +50,8 @@ class Segmenter(nn.Module):
         self.hourglass = Hourglass(3, widths, num_parts + has_background)
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Network input from RGB images (N, 3, H, W) in [0, 1]: the same numbers."""
+        """RGB images (N, 3, H, W) in [0, 1] as they are; see ``models.inputs`` for what is refused."""
+        require_pictures(images, self.training)
         return images
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from conf.fields import number, numbers, path
 from models.channels import Channels, network_input, num_channels
 from models.iic import Head, Trunk
+from models.inputs import require_pictures
 from models.segmenters.base import with_weights
 from utils.errors import UserError
 
@@ -71,7 +72,9 @@ class Segmenter(nn.Module):
 
         Raises:
             UserError: it is to see infrared, and there is none.
+            TypeError, ValueError: they are no floats in [0, 1]; see ``models.inputs``.
         """
+        require_pictures(images, self.training)
         return network_input(images, infrared, self.options)
 
     def probabilities(self, inputs: Tensor, head: Head) -> Tensor:

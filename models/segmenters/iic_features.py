@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from conf.fields import number
 from models.channels import network_input, num_channels
 from models.iic import Trunk
+from models.inputs import require_pictures
 from models.segmenters.iic import TrunkOptions
 from models.weights import copy_by_name, read_state
 from utils.errors import UserError
@@ -58,7 +59,9 @@ class Segmenter(nn.Module):
 
         Raises:
             UserError: it is to see infrared, and there is none.
+            TypeError, ValueError: images are no floats in [0, 1]; see ``models.inputs``.
         """
+        require_pictures(images, self.training)
         return network_input(images, infrared, self.options, shown)
 
     def features(self, inputs: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from conf.fields import choice, number, numbers, path
 from models.backbone import Backbone
+from models.inputs import require_pictures
 from models.segmenters.base import num_parts_of
 from models.segmenters.head import DilatedHead, convolution_head
 from models.weights import copy_by_name
@@ -90,7 +91,8 @@ class Segmenter(nn.Module):
         return self
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Network input from RGB images (N, 3, H, W) in [0, 1]."""
+        """Network input from RGB images (N, 3, H, W) in [0, 1]; see ``models.inputs`` for what is refused."""
+        require_pictures(images, self.training)
         return self.normalisation(images)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -54,9 +54,21 @@ REFUSED = [
         "a file for a folder",
         TO_OUT,
         "Cannot write",
-        "out/label_maps/one.png.png",
+        "out/prediction.json",
         prepare=lambda folder: (folder / "out").write_text("a file"),
     ),
+    predicting(
+        "a table in the way",
+        TO_OUT,
+        "There already",
+        "out/parts.csv",
+        "overwrite=true",
+        prepare=lambda folder: ((folder / "out").mkdir(), (folder / "out/parts.csv").write_text("mine")),
+    ),
+    predicting("two sources of masks", f"{TO_OUT} masks=PLACE/a foreground=PLACE/b", "masks and foreground", "one of"),
+    predicting("masks by a network of parts", f"{TO_OUT} foreground=PLACE/model_1.pth", "finds no masks", "foreground"),
+    predicting("arrays of a data set", "probabilities=true", "for pictures of your own", "images=DIR"),
+    predicting("a pattern of nothing", "images=PLACE/*.jpg output_dir=PLACE/out", "*.jpg", "no picture is called so"),
 ]
 
 

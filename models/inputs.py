@@ -1,0 +1,39 @@
+"""What networks are shown: floats in [0, 1], and nothing that only looks like it."""
+
+import torch
+from torch import Tensor
+
+ROUNDING = 1e-3  # what interpolation may add
+
+
+def require_pictures(images: Tensor, training: bool) -> None:
+    """Refuses what a segmenter's ``preprocess`` cannot mean: bytes, 0..255, NaN, another order of the axes.
+
+    What kind of tensor it is costs nothing to ask. Its numbers are looked at on the CPU, and on a GPU in eval mode: in
+    a training step the host would wait for the device.
+
+    Args:
+        images: what is to be (N, 3, H, W) float in [0, 1].
+        training: the network is in train mode.
+
+    Raises:
+        TypeError: they are no floats; the message says what to do.
+        ValueError: they have another shape, or numbers outside of [0, 1].
+    """
+    if not images.is_floating_point():
+        kind = str(images.dtype).removeprefix("torch.")
+        raise TypeError(f"images are {kind}, and not floats in [0, 1]: give images.float() / 255.")
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"images have the shape {tuple(images.shape)}, and not (N, 3, H, W): of one picture (H, W, 3) as files "
+            "give it, make picture.permute(2, 0, 1)[None]."
+        )
+    if torch.compiler.is_compiling() or (training and not images.is_cpu):
+        return
+    low, high = (float(bound) for bound in images.detach().aminmax())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN is neither
+        advice = "have NaN: look at where they come from."
+        if low == low:
+            scaled = "divide by 255" if high > 2 and low >= 0 else "clamp, or undo a normalisation: that is done here"
+            advice = f"reach from {low:.4g} to {high:.4g}, and not from 0 to 1: {scaled}."
+        raise ValueError(f"images {advice}")

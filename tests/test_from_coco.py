@@ -1,0 +1,168 @@
+"""python -m datasets.from_coco: what pycocotools says is in a COCO file is in the folder that is written."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_masks
+from pycocotools.coco import COCO
+
+import datasets
+from datasets.from_coco import convert, main, run_lengths
+from evaluation.part_files import run_lengths as written_run_lengths
+from tests.composition import composed
+from utils.errors import UserError
+
+HEIGHT, WIDTH = 40, 60
+
+
+def compressed(mask: np.ndarray) -> dict:
+    return {"size": [*mask.shape], "counts": written_run_lengths(mask)}
+
+
+def uncompressed(mask: np.ndarray) -> dict:
+    borders = np.flatnonzero(np.diff(np.concatenate([[0], mask.ravel(order="F").astype(int)])))
+    return {"size": [*mask.shape], "counts": np.diff([0, *borders, mask.size]).tolist()}
+
+
+def disc(x: float, y: float, radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    return np.hypot(columns - x, rows - y) < radius
+
+
+def circle(x: float, y: float, radius: float) -> list[float]:
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    return np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1).round(2).ravel().tolist()
+
+
+CONTENT = {
+    "images": [
+        {"id": 7, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH},
+        {"id": 9, "file_name": "more/b.png", "height": HEIGHT, "width": WIDTH},
+    ],
+    "categories": [
+        {"id": 3, "name": "bird", "keypoints": ["beak", "tail", "eye"]},
+        {"id": 1, "name": "body"},
+        {"id": 4, "name": "head"},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": 4, "segmentation": compressed(disc(40, 15, 6))},
+        {"id": 2, "image_id": 7, "category_id": 1, "segmentation": [circle(25, 20, 14), circle(50, 30, 5)]},
+        {"id": 3, "image_id": 7, "category_id": 3, "keypoints": [46, 15, 2, 11, 20, 1, 0, 0, 0], "segmentation": []},
+        {"id": 4, "image_id": 9, "category_id": 1, "segmentation": uncompressed(disc(30, 20, 12))},
+        {"id": 5, "image_id": 9, "category_id": 3, "segmentation": [circle(30, 20, 15)]},
+    ],
+}
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    for number, name in enumerate(("a.jpg", "more/b.png")):
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)).save(path)
+    return tmp_path
+
+
+def converted(place: Path, content: dict, *arguments: str) -> Path:
+    (place / "coco.json").write_text(json.dumps(content))
+    convert(place / "coco.json", place / "pictures", place / "out", *arguments)
+    return place / "out"
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
+def overlap(found: np.ndarray, expected: np.ndarray) -> float:
+    return (found & expected).sum() / (found | expected).sum()
+
+
+def test_masks_parts_and_keypoints_are_those_that_pycocotools_reads(place, capsys):
+    out = converted(place, CONTENT, "bird")
+    coco = COCO(place / "coco.json")
+    masks = {
+        entry["id"]: coco.annToMask(entry).astype(bool) for entry in CONTENT["annotations"] if entry["segmentation"]
+    }
+    first, second = pixels(out / "parts/a.png"), pixels(out / "parts/more/b.png")
+    assert (out / "parts/parts.txt").read_text() == "1 body\n2 head\n"
+    np.testing.assert_array_equal(first == 2, masks[1])  # run lengths to the pixel, and the smaller lies on top
+    assert overlap(first == 1, masks[2] & ~masks[1]) > 0.9  # polygons but for their borders
+    np.testing.assert_array_equal(second == 1, masks[4])
+    assert overlap(pixels(out / "masks/more/b.png") > 0, masks[4] | masks[5]) > 0.9
+    np.testing.assert_array_equal(pixels(out / "masks/a.png") > 0, first > 0)
+    rows = (out / "keypoints.csv").read_text().split()
+    assert rows == ["name,keypoint,x,y,visible", "a.jpg,beak,46.0,15.0,1", "a.jpg,tail,11.0,20.0,0"]
+    assert (out / "images/a.jpg").read_bytes() == (place / "pictures/a.jpg").read_bytes()
+    data = composed("dataset_name=folder", f"dataset_root={out}", "dataset.test_share=1")
+    read = datasets.build(data, "test", "evaluation")
+    assert len(read) == 2 and read.part_names == ["body", "head"] and read.keypoint_names == ["beak", "tail"]
+    np.testing.assert_array_equal(read[0].part_map, first)
+
+
+def test_the_only_category_is_the_object(place):
+    content = copy.deepcopy(CONTENT)
+    content["categories"] = content["categories"][1:2]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] == 1]
+    out = converted(place, content)
+    assert sorted(path.name for path in out.iterdir()) == ["images", "masks"]
+    np.testing.assert_array_equal(pixels(out / "masks/more/b.png") > 0, disc(30, 20, 12))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_compressed_run_lengths_are_read_as_pycocotools_does(seed):
+    mask = np.random.default_rng(seed).random((37, 53)) < (0.01, 0.2, 0.9, 1)[seed]
+    text = coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+    assert run_lengths(text) == uncompressed(mask)["counts"]
+
+
+def changed(key: str, place: int, **values: object) -> dict:
+    content = copy.deepcopy(CONTENT)
+    content[key][place] |= values
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (changed("images", 1, file_name="gone.png"), "1 of the 2 pictures of .* are not in .*, for example gone.png"),
+        (changed("categories", 2, name="body"), "1 categories repeat: name body"),
+        (changed("categories", 2, id=1), "1 categories repeat: id 1"),
+        (changed("annotations", 1, segmentation=[circle(55, 20, 14)]), "annotation 2, in a.jpg, .* leaves the picture"),
+        (changed("annotations", 1, segmentation=[[1, 2, 3]]), "annotation 2, in a.jpg, has a polygon of 3 numbers"),
+        (changed("annotations", 0, segmentation=compressed(np.eye(9))), "annotation 1, .* of another size"),
+        (
+            changed("annotations", 2, keypoints=[99, 1, 2, 0, 0, 0, 0, 0, 0]),
+            "annotation 3: beak at 99, 1 is outside a.j",
+        ),
+        (changed("annotations", 2, keypoints=[9, 1, 2]), "annotation 3 has 3 numbers for 3 keypoints"),
+        (changed("annotations", 0, category_id=8), "annotation 1 has the category 8, which is none"),
+        (changed("annotations", 0, image_id=8), "annotation 1 is of a picture that is not in the file"),
+        ({"images": CONTENT["images"]}, "no list 'categories'"),
+        ([], "no list 'images'"),
+    ],
+)
+def test_a_mistake_is_told_and_nothing_half_written_is_left(place, content, message):
+    with pytest.raises(UserError, match=message):
+        converted(place, content, "bird")
+    assert sorted(path.name for path in place.iterdir()) == ["coco.json", "pictures"]
+
+
+def test_the_command_tells_mistakes_and_what_it_wrote(place, capsys):
+    with pytest.raises(UserError, match="has no category cat: it has bird, body, head"):
+        converted(place, CONTENT, "cat")
+    (place / "coco.json").write_text("{")
+    for arguments, message in (
+        ([], "error: give the file"),
+        ([str(place / "coco.json"), str(place / "pictures"), str(place / "out")], "is no COCO file"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+        assert message in capsys.readouterr().err
+    (place / "coco.json").write_text(json.dumps(CONTENT))
+    main([str(place / "coco.json"), str(place / "pictures"), str(place / "out"), "bird"])
+    assert "2 pictures with masks, 2 parts, 2 keypoints" in capsys.readouterr().out

@@ -135,7 +135,7 @@ def help_of(path: Path, config_name: str, arguments: Sequence[str]) -> str:
     text = [(ast.get_docstring(ast.parse(path.read_text())) or "").replace("``", "")]
     text += ["", "GROUP=OPTION (* what is chosen, as below)"]
     for group, options in groups_of().items():
-        if not group.startswith("recipe"):
+        if not group.startswith("recipe") and group not in groups_of_others(config_name):
             own = chosen.get(group)
             text.append(f"  {group}: " + ", ".join(name + "*" * (name == own) for name in options))
     text += [
@@ -144,7 +144,7 @@ def help_of(path: Path, config_name: str, arguments: Sequence[str]) -> str:
         "--help KEY says what each option gives a key",
     ]
     files = [file for group, option in chosen.items() if group != "dataset_name" for file in _of(group, option)]
-    files += ["train.yaml", f"{config_name}.yaml", *_of("dataset_name", chosen["dataset_name"])]
+    files += [*_of("", config_name), *_of("dataset_name", chosen["dataset_name"])]
     method, segmenter, data = (chosen[group] for group in ("method", "segmenter", "dataset_name"))
     files += [*_of("recipe/method", method), *_of("recipe", f"{method}_{data}")]
     files += _of("recipe/segmenter", f"{segmenter}_{data}")
@@ -171,7 +171,7 @@ def help_of_key(config_name: str, key: str) -> str:
 def chosen_by(config_name: str, arguments: Sequence[str]) -> dict[str, str | None]:
     """Group -> the option that a command line chooses, or a chosen method does, or the defaults do."""
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    files = [*(["train.yaml"] if config_name != "train" else []), f"{config_name}.yaml"]
+    files = _of("", config_name)
     chosen = {group: option for file in files for group, option in _defaults(CONF / file) if group in groups_of()}
     chosen |= {group: option for group, option in given.items() if group in groups_of()}
     method = CONF / "method" / f"{chosen['method']}.yaml"
@@ -189,8 +189,16 @@ def groups_of() -> dict[str, list[str]]:
 
 def lines_of(config_name: str) -> Iterator[Line]:
     """Every key that a file of a program's config gives a value."""
-    for file in dict.fromkeys((CONF / f"{config_name}.yaml", CONF / "train.yaml", *sorted(CONF.glob("*/**/*.yaml")))):
-        yield from lines_in(file)
+    others = groups_of_others(config_name)
+    for file in (*(CONF / name for name in _of("", config_name)), *sorted(CONF.glob("*/**/*.yaml"))):
+        if file.relative_to(CONF).parts[0] not in others:
+            yield from lines_in(file)
+
+
+def groups_of_others(config_name: str) -> set[str]:
+    """Groups that other programs have, and this one has not: ``table``, ``pretrained``."""
+    own = {group for name in _of("", config_name) for group, _ in _defaults(CONF / name)}
+    return {group for file in CONF.glob("*.yaml") for group, _ in _defaults(file)} - own
 
 
 def lines_in(file: Path) -> Iterator[Line]:
@@ -222,17 +230,21 @@ def _leaves(node: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, yaml.Nod
 
 
 def _of(group: str, option: str | None) -> list[str]:
-    """An option's file, after those of the same group that it is made from; none where there is no such option."""
-    if option not in groups_of()[group]:
+    """An option's file, after those that it is made from; none where there is no such option."""
+    file = CONF / group / f"{option}.yaml"
+    if not file.is_file():
         return []
-    content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text()) or {}
-    bases = [base for base in content.get("defaults") or [] if isinstance(base, str) and base != "_self_"]
-    return [file for base in bases for file in _of(group, base)] + [f"{group}/{option}.yaml"]
+    bases = [base for base in _content(file).get("defaults") or [] if isinstance(base, str) and base != "_self_"]
+    return [name for base in bases for name in _of(group, base)] + [file.relative_to(CONF).as_posix()]
+
+
+def _content(file: Path) -> dict:
+    return yaml.load(file.read_text(), LOADER) or {}
 
 
 def _defaults(file: Path) -> list[tuple[str, str]]:
     """The defaults list of a file: ``segmenter: caffe``, ``override /augmentation: scops``."""
-    entries = (yaml.safe_load(file.read_text()) or {}).get("defaults") or []
+    entries = _content(file).get("defaults") or []
     pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
     return [(group.removeprefix("override ").removeprefix("/"), option) for group, option in pairs]
 
@@ -254,6 +266,8 @@ def _program() -> tuple[Path, str, list[str]] | None:
     """The file of this project that Python was started with, its config's name and its arguments; None: of no such."""
     words = iter(sys.orig_argv[1:])
     for word in words:
+        if word == "-c":
+            return None  # the code follows
         if word == "-m":
             path = ROOT.joinpath(*next(words, "").split(".")).with_suffix(".py")
             break

@@ -257,9 +257,10 @@ def validate(config: DictConfig) -> DictConfig:
 
 def known_keys(schema: type = TrainConfig) -> dict[str, Any]:
     """Every dotted key of a schema, and those that modules bring, each with its type."""
-    keys = _keys_of(schema)
+    keys, nodes = _keys_of(schema), {own.name for own in fields(schema)}
     for prefix, _, options in _brought():
-        keys |= _keys_of(options, prefix)
+        if prefix.partition(".")[0] in nodes:
+            keys |= _keys_of(options, prefix)
     return keys
 
 

@@ -52,13 +52,7 @@ class Result:
 
 
 class Observer(Interface):
-    """Whoever wants to be told of every held-out picture, as the first protocol shows it.
-
-    Attributes:
-        places: of the pictures, in their split, that it wants where nothing is counted and so not all are read.
-    """
-
-    places: Sequence[int]
+    """Whoever wants to be told of every held-out picture, as the first protocol shows it."""
 
     def restart(self) -> None:
         """Forget all: the pass begins, or begins again with smaller batches where memory did not suffice."""
@@ -246,8 +240,6 @@ def score(
     """
     places = set(spread(options.num_pictures, len(sets.test)))
     splits: list[Dataset] = [_Inputs(sets.test, protocols, labeller)]
-    if all(protocol.only_shown for protocol in protocols):
-        splits = [Subset(splits[0], sorted(places.union(observer.places if observer else ())))]
     fitting = [protocol for protocol in protocols if protocol.fits]
     if fitting and sets.fit is not None and labeller.knows_training_pictures:
         splits.append(_fitted(sets, fitting, labeller))

@@ -43,7 +43,7 @@ FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 # What is needed to write the format, and to run what was written.
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
 LEAST_SIDE = 32  # pixels
-TRACED, TRIED = (2, 64, 96), ((1, 96, 64), (3, 97, 130))  # batch, height, width
+TRACED, TRIED = (2, 64, 96), ((1, 96, 64), (3, 97, 130))  # batch, height, width; sides are rounded to the multiple
 TOLERANCE = 1e-2  # in a probability, whose scores may be large and are rounded otherwise; most differ by 1e-6
 
 
@@ -61,6 +61,10 @@ class Probabilities(nn.Module):
     Args:
         labeller: of a checkpoint, on the CPU; one that sees masks is shown that all is foreground.
         as_bytes: pictures are uint8, 0..255, instead of float32 in [0, 1].
+
+    Attributes:
+        multiple: what sides are multiples of. 1, but 32 where TensorFlow's padding, which depends on the remainder,
+            would keep the exporters busy for many minutes.
     """
 
     def __init__(self, labeller: Labeller, as_bytes: bool) -> None:
@@ -68,9 +72,10 @@ class Probabilities(nn.Module):
         self.predictor, self.as_bytes = labeller.predictor, as_bytes
         self._labeller = labeller
         self.requires_grad_(False)
-        for layer in self.predictor.modules():
-            if isinstance(layer, Conv2dSame):
-                layer.forward = partial(convolved_same, layer)
+        padded = [layer for layer in self.predictor.modules() if isinstance(layer, Conv2dSame)]
+        self.multiple = LEAST_SIDE if padded else 1
+        for layer in padded:
+            layer.forward = partial(convolved_same, layer)
 
     def forward(self, images: Tensor) -> Tensor:
         """Probabilities (N, K [+ 1], H, W) of pictures (N, 3, H, W)."""
@@ -106,7 +111,7 @@ def export(config: DictConfig) -> None:
         **{"checkpoint": str(checkpoint.file), "sha256": digest_of(checkpoint.file), "steps": checkpoint.step},
         **{"method": config.method.name, "segmenter": config.segmenter.name, "task": task_of(labeller)},
         **{"num_parts": labeller.num_parts, "channels": channels_of(labeller), "input": config.input},
-        **{"trained_on_pixels": config.image_size, "least_side": LEAST_SIDE},
+        **{"trained_on_pixels": config.image_size, "least_side": LEAST_SIDE, "sides_multiple_of": network.multiple},
     }
     try:
         with quiet(), torch.no_grad():
@@ -130,7 +135,8 @@ def export(config: DictConfig) -> None:
     except OSError as error:
         raise UserError(f"Cannot write {output}: {error.strerror or error}.") from error
     print(f"{output}: {len(content) / 2**20:.1f} MiB, at most {difference:.1e} off {checkpoint.file} in a probability.")
-    print(f"  {INPUT}: (N, 3, H, W) {config.input}, RGB, {'0..255' if network.as_bytes else '[0, 1]'}")
+    sides = f"; H and W are multiples of {network.multiple}" if network.multiple > 1 else ""
+    print(f"  {INPUT}: (N, 3, H, W) {config.input}, RGB, {'0..255' if network.as_bytes else '[0, 1]'}{sides}")
     print(f"  {OUTPUT}: (N, {len(metadata['channels'])}, H, W) float32: {', '.join(metadata['channels'])}")
 
 
@@ -171,8 +177,10 @@ def channels_of(labeller: Labeller) -> list[str]:
 
 
 def traced(network: Probabilities) -> ExportedProgram:
-    """The program for any number of pictures and any size."""
-    shapes = {"images": {0: Dim("batch", min=1), 2: Dim("height", min=LEAST_SIDE), 3: Dim("width", min=LEAST_SIDE)}}
+    """The program for any number of pictures and any size, or any of the network's multiples."""
+    least = LEAST_SIDE // network.multiple
+    height, width = (network.multiple * Dim(name, min=least) for name in ("height", "width"))
+    shapes = {"images": {0: Dim("batch", min=1), 2: height, 3: width}}
     return torch.export.export(
         network,
         (pictures(network, *TRACED),),
@@ -210,7 +218,8 @@ def runner(content: bytes, format: str) -> Callable[[Tensor], Tensor]:
 @torch.no_grad()
 def largest_difference(network: Probabilities, exported: Callable[[Tensor], Tensor]) -> float:
     """The largest between two probabilities, over pictures of other sizes and batches than those of the tracing."""
-    given = [pictures(network, *shape) for shape in TRIED]
+    sizes = [(count, *(-(-side // network.multiple) * network.multiple for side in sides)) for count, *sides in TRIED]
+    given = [pictures(network, *size) for size in sizes]
     return max(float((exported(images) - network(images)).abs().max()) for images in given)
 
 

@@ -1,20 +1,24 @@
 """What networks are shown: floats in [0, 1], and nothing that only looks like it."""
 
+from weakref import WeakSet
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ROUNDING = 1e-3  # what interpolation may add
 
+_trained: WeakSet[nn.Module] = WeakSet()  # networks in train mode whose first pictures were looked at
 
-def require_pictures(images: Tensor, training: bool) -> None:
+
+def require_pictures(images: Tensor, network: nn.Module) -> None:
     """Refuses what a segmenter's ``preprocess`` cannot mean: bytes, 0..255, NaN, another order of the axes.
 
-    What kind of tensor it is costs nothing to ask. Its numbers are looked at on the CPU, and on a GPU in eval mode: in
-    a training step the host would wait for the device.
+    What kind of tensor it is costs nothing to ask. Its numbers are looked at in eval mode; in train mode the first time
+    alone, since the host would wait for the device in every step.
 
     Args:
         images: what is to be (N, 3, H, W) float in [0, 1].
-        training: the network is in train mode.
+        network: which is to see them.
 
     Raises:
         TypeError: they are no floats; the message says what to do.
@@ -28,7 +32,7 @@ def require_pictures(images: Tensor, training: bool) -> None:
             f"images have the shape {tuple(images.shape)}, and not (N, 3, H, W): of one picture (H, W, 3) as files "
             "give it, make picture.permute(2, 0, 1)[None]."
         )
-    if torch.compiler.is_compiling() or (training and not images.is_cpu):
+    if torch.compiler.is_compiling() or (network.training and network in _trained):
         return
     low, high = (float(bound) for bound in images.detach().aminmax())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN is neither
@@ -37,3 +41,5 @@ def require_pictures(images: Tensor, training: bool) -> None:
             scaled = "divide by 255" if high > 2 and low >= 0 else "clamp, or undo a normalisation: that is done here"
             advice = f"reach from {low:.4g} to {high:.4g}, and not from 0 to 1: {scaled}."
         raise ValueError(f"images {advice}")
+    if network.training:
+        _trained.add(network)

@@ -243,7 +243,14 @@ def test_a_data_set_without_masks_is_a_module_whose_foreground_is_the_whole_pict
         pixels = np.random.default_rng(place).integers(0, 256, (30, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"mine/{place}.png")
     values = OmegaConf.to_container(composed(*SMALL, f"dataset_root={tmp_path}"))
-    keys = dict(flip_probability=0.5, saliency=None, on_error="raise", cache="none", cache_dir=str(tmp_path / "cache"))
+    keys = dict(
+        flip_probability=0.5,
+        saliency=None,
+        ignore_label=255,
+        on_error="raise",
+        cache="none",
+        cache_dir=str(tmp_path / "cache"),
+    )
     config = validate(typed(values | {"dataset": dict(name="plain_pictures", folder="mine", **keys)}))
 
     dataset = built(config)

@@ -17,8 +17,8 @@ def config(*overrides: str):
 @pytest.mark.parametrize(
     ("overrides", "step", "expected"),
     [
-        (("checkpointing.every=300", "evaluation.every=0"), 0, [300, 600, 900, 1000]),
-        (("checkpointing.every=300", "evaluation.every=500"), 0, [300, 500, 600, 900, 1000]),
+        (("checkpointing.every=300", "evaluation.every=0", "checkpointing.keep=null"), 0, [300, 600, 900, 1000]),
+        (("checkpointing.every=300", "evaluation.every=500", "checkpointing.keep=null"), 0, [300, 500, 600, 900, 1000]),
         (("checkpointing.every=300", "evaluation.every=0"), 600, [900, 1000]),
         (("checkpointing.every=100", "evaluation.every=0", "checkpointing.keep=2"), 0, [900, 1000]),
         (

@@ -200,22 +200,22 @@ def test_without_annotation_the_page_does_not_speak_of_a_truth(tmp_path):
     report.write(tmp_path, found)
     assert not (tmp_path / "parts_by_keypoint.csv").exists()
     rows = table(tmp_path / "per_picture.csv")
-    assert len(rows) == 6 and "agreement" not in rows[0]  # the six that a figure of examples reads
+    assert len(rows) == 6 and "agreement" not in rows[0]
     page = Reader((tmp_path / "report.html").read_text())
     ids = {attributes.get("id") for _, attributes in page.elements}
-    assert {"parts", "pictures", "made"} <= ids and not ids & {"figures", "known-1", "points"}
+    assert {"figures", "parts", "pictures", "made"} <= ids and not ids & {"known-1", "points"}
     said = " ".join(page.text[: next(place for place, text in enumerate(page.text) if "The whole config" in text)])
-    assert not re.search("true|truth|agree|known|keypoint|error|against|published", said.replace(NOTHING, ""), re.I)
+    assert not re.search(
+        "true|truth|agree|known|keypoint|error|against|published",
+        said.replace(NOTHING, "").replace("warp_agreement", ""),
+        re.I,
+    )
 
 
-NOTHING = "quadrants has no part maps and no keypoints: there is nothing to compare with."
-
-
-def test_of_pictures_without_annotation_only_those_are_read_that_are_shown():
-    split = bare(30)
-    found = seen_by_page(Sloppy(), split, num_shown=4, num_pictures=2)
-    assert sum(split.reads) == 4 and len(found.numbers.names) == 4
-    assert "4 of 30, spread evenly" in " ".join(Reader(report.rendered(found)).text)
+NOTHING = (
+    "quadrants has no part maps and no keypoints: there is nothing to compare with. These figures need no truth: "
+    "docs/evaluation.md says what they mean."
+)
 
 
 def test_every_picture_says_what_it_shows_and_nothing_comes_from_elsewhere():

@@ -548,7 +548,7 @@ SOME = ("table=synthetic", "rows=[kmeans_features,this_method]")
 
 
 def test_what_is_missing_is_made_and_a_second_call_has_nothing_to_do(make, tmp_path, capsys):
-    programs = make(*SOME)
+    programs = make(*SOME, "seeds=[1,2]")
     assert [call[0] for call in programs.calls] == ["evaluate.py"] * 2 + ["train.py", "evaluate.py"] * 2
     run = tmp_path / "out/this_method/seed_2"
     train, evaluate = programs.of("train.py")[1], programs.of("evaluate.py")[-1]
@@ -593,7 +593,7 @@ def test_an_interrupted_run_goes_on_where_it_was(make, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         make(*SOME, "seeds=[1,2]", interrupt="train.py .*seed=1 ")
     run = tmp_path / "out/this_method/seed_1"
-    programs = make(*SOME)
+    programs = make(*SOME, "seeds=[1,2]")
     assert programs.of("train.py")[0] == [f"resume={run}"] and len(programs.of("train.py")) == 2
     assert [path.name for path in run.parent.iterdir()] == ["seed_1", "seed_2"]
 
@@ -603,7 +603,7 @@ def test_what_is_in_the_way_is_kept_beside(make, tmp_path):
     draw_run(place / "seed_1", seed=1, num_parts=9)  # made by an earlier version, with other numbers
     (place / "seed_2").mkdir()  # ended before its first checkpoint
     (place / "seed_2/config.yaml").write_text("cut")
-    make("table=synthetic", "rows=[this_method]")
+    make("table=synthetic", "rows=[this_method]", "seeds=[1,2]")
     assert (place / "seed_2/config.yaml").read_text() == "cut"
     (one,), (other,) = ([*place.glob(f"seed_{seed}_2/checkpoints/*")] for seed in (1, 2))
     assert one.name == other.name == "model_7.pth"

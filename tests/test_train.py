@@ -158,7 +158,8 @@ def test_what_pays_only_for_one_shape_is_left_out_of_evaluations_and_pictures(tm
     ):
         watch(place, name)
     run(tmp_path, "run", "num_steps=1")
-    assert seen == [("views", True), ("examples", False), ("evaluate", False)]
+    # Examples are those that are shown all along, and the step's own.
+    assert seen == [("views", True), ("examples", False), ("examples", False), ("evaluate", False)]
 
 
 def test_weights_that_are_not_finite_are_not_saved_though_loss_and_gradient_are(tmp_path):

@@ -24,7 +24,9 @@ def saved(file) -> dict:
 def now(file) -> dict:
     """What the command line of a file composes today."""
     name, _, method = file.stem.partition("_")
-    return OmegaConf.to_container(composed(f"dataset_name={name}", f"method={method}", *GIVEN.get(name, ())))
+    # Then every checkpoint was kept.
+    given = (f"dataset_name={name}", f"method={method}", "checkpointing.keep=null", *GIVEN.get(name, ()))
+    return OmegaConf.to_container(composed(*given))
 
 
 def checked(config) -> dict:

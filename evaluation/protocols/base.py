@@ -33,7 +33,6 @@ class Protocol:
         fits: it wants the training split as well.
         needs_fit: ``fit`` has to be called first.
         of_features: it is of a labeller's features: ``update`` gets those, not scores.
-        only_shown: nothing is counted, so that only the pictures that are shown are read.
         gives_way_to: protocols that keep the name of a figure which both have.
         shown_view: the view of its inputs that a figure of examples shows.
         notes: which figures are left out and why, once ``metrics`` was called.
@@ -46,7 +45,6 @@ class Protocol:
     fits: ClassVar[bool] = False
     needs_fit: ClassVar[bool] = False
     of_features: ClassVar[bool] = False
-    only_shown: ClassVar[bool] = False
     gives_way_to: ClassVar[tuple[str, ...]] = ()
     shown_view: str = "crop"
     notes: Sequence[str] = ()

@@ -11,7 +11,6 @@ class Protocol(base.Protocol):
     """Shows what was found."""
 
     name = "crops"
-    only_shown = True
     metric_names = ()
 
     def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:

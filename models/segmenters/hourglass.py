@@ -51,7 +51,7 @@ class Segmenter(nn.Module):
 
     def preprocess(self, images: Tensor) -> Tensor:
         """RGB images (N, 3, H, W) in [0, 1] as they are; see ``models.inputs`` for what is refused."""
-        require_pictures(images, self.training)
+        require_pictures(images, self)
         return images
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class Segmenter(nn.Module):
             UserError: it is to see infrared, and there is none.
             TypeError, ValueError: they are no floats in [0, 1]; see ``models.inputs``.
         """
-        require_pictures(images, self.training)
+        require_pictures(images, self)
         return network_input(images, infrared, self.options)
 
     def probabilities(self, inputs: Tensor, head: Head) -> Tensor:

@@ -61,7 +61,7 @@ class Segmenter(nn.Module):
             UserError: it is to see infrared, and there is none.
             TypeError, ValueError: images are no floats in [0, 1]; see ``models.inputs``.
         """
-        require_pictures(images, self.training)
+        require_pictures(images, self)
         return network_input(images, infrared, self.options, shown)
 
     def features(self, inputs: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class Segmenter(nn.Module):
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Network input from RGB images (N, 3, H, W) in [0, 1]; see ``models.inputs`` for what is refused."""
-        require_pictures(images, self.training)
+        require_pictures(images, self)
         return self.normalisation(images)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -151,7 +151,8 @@ class Folder(BoxCrops):
                 f"{self.name}: no masks in {folder}. Three ways on: a network of torchvision's makes them, python "
                 f"predict.py task=foreground pretrained=maskrcnn {images}; one learns from a few made by hand, python "
                 "train.py method=foreground dataset_name=folder dataset_root=FEW, where FEW holds those pictures and "
-                "masks; or each object is taken to fill its picture, dataset.train_mask=none. See docs/masks.md."
+                "masks; or each object is taken to fill its picture, dataset.train_mask=none dataset.eval_mask=none. "
+                "See docs/masks.md."
             )
         require_masks(self.name, mask, {mask: folder, **folders})
         if masks.keys().isdisjoint(self._pictures):

@@ -9,7 +9,8 @@ A mask is read in this order:
    picture, are of labels: what is black is background; of a palette without black, index 0.
 3. With two values the larger is the object, as long as they are far enough apart.
 4. Up to 32 values from 0 are labels, of parts or objects, if they are dark, or greys in areas: whatever is not 0 is
-   object. The label of void pixels (``dataset.ignore_label``), on fewer pixels than small labels have, is void.
+   object. The label of void pixels (``dataset.ignore_label``) is void where it is a border: labels below 64 meet it
+   more often than they meet background.
 5. Other values are shades, as of saliency networks, soft edges and JPEG: object is what has half of white or more.
    Where nothing has, nothing says what the object is, and the file is refused.
 
@@ -223,10 +224,11 @@ _Found = tuple[np.ndarray, np.ndarray | None, str | None]  # object and void, (H
 def _object_of(planes: _Planes, path: Path, threshold: int | None, ignore_label: int | None) -> _Found:
     if planes.alpha is not None and planes.alpha.min() != planes.alpha.max():
         opaque, _, _ = _of_values(planes.alpha, 255, False, path, threshold, None)
-        inside = planes.values[opaque]
-        if planes.coloured is not None or planes.colours is not None or not _is_black_and_white(inside):
+        is_grey = planes.coloured is None and planes.colours is None
+        if not (is_grey and _is_mask(planes.values[opaque])):
             return opaque, None, TRANSPARENT
-        return opaque & (planes.values > 127), None, TRANSPARENT
+        found, _, _ = _of_values(planes.values * opaque, planes.white, planes.lossy, path, threshold, None)
+        return opaque & found, None, TRANSPARENT
     if planes.coloured is not None:
         return _of_colours(planes.coloured, path)
     if planes.colours is not None:
@@ -234,9 +236,13 @@ def _object_of(planes: _Planes, path: Path, threshold: int | None, ignore_label:
     return _of_values(planes.values, planes.white, planes.lossy, path, threshold, ignore_label)
 
 
-def _is_black_and_white(values: np.ndarray) -> bool:
+def _is_mask(values: np.ndarray) -> bool:
+    """Whether grey values are 0 and another one, or mostly near black and near white, both of them."""
     found = np.unique(values)
-    return len(found) == 2 and found[0] < 64 and found[1] > 191
+    if len(found) == 2 and found[0] == 0:
+        return True
+    dark, bright = values < 64, values > 191
+    return bool(dark.any() and bright.any() and (dark | bright).mean() >= 0.9)
 
 
 def _of_colours(coloured: np.ndarray, path: Path) -> _Found:
@@ -291,7 +297,7 @@ def _of_values(
     if smallest == 0 and len(found) <= _MOST_LABELS and not lossy:
         void = void_of(values, ignore_label)
         others = (values != 0) & ~void if void is not None else None
-        if void is not None and found[-2] < _BELOW_VOID and _are_areas(others, values) and void.sum() < others.sum():
+        if void is not None and found[-2] < _BELOW_VOID and _is_border(void, others):
             return others, void, LABELS
         spread = np.diff(found).min() >= _LABELS_APART * shade and _are_areas((values > 0) & (values < largest), values)
         if largest < half or spread:
@@ -310,6 +316,18 @@ def _used(values: np.ndarray) -> np.ndarray:
     if np.count_nonzero((values == smallest) | (values == largest)) == values.size:  # nearly always, and much faster
         return np.unique([smallest, largest])
     return np.unique(values) if values.dtype != np.uint8 else np.flatnonzero(np.bincount(values.ravel()))
+
+
+def _is_border(void: np.ndarray, labelled: np.ndarray) -> bool:
+    """Whether labels meet void more often than background: of shades that are small the background is made, too."""
+    background = ~(void | labelled)
+    return _meetings(labelled, void) > _meetings(labelled, background)
+
+
+def _meetings(here: np.ndarray, there: np.ndarray) -> int:
+    """How many pairs of neighbouring pixels have one in each."""
+    pairs = ((here[:-1], there[1:]), (there[:-1], here[1:]), (here[:, :-1], there[:, 1:]), (there[:, :-1], here[:, 1:]))
+    return sum(int((one_side & other_side).sum()) for one_side, other_side in pairs)
 
 
 def _are_areas(labelled: np.ndarray, values: np.ndarray) -> bool:

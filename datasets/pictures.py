@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from datasets import crops
-from datasets.files import ENDINGS, MissingFile, pictures_in, read_turned_picture, stem_of
+from datasets.files import ENDINGS, MissingFile, pictures_in, read_turned_picture, some, stem_of
 from datasets.masks import mask_box, read_mask, remarks_of
 from datasets.sample import Sample
 from utils.errors import UserError
@@ -107,15 +107,19 @@ def _chosen(images: str) -> tuple[Path, dict[str, Path], list[str]]:
     path = Path(images)
     if path.is_dir() or not (path.is_file() or glob.has_magic(images)):
         return path, *pictures_in(path, "Give another one: images=DIR.")
+    others: list[str] = []
     if path.is_file():
         root, files = path.parent, [path]
     else:
         fixed = list(takewhile(lambda part: not glob.has_magic(part), path.parts))
         root, files = Path(*fixed), [Path(found) for found in sorted(glob.glob(images, recursive=True))]
-        files = [file for file in files if file.is_file() and file.suffix.lower() in ENDINGS]
+        found = [file for file in files if file.is_file() and not file.name.startswith(".")]
+        files = [file for file in found if file.suffix.lower() in ENDINGS]
+        others = [file.name for file in found if file.suffix.lower() not in ENDINGS and file.name != "Thumbs.db"]
         if not files:
             raise UserError(f"images={images}: no picture is called so. Give a folder, a picture, or another pattern.")
     pictures = {stem_of(file.relative_to(root)): file for file in files}
     if len(pictures) < len(files):
         raise UserError(f"images={images}: some pictures differ in their ending only. Give a pattern with the ending.")
-    return root, pictures, []
+    notes = [f"images={images}: {len(others):,} files are left out: {some(others)} (no pictures)."] if others else []
+    return root, pictures, notes

@@ -41,7 +41,7 @@ def load_predictor(
     found = predictor.num_parts
     if found > MAX_PARTS:
         raise UserError(f"{checkpoint.file} has {found} parts: label maps hold bytes, for {MAX_PARTS} parts at most.")
-    if num_parts is not None and found != num_parts:
+    if num_parts is not None and found != num_parts and method.labeller != "foreground":  # which has one of its own
         channels = found + method.has_background
         what = f"background and {found} parts" if method.has_background else f"{found} parts and no background"
         raise UserError(

@@ -150,7 +150,7 @@ def specs(schema: type) -> Iterator[Field]:
         ("augmentation.greyscale_probability=1.5", "augmentation.greyscale_probability must be at most 1"),
         ("augmentation.scale=[2,1]", "augmentation.scale must be increasing"),
         ("augmentation.scale=[1]", "augmentation.scale needs 2 values"),
-        ("device=gpu", "device must be one of auto, cpu, cuda, not 'gpu'"),
+        ("device=gpu", "device must be one of auto, cpu, cuda, mps, not 'gpu'"),
         ("dataset.eval_mask=truth", "dataset.eval_mask must be one of gt, supervised, unsupervised"),
         ("+perceptual.layers.relu1_1=-1", "perceptual.layers.relu1_1 must be greater than 0"),
         ("method.name=magic", "There is no method 'magic'"),

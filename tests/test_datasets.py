@@ -245,6 +245,7 @@ def test_a_data_set_without_masks_is_a_module_whose_foreground_is_the_whole_pict
     values = OmegaConf.to_container(composed(*SMALL, f"dataset_root={tmp_path}"))
     keys = dict(
         flip_probability=0.5,
+        lists=None,
         saliency=None,
         ignore_label=255,
         on_error="raise",

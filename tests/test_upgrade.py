@@ -80,7 +80,7 @@ def test_a_run_of_format_1_goes_on_with_its_values_and_what_is_given(tmp_path):
     (tmp_path / "config.yaml").write_text(file.read_text().replace("num_parts: 4", "num_parts: 6"))
     overrides = [f"resume={tmp_path}", "num_steps=100", "loader.num_workers=1"]
     found = validate(resumed_config(composed(*overrides), overrides))
-    wanted = composed("dataset_name=synthetic", "num_parts=6", *overrides[1:])
+    wanted = composed("dataset_name=synthetic", "num_parts=6", "checkpointing.keep=null", *overrides[1:])
     wanted.resume = wanted.output_dir = str(tmp_path)
     wanted.optimizer.poly_steps = 150  # that of the run, whose num_steps it was
     assert found == wanted

@@ -114,7 +114,9 @@ def finished(run: Path) -> None:
     """Waits until W&B's own process has written all, and for the next second, after which it names a folder."""
     deadline = time.monotonic() + 60
     for folder in run.glob("wandb/*offline-run-*"):
-        while "exit" not in {record.WhichOneof("record_type") for record in records(folder)}:
+        while not (
+            any(folder.glob("*.wandb")) and "exit" in {record.WhichOneof("record_type") for record in records(folder)}
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.1)
     time.sleep(1)

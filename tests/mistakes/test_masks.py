@@ -20,6 +20,12 @@ OBJECT[10:35, 20:50] = True
 PICTURE = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
 SOFT = cv2.GaussianBlur(OBJECT.astype(np.uint8) * 255, (9, 9), 3)
 RING = cv2.dilate(OBJECT.astype(np.uint8), np.ones((3, 3))) - cv2.erode(OBJECT.astype(np.uint8), np.ones((3, 3)))
+WAVES = np.round(1.5 * (1 + np.sin(np.arange(SHAPE[1]) / 12))) * np.ones(SHAPE)  # 0 to 3, in areas
+SMALL = np.zeros(SHAPE, bool)
+SMALL[20:24, 30:34] = True
+FRAMED = np.full(SHAPE, 255)
+FRAMED[0] = 0
+BORDER = cv2.dilate(SMALL.astype(np.uint8), np.ones((11, 11))) - SMALL
 VOC = np.array([(0, 0, 0), *((i, 0, 255 - i) for i in range(1, 256))], np.uint8)
 BLACK_AND_WHITE, RED = np.array([(0, 0, 0), (255, 255, 255)]), np.array([(0, 0, 0), (128, 0, 0)])
 
@@ -64,6 +70,8 @@ CASES: dict[str, tuple] = {
     # shades
     "1 to 5 for background": ("png", grey(np.where(OBJECT, 255, noise(1, 6))), OBJECT, masks.SHADES),
     "0 to 5 for background": ("png", grey(np.where(OBJECT, 255, noise(0, 6))), OBJECT, masks.SHADES),
+    "smooth, from 0, and 255": ("png", grey(np.where(OBJECT, 255, WAVES)), OBJECT, masks.SHADES),
+    "0 and 1 in areas, and 255": ("png", grey(np.where(OBJECT, 255, WAVES > 1)), OBJECT, masks.SHADES),
     "sigmoid": ("png", grey(np.where(OBJECT, noise(180, 256), noise(1, 40))), OBJECT, masks.SHADES),
     "soft edges": ("png", grey(SOFT), SOFT >= 128, masks.SHADES),
     "soft edges, 16 bits": ("png", grey(SOFT * 257.0, np.uint16), SOFT >= 128, masks.SHADES),
@@ -77,6 +85,12 @@ CASES: dict[str, tuple] = {
     "JPEG in colour": ("jpg", grey(OBJECT * 255).convert("RGB"), OBJECT, masks.SHADES, {"quality": 60}),
     "WebP": ("webp", grey(OBJECT * 255), OBJECT, masks.SHADES, {"quality": 60}),
     # labels
+    "a small one, within a void border that is larger": (
+        "png",
+        grey(SMALL * 15 + BORDER * 255),
+        SMALL,
+        masks.LABELS,
+    ),
     "labels": ("png", grey(LABELLED), OBJECT, masks.LABELS),
     "labels in greys": ("png", grey(LABELLED * 100), OBJECT, masks.LABELS),
     "a trimap": ("png", grey(np.where(RING, 128, OBJECT * 255)), OBJECT | (RING > 0), masks.LABELS),
@@ -88,6 +102,8 @@ CASES: dict[str, tuple] = {
     "black, shape in alpha": ("png", with_alpha(0, OBJECT * 255), OBJECT, masks.TRANSPARENT),
     "a photograph cut out": ("png", with_alpha(PICTURE, OBJECT * 255), OBJECT, masks.TRANSPARENT),
     "cut out with soft edges": ("png", with_alpha(PICTURE, SOFT), SOFT >= 128, masks.TRANSPARENT),
+    "0 and 1 below alpha": ("png", with_alpha(OBJECT, FRAMED), OBJECT, masks.TRANSPARENT),
+    "soft edges below alpha": ("png", with_alpha(SOFT, FRAMED), SOFT >= 128, masks.TRANSPARENT),
     "alpha of 0 and 1": ("png", with_alpha(255, OBJECT), OBJECT, masks.TRANSPARENT),
     "mask under alpha that is full": ("png", with_alpha(OBJECT * 255, ALL * 255), OBJECT, None),
     "mask under alpha that is 0": ("png", with_alpha(OBJECT * 255, NONE), OBJECT, None),

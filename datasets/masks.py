@@ -9,8 +9,8 @@ A mask is read in this order:
    picture, are of labels: what is black is background; of a palette without black, index 0.
 3. With two values the larger is the object, as long as they are far enough apart.
 4. Up to 32 values from 0 are labels, of parts or objects, if they are dark, or greys in areas: whatever is not 0 is
-   object. The label of void pixels (``dataset.ignore_label``) is void where it is a border: labels below 64 meet it
-   more often than they meet background.
+   object. The label of void pixels (``dataset.ignore_label``) is void where it is a thin border, that keeps labels
+   below 64 from background.
 5. Other values are shades, as of saliency networks, soft edges and JPEG: object is what has half of white or more.
    Where nothing has, nothing says what the object is, and the file is refused.
 
@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -32,6 +33,7 @@ from utils.errors import UserError
 _MOST_LABELS = 32
 _BELOW_VOID = 64  # labels that void stands beside; 0, 128 and 255 are black, grey and white
 _FAR_APART, _LABELS_APART = 64, 8  # of 256 shades: two values of a mask; labels that are drawn in greys
+_THICK = 9  # pixels: a border that is drawn around objects is thinner nearly everywhere
 _LOSSY = {"AVIF", "HEIF", "JPEG"}  # formats that leave noise around an object
 _COLOUR_NOISE = 16  # of a grey picture's channels in them
 
@@ -242,7 +244,7 @@ def _is_mask(values: np.ndarray) -> bool:
     if len(found) == 2 and found[0] == 0:
         return True
     dark, bright = values < 64, values > 191
-    return bool(dark.any() and bright.any() and (dark | bright).mean() >= 0.9)
+    return bool(dark.any() and bright.any() and (dark | bright).mean() >= 0.8)
 
 
 def _of_colours(coloured: np.ndarray, path: Path) -> _Found:
@@ -319,9 +321,10 @@ def _used(values: np.ndarray) -> np.ndarray:
 
 
 def _is_border(void: np.ndarray, labelled: np.ndarray) -> bool:
-    """Whether labels meet void more often than background: of shades that are small the background is made, too."""
-    background = ~(void | labelled)
-    return _meetings(labelled, void) > _meetings(labelled, background)
+    """Whether void is thin and keeps labels from background; as the bright object of a soft mask it is neither."""
+    inside = cv2.erode(void.astype(np.uint8), np.ones((_THICK, _THICK)), borderValue=0).sum()
+    touching = _meetings(labelled, ~(void | labelled))
+    return inside * 2 < void.sum() and touching * 4 < _meetings(labelled, void)
 
 
 def _meetings(here: np.ndarray, there: np.ndarray) -> int:

@@ -64,7 +64,7 @@ THREE_WAYS = (
     "Three ways on",
     "python predict.py task=foreground pretrained=maskrcnn images=PLACE/data/images;",
     "python train.py method=foreground dataset_name=folder dataset_root=FEW",
-    "dataset.train_mask=none. See docs/masks.md.",
+    "dataset.train_mask=none dataset.eval_mask=none. See docs/masks.md.",
 )
 
 MASKS = [

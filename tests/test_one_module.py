@@ -27,6 +27,7 @@ from utils.errors import UserError
 
 TOY = ("method=rebuild", "dataset_name=halves", "num_parts=2")
 QUIET = ("logging.wandb=disabled", "logging.image_every=0", "evaluation.every=0", "checkpointing.every=20")
+KEPT = ("checkpointing.keep=null",)
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def tensors(found: object, name: str = "") -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 def test_modules_put_beside_the_others_train_are_killed_go_on_to_the_bit_and_are_evaluated(tmp_path):
-    arguments = (*TOY, *QUIET, "num_steps=400")
+    arguments = (*TOY, *QUIET, *KEPT, "num_steps=400")
     done(tmp_path, "train.py", *arguments, "output_dir=whole")
 
     killed = started(tmp_path, "train.py", *arguments, "output_dir=killed")

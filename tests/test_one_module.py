@@ -95,9 +95,9 @@ def test_modules_put_beside_the_others_train_are_killed_go_on_to_the_bit_and_are
         tmp_path, "evaluate.py", "checkpoint=killed", "baseline=[brightness]", "logging.wandb=disabled", "output_dir=e"
     )
     figures = json.loads((tmp_path / "e/metrics.json").read_text())
-    assert figures["FG-NMI"] > 80 and 0 < figures["largest part"] < 100 and figures["coverage/NMI"] == 0
+    assert figures["FG-NMI"] > 80 and 0 < figures["largest part"] < 100 and figures["coverage/FG-ARI"] == 0
     assert figures["produced_by"]["dataset_name"] == "halves" and "brightness" in figures["produced_by"]["baselines"]
-    assert "coverage/NMI" in out and figures["produced_by"]["counts"]["covered pictures"] == 12
+    assert "coverage/FG-ARI" in out and figures["produced_by"]["counts"]["covered pictures"] == 12
 
 
 def test_a_module_beside_the_others_brings_its_keys(toys):
@@ -137,4 +137,4 @@ def test_two_protocols_with_a_figure_of_one_name_are_refused_unless_one_gives_wa
         figure_names([protocol, other])
     protocol.gives_way_to = ("other",)
     found = figure_names([protocol, other])
-    assert found["coverage", "NMI"] == "coverage/NMI" and found["other", "NMI"] == "NMI"
+    assert found["coverage", "FG-ARI"] == "coverage/FG-ARI" and found["other", "FG-ARI"] == "FG-ARI"

@@ -1,4 +1,4 @@
-"""A protocol that asks how much of a picture its largest part covers; its NMI gives way to that of part maps."""
+"""A protocol that asks how much of a picture its largest part covers; its FG-ARI gives way to that of part maps."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +20,7 @@ from evaluation.protocols import base
 class Protocol(base.Protocol):
     name = "coverage"
     gives_way_to = ("part_maps",)
-    metric_names: Sequence[str] = ("largest part", "NMI")
+    metric_names: Sequence[str] = ("largest part", "FG-ARI")
 
     def __init__(self, dataset: Source, image_size: int) -> None:
         self.dataset, self.image_size = dataset, image_size
@@ -40,7 +40,7 @@ class Protocol(base.Protocol):
         return probabilities
 
     def metrics(self) -> dict[str, float]:
-        return {"largest part": 100 * float(np.mean(self.shares)), "NMI": 0.0}
+        return {"largest part": 100 * float(np.mean(self.shares)), "FG-ARI": 0.0}
 
     def counts(self) -> dict[str, int]:
         return {"covered pictures": len(self.shares)}

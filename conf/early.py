@@ -134,8 +134,9 @@ def help_of(path: Path, config_name: str, arguments: Sequence[str]) -> str:
     chosen = chosen_by(config_name, arguments)
     text = [(ast.get_docstring(ast.parse(path.read_text())) or "").replace("``", "")]
     text += ["", "GROUP=OPTION (* what is chosen, as below)"]
+    others = groups_of_others(config_name)
     for group, options in groups_of().items():
-        if not group.startswith("recipe") and group not in groups_of_others(config_name):
+        if not group.startswith("recipe") and group not in others:
             own = chosen.get(group)
             text.append(f"  {group}: " + ", ".join(name + "*" * (name == own) for name in options))
     text += [

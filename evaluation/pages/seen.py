@@ -71,7 +71,6 @@ class Seen:
 
     def __init__(self, labeller: Labeller, places: Sequence[int]) -> None:
         self.labeller, self.num_parts = labeller, labeller.largest_label
-        self.places = places
         self._in_grid = set(places)
         self._length = min(max(STRIPS // (2 * self.num_parts), 1), LONGEST)
         self.restart()
@@ -126,7 +125,7 @@ class Seen:
         ]
 
     def grid(self) -> list[Shown]:
-        """The pictures at ``places``, in the order of the split."""
+        """The pictures that the grid shows, in the order of the split."""
         return sorted(self._grid, key=lambda shown: shown.place)
 
     def numbers(self) -> Numbers:

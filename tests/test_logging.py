@@ -420,6 +420,18 @@ def test_a_picture_that_cannot_be_made_for_wandb_does_not_end_the_run(tmp_path, 
     assert steps(tmp_path / "metrics.csv") == [1] and (tmp_path / "pictures/parts_1.png").is_file()
 
 
+def test_a_run_after_one_that_wandb_gave_up_is_one_of_its_own(tmp_path, monkeypatch):
+    """Jobs of a sweep run in one process."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for path in (first, second):
+        path.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(wandb, "Table", lambda *_: 1 / 0)
+        train(RunDirectory(first), config(first, "offline"), 0, 1)
+    train(RunDirectory(second), config(second, "offline"), 0, 1)
+    assert all(len(list(path.glob("wandb/offline-run-*/*.wandb"))) == 1 for path in (first, second))
+
+
 def test_rows_are_on_the_disk_itself_before_a_checkpoint_is(tmp_path, monkeypatch):
     flushed = []
     sync = os.fsync

@@ -167,6 +167,7 @@ class WandbRun:
             config=OmegaConf.to_container(config),
             dir=os.environ.get("WANDB_DIR") or str(path),
             mode=mode,
+            reinit="finish_previous",  # a run before in this process that was given up is not gone on with
             settings=wandb.Settings(console="off", silent=mode == "offline"),
         )
         # W&B's own counter only grows: a resumed run logs steps again that were logged after its last checkpoint.

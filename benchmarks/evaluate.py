@@ -15,12 +15,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
 
+import conf.threads  # noqa: F401
+
+# isort: split
 import torch
 from omegaconf import DictConfig
 from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks import notebook
+from benchmarks.step import keep
 from conf import app
 from conf.fields import number, path
 from conf.modules import module
@@ -88,6 +92,12 @@ def benchmark(config: DictConfig) -> None:
     console.print(table_of_times(times, pictures))
     console.print(table_of_figures(reference, ours))
     differences = [abs(ours[name] - reference[name]) if name in ours else float("inf") for name in reference]
+    if config.output_dir:
+        seconds = {name: timed.seconds for name, timed in times.items()}
+        keep(
+            Path(config.output_dir),
+            {"seconds": seconds, "pictures": pictures, "largest_difference": max(differences)},
+        )
     if not max(differences) <= config.largest_difference:
         print(f"The figures differ by more than {config.largest_difference}.")
         sys.exit(1)

@@ -17,6 +17,9 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
 
+import conf.threads  # noqa: F401
+
+# isort: split
 import cv2
 import numpy as np
 import torch

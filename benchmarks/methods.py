@@ -11,6 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
 
+import conf.threads  # noqa: F401
+
+# isort: split
 from rich.box import SIMPLE
 from rich.table import Table
 

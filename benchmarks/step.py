@@ -12,21 +12,25 @@ the others:
   features brought up to the image's size), all in float32.
 
 Peak memory is of a process of its own for each row (on a GPU: of PyTorch's allocator), less what was there before the
-networks were built.
+networks were built. With ``output_dir=DIR`` the numbers are kept in ``DIR/measured.json``.
 """
 
 import gc
+import json
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
 
+import conf.threads  # noqa: F401
+
+# isort: split
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -187,6 +191,8 @@ def step(config: DictConfig) -> None:
     seconds |= measure({REFERENCE: Trainer(config, reference=True).step}, device)
     print_times(seconds, config, device)
     print_memory(memory, config)
+    if config.output_dir:
+        keep(Path(config.output_dir), {"seconds": seconds, "memory": memory})
 
 
 def measure(
@@ -212,6 +218,12 @@ def measure(
 def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def keep(folder: Path, measured: Mapping[str, Any]) -> None:
+    """Writes ``measured.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "measured.json").write_text(json.dumps(measured))
 
 
 def peak_memory(config: DictConfig, row: str) -> float:

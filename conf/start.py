@@ -8,6 +8,7 @@ import os
 import sys
 from types import TracebackType
 
+import conf.threads  # noqa: F401
 from conf import early
 
 

@@ -299,14 +299,14 @@ def test_a_gradient_without_a_deterministic_algorithm_is_refused_by_name():
     assert methods.build(config, has_masks=True, device=torch.device("cpu")).options.equivariance == "paper"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.cuda
 def test_deterministic_runs_on_one_gpu_end_with_the_same_weights(tmp_path, as_before):
     first, second = (run(tmp_path, name, "deterministic=true", "device=cuda") for name in ("first", "second"))
     assert (first / "metrics.csv").read_bytes() == (second / "metrics.csv").read_bytes()
     assert same_weights(weights(first, 4), weights(second, 4))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.cuda
 def test_the_scale_of_half_precision_gradients_is_kept(tmp_path):
     whole = run(tmp_path, "whole", "device=cuda", "precision=16", "deterministic=true")
     run(tmp_path, "part", "device=cuda", "precision=16", "deterministic=true", "num_steps=2")

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import struct
+import sys
 import time
 from pathlib import Path
 
@@ -430,6 +431,14 @@ def test_a_run_after_one_that_wandb_gave_up_is_one_of_its_own(tmp_path, monkeypa
         train(RunDirectory(first), config(first, "offline"), 0, 1)
     train(RunDirectory(second), config(second, "offline"), 0, 1)
     assert all(len(list(path.glob("wandb/offline-run-*/*.wandb"))) == 1 for path in (first, second))
+
+
+@pytest.mark.parametrize(("mode", "told"), [("disabled", 0), ("offline", 1), ("auto", 1)])
+def test_a_run_needs_no_wandb(tmp_path, monkeypatch, capsys, mode, told):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    train(RunDirectory(tmp_path), config(tmp_path, mode), 0, 2)
+    assert capsys.readouterr().err.count("Going on without it") == told
+    assert steps(tmp_path / "metrics.csv") == [1, 2]
 
 
 def test_rows_are_on_the_disk_itself_before_a_checkpoint_is(tmp_path, monkeypatch):

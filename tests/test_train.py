@@ -430,11 +430,10 @@ def test_work_and_copies_under_way_are_no_waits():
     assert not counts
 
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 QUIET = ("logging.every=100", "checkpointing.every=100", "evaluation.every=0", "optimizer.poly_steps=100")
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 @pytest.mark.parametrize("method", ["contrastive_reconstruction", "foreground"])
 def test_steps_between_two_logged_ones_never_wait_for_the_device(tmp_path, method, device):
     def waits(num_steps: int) -> Counter[str]:
@@ -449,7 +448,7 @@ def test_steps_between_two_logged_ones_never_wait_for_the_device(tmp_path, metho
     assert waits(5) == few
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("method", ["contrastive_reconstruction", "foreground"])
 def test_cuda_sees_no_wait_between_two_logged_steps(tmp_path, monkeypatch, method):
     synchronize = torch.cuda.synchronize

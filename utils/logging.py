@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import wandb
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -115,10 +114,12 @@ class WandbRun:
         self.say, self.step = say, step
         self.run: Any = None
         mode = config.logging.wandb
-        if mode == "auto" and not (mode := os.environ.get("WANDB_MODE")):
-            mode = "online" if self._attempt(lambda: wandb.login(prompt=False)) else "offline"
-        if mode == "disabled":
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE") or "auto"
+        if mode == "disabled" or self._attempt(_wandb) is None:
             return
+        if mode == "auto":
+            mode = "online" if self._attempt(lambda: _wandb().login(prompt=False)) else "offline"
         is_known = (run.path / WANDB_ID).exists()
         self._attempt(lambda: self._start(run.path, config, mode))
         if self.run is None and mode == "online":
@@ -155,7 +156,7 @@ class WandbRun:
         known = identity.read_text().strip() if identity.exists() else ""
         name = known or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
         identity.write_text(name + "\n")  # first, so that there is one however soon the program is ended
-        self.run = wandb.init(
+        self.run = _wandb().init(
             id=name,
             # Offline W&B warns that it does not ask the server whether the run exists.
             resume="allow" if known and mode != "offline" else None,
@@ -168,7 +169,7 @@ class WandbRun:
             dir=os.environ.get("WANDB_DIR") or str(path),
             mode=mode,
             reinit="finish_previous",  # a run before in this process that was given up is not gone on with
-            settings=wandb.Settings(console="off", silent=mode == "offline"),
+            settings=_wandb().Settings(console="off", silent=mode == "offline"),
         )
         # W&B's own counter only grows: a resumed run logs steps again that were logged after its last checkpoint.
         self.run.define_metric("step")
@@ -190,14 +191,21 @@ class WandbRun:
             self.run = None
             if isinstance(error, ConnectionError):
                 with suppress(Exception):
-                    wandb.teardown()  # the end of its own process: else there is a traceback when the program ends
+                    _wandb().teardown()  # the end of its own process: else there is a traceback when the program ends
+
+
+def _wandb() -> Any:
+    """The library, which takes a second to import, and which a run that does not log to it need not have."""
+    import wandb
+
+    return wandb
 
 
 def _medium(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return wandb.Image(value)
+        return _wandb().Image(value)
     if isinstance(value, list):
-        return wandb.Table([*value[0]], [[_medium(cell) for cell in row.values()] for row in value])
+        return _wandb().Table([*value[0]], [[_medium(cell) for cell in row.values()] for row in value])
     return value
 
 

@@ -1,7 +1,6 @@
 """Data sets that are drawn on this machine where they are first asked for."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,10 +34,13 @@ def ensure(root: Path, drawing: Mapping[str, Any], draw: Callable[[Path], None])
             drawn.mkdir()
             draw(drawn)
             (drawn / STAMP).write_text(json.dumps(drawing))
-            # Another program may have drawn the same set meanwhile.
-            if _stamp(root) != drawing:
-                shutil.rmtree(root, ignore_errors=True)
+            if found is not None and _stamp(root) == found:
+                root.rename(Path(folder) / "before")
+            try:
                 drawn.rename(root)
+            except OSError:
+                if _stamp(root) != drawing:  # else another program has drawn the same set meanwhile
+                    raise
     except OSError as error:
         raise UserError(f"Cannot draw into {root}: {error.strerror}. Name another dataset_root=.") from None
 

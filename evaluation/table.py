@@ -28,13 +28,13 @@ from conf.trained import command_line_keys
 from evaluation.tables import jobs, text
 from evaluation.tables.found import Result, find, results_of
 from evaluation.tables.jobs import FAILED
-from evaluation.tables.rows import Options, Rows, makes_figures, rows_of
+from evaluation.tables.rows import Options, Rows, chosen, makes_figures, rows_of
 from utils.console import stdout
 from utils.errors import UserError
 from utils.sweep import job_name
 
 # Keys of this program; all others are those of every row.
-OWN = ("table", "runs", "rows", "data", "run", "seeds", "output_dir")
+OWN = ("table", "runs", "rows", "data", "metrics", "run", "seeds", "output_dir")
 WITHOUT = "Rows without runs, and what makes one seed of each (run=true makes all)"
 
 
@@ -44,6 +44,7 @@ class TableConfig(TrainConfig):
     runs: str = path()
     rows: list[str] = MISSING
     data: list[str] = MISSING
+    metrics: list[str] = MISSING
     run: bool = MISSING
     seeds: list[int] = number(low=0, high=2**32 - 1)
 
@@ -64,6 +65,7 @@ def table(config: DictConfig) -> None:
     task = HydraConfig.get().overrides.task
     given = [override for key, override in zip(keys, task, strict=True) if key.partition(".")[0] not in OWN]
     rows = rows_of(config, given)
+    metrics = columns(config)
     of_folder = ["dataset_root"] if config.dataset.name == "folder" else []  # whose place says which pictures they are
     numbers = [
         override
@@ -72,12 +74,12 @@ def table(config: DictConfig) -> None:
     ]
     output = Path(config.output_dir or f"runs/tables/{folder_name(config.table.name, numbers)}")
 
-    results, notes = measured(config, rows, output)
+    results, notes = measured(config, rows, metrics, output)
     statuses = {}
     if config.run:
         to_do = jobs.missing(results, config.seeds, output)
-        statuses = jobs.make(to_do, config.table.foreground_steps, output)
-        results, notes = measured(config, rows, output)
+        statuses = jobs.make(to_do, metrics, config.table.foreground_steps, output)
+        results, notes = measured(config, rows, metrics, output)
         for result in results:
             result.status = statuses.get((result.entry.row, result.entry.data), "")
 
@@ -86,7 +88,7 @@ def table(config: DictConfig) -> None:
     title = ", with ".join(filter(None, (title_of(config, rows), " ".join(numbers))))
     without = jobs.missing([result for result in results if not result.measured], config.seeds[:1], output)
     commands = jobs.commands(without, config.table.foreground_steps, output)
-    show(title, results, config.table.metrics, notes, commands, output)
+    show(title, results, metrics, notes, commands, output)
     if FAILED in statuses.values():
         sys.exit(1)
     if not any(result.measured for result in results):
@@ -104,9 +106,15 @@ def title_of(config: DictConfig, rows: Rows) -> str:
     return f"The rows of table={config.table.name} on {config.dataset_name}" if rows.moved else config.table.title
 
 
-def measured(config: DictConfig, rows: Rows, output: Path) -> tuple[list[Result], list[str]]:
+def columns(config: DictConfig) -> list[str]:
+    """Those figures of the table that are asked for, or such as need no truth."""
+    known = dict.fromkeys([*config.table.metrics, *jobs.WITHOUT_TRUTH])
+    return chosen("metrics", config.metrics, known) if config.metrics else list(config.table.metrics)
+
+
+def measured(config: DictConfig, rows: Rows, metrics: Sequence[str], output: Path) -> tuple[list[Result], list[str]]:
     """What is there, and what was left out."""
-    return results_of(rows.entries, find([Path(config.runs), output]), config.table.metrics)
+    return results_of(rows.entries, find([Path(config.runs), output]), metrics)
 
 
 def show(

@@ -298,8 +298,8 @@ def alone(tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
 def test_a_seed_trains_in_a_sweep_as_it_does_alone(tmp_path, alone, launcher):
-    done = train(tmp_path, "-m", "seed=1,2", "num_parts=4,1", "output_dir=swept", f"hydra/launcher={launcher}")
-    assert done.returncode == 2 and "error: 2 of 4 jobs not done" in done.stderr, done.stderr
+    done = train(tmp_path, "-m", "seed=1,2", "num_parts=4,5", "output_dir=swept", f"hydra/launcher={launcher}")
+    assert done.returncode == 0, done.stderr
     run, other = tmp_path / "swept/seed_2+num_parts_4", tmp_path / "swept/seed_1+num_parts_4"
     assert (run / "evaluation.csv").read_text() == (alone / "evaluation.csv").read_text()
     assert yaml.safe_load((run / "config.yaml").read_text())["logging"]["group"] == "swept"

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from conf import app
 from conf.app import CONF
+from datasets.example import draw_folder
 from evaluation import table as program
 from evaluation.tables import jobs, text
 from evaluation.tables.found import Measured, Result, find, results_of
@@ -538,7 +539,7 @@ def make(tmp_path, monkeypatch):
         monkeypatch.setattr(jobs, "program", programs)
         synthetic = FEW if "table=synthetic" in overrides else ()
         folders = (f"runs={tmp_path}", f"output_dir={tmp_path}/out", f"dataset_root={tmp_path}")
-        show(*overrides, "run=true", "num_steps=7", *synthetic, *folders)
+        show(*folders, *overrides, "run=true", "num_steps=7", *synthetic)
         return programs
 
     return call
@@ -651,6 +652,19 @@ def test_a_row_of_keypoints_is_left_out_where_there_are_none_and_the_title_names
     assert statuses == {"midpoint": "no keypoints", "kmeans": ""}
     title = (tmp_path / "out/table.md").read_text().splitlines()[0]
     assert title.startswith("# The rows of table=cub on PP, with dataset_name=PP dataset.category=horse")
+
+
+def test_nothing_is_trained_for_figures_that_pictures_without_annotation_cannot_have(make, tmp_path, capsys):
+    draw_folder(tmp_path / "mine", count=10, size=48)
+    shutil.rmtree(tmp_path / "mine/parts")
+    (tmp_path / "mine/keypoints.csv").unlink()
+    table = "table=cub", "rows=[this_method]", "seeds=[1]", "dataset_name=folder", f"dataset_root={tmp_path}/mine"
+    with pytest.raises(UserError, match="No run under"):
+        make(*table)
+    shown = capsys.readouterr().out
+    assert "folder has no annotation to compare with" in shown and "not annotated" in shown
+    programs = make(*table, "metrics=[presence]")
+    assert [call[0] for call in programs.calls] == ["train.py", "evaluate.py"]
 
 
 def test_the_commands_that_are_printed_begin_with_masks_where_these_are_missing(pascal, tmp_path, capsys):

@@ -118,7 +118,7 @@ class SweepStart(Callback):
         HydraConfig.instance().set_config(config)  # Hydra does so for jobs only; current() asks it, and messages do
         OmegaConf.set_readonly(config.hydra, None)
         if wrong := _refused_jobs(config.hydra.job.config_name, overrides, type(self).refused):
-            print(*wrong, "No job was started.", sep="\n", file=sys.stderr)
+            print(*wrong, sep="\n", file=sys.stderr)
             shutil.rmtree(sweep)
             sys.exit(2)
         # joblib replaces a worker whose memory has grown, as that of every training does.
@@ -148,7 +148,10 @@ def _mistake(overrides: Sequence[Override]) -> str:
 def _refused_jobs(
     config_name: str, overrides: Sequence[Override], refused: Callable[[str, list[str]], str | None] | None
 ) -> list[str]:
-    """What is wrong with each job that cannot start, in a line; of jobs on runs, that is told by their configs."""
+    """What is wrong with each job that cannot start, in a line, once if it is the same in all, and that none does.
+
+    Of jobs on runs nothing: that is told by their configs.
+    """
     if refused is None or {"resume", "checkpoint"} & {override.get_key_element() for override in overrides}:
         return []
     if any(override.is_sweep_override() and not override.is_discrete_sweep() for override in overrides):
@@ -160,11 +163,13 @@ def _refused_jobs(
         for override in overrides
     ]
     swept = [place for place, override in enumerate(overrides) if override.is_sweep_override()]
-    told = []
-    for job in itertools.product(*given):
-        if mistake := refused(config_name, list(job)):
-            told.append(f"error: job {' '.join(job[place] for place in swept)}: {mistake}")
-    return told
+    mistakes = {job: refused(config_name, list(job)) for job in itertools.product(*given)}
+    if not any(mistakes.values()):
+        return []
+    if len(set(mistakes.values())) == 1:
+        return [f"error: {next(iter(mistakes.values()))}"]
+    jobs = {" ".join(job[place] for place in swept): mistake for job, mistake in mistakes.items() if mistake}
+    return [*(f"error: job {job}: {mistake}" for job, mistake in jobs.items()), "No job was started."]
 
 
 def current() -> Path | None:

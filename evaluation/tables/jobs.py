@@ -18,6 +18,7 @@ from conf.modules import module
 from conf.trained import saved_config
 from datasets.pascal_part import NoObjects
 from datasets.sample import Purpose
+from evaluation.protocols.truth_free import Protocol as TruthFree
 from evaluation.tables.found import Result
 from evaluation.tables.rows import Entry, differences, training_numbers
 from utils import checkpoints
@@ -26,7 +27,8 @@ from utils.forecast import duration
 from utils.run_directory import ROOT, argument
 from utils.signals import TO_STOP
 
-NO_DATA, NO_KEYPOINTS, NO_FILE, FAILED = "no data", "no keypoints", "no file", "failed"
+NO_DATA, NOT_ANNOTATED, NO_KEYPOINTS, NO_FILE, FAILED = "no data", "not annotated", "no keypoints", "no file", "failed"
+WITHOUT_TRUTH = TruthFree.metric_names
 # Keys that are not for the foreground network.
 OF_PARTS = re.compile(r"[+~]*(num_steps|num_parts|loss_weights|method|optimizer|perceptual|baselines?)\b")
 
@@ -114,15 +116,19 @@ def missing(results: Iterable[Result], seeds: Sequence[int], folder: Path) -> li
     return jobs
 
 
-def make(jobs: Sequence[Job], foreground_steps: int | None, folder: Path) -> dict[tuple[str, str], str]:
+def make(
+    jobs: Sequence[Job], metrics: Sequence[str], foreground_steps: int | None, folder: Path
+) -> dict[tuple[str, str], str]:
     """Do the jobs, one after the other; what goes wrong is told, and the others go on.
 
     Args:
+        metrics: which figures are wanted.
         foreground_steps: see ``rows.Options``.
         folder: foreground networks have one in it.
 
     Returns:
-        (row, data) -> ``NO_DATA``, ``NO_KEYPOINTS``, ``NO_FILE`` or ``FAILED``, where not all is done.
+        (row, data) -> ``NO_DATA``, ``NOT_ANNOTATED``, ``NO_KEYPOINTS``, ``NO_FILE`` or ``FAILED``, where not all is
+        done.
     """
     statuses, of_data, seconds = {}, {}, []
     for place, job in enumerate(jobs):
@@ -133,7 +139,7 @@ def make(jobs: Sequence[Job], foreground_steps: int | None, folder: Path) -> dic
         else:
             data = repr((entry.data, entry.plain["dataset"]))  # rows may differ in masks
             if data not in of_data:
-                of_data[data] = state_of(entry, foreground_steps, foreground_run(entry, folder))
+                of_data[data] = state_of(entry, metrics, foreground_steps, foreground_run(entry, folder))
             status = of_data[data] or (NO_KEYPOINTS if lacks_keypoints(entry) else "")
         if not status:
             left = f"; about {duration(statistics.median(seconds) * (len(jobs) - place))} left" if seconds else ""
@@ -148,13 +154,15 @@ def make(jobs: Sequence[Job], foreground_steps: int | None, folder: Path) -> dic
     return statuses
 
 
-def state_of(entry: Entry, foreground_steps: int | None, run: Path) -> str:
-    """Whether the data of an entry is there: nothing, or ``NO_DATA`` or ``FAILED``, which is told.
+def state_of(entry: Entry, metrics: Sequence[str], foreground_steps: int | None, run: Path) -> str:
+    """Whether the data of an entry is there: nothing, or ``NO_DATA``, ``NOT_ANNOTATED`` or ``FAILED``, which is told.
 
     Where predicted masks are missing and ``foreground_steps`` is given, ``run`` is trained to predict them.
     """
     try:
         _build(entry, "training")
+        if lacks_annotation(entry, metrics):
+            return NOT_ANNOTATED
         if not needs_masks(entry, foreground_steps):
             _build(entry, "evaluation")
             return ""
@@ -166,6 +174,19 @@ def state_of(entry: Entry, foreground_steps: int | None, run: Path) -> str:
     except UserError as error:
         print(f"error: {entry.title}, and what is of the same data: {error}", file=sys.stderr, flush=True)
         return FAILED
+
+
+def lacks_annotation(entry: Entry, metrics: Iterable[str]) -> bool:
+    """Whether there is nothing to compare with, and figures that need no truth are not asked for; which is told."""
+    dataset = datasets.build(entry.config, "test", "training")  # with the masks that surely are there
+    if dataset.keypoint_names or dataset.part_names or dataset.pixel_classes or set(metrics) & set(WITHOUT_TRUTH):
+        return False
+    print(
+        f"{entry.title}, and what is of the same data, left out: {dataset.name} has no annotation to compare with. "
+        f"metrics=[{','.join(WITHOUT_TRUTH)}] is a table of figures that need none.",
+        flush=True,
+    )
+    return True
 
 
 def lacks_keypoints(entry: Entry) -> bool:

@@ -183,8 +183,8 @@ def rows_of(config: DictConfig, given: Sequence[str]) -> Rows:
             figures than the table has data sets; no row has a config; or ``given`` makes two rows the same.
     """
     table = OmegaConf.to_object(config.table)
-    chosen_rows = _chosen("rows", config.rows, table.rows)
-    chosen_data = _chosen("data", config.data, table.data)
+    chosen_rows = chosen("rows", config.rows, table.rows)
+    chosen_data = chosen("data", config.data, table.data)
     given_keys = dict(override.lstrip("+~").partition("=")[::2] for override in given)
     instead = given_keys.get("dataset_name")
     if len(table.data) > 1:
@@ -357,7 +357,8 @@ def _check(table: Options, row: str) -> None:
         for name, value in getattr(spec, node).items():
             if name not in table.metrics:
                 raise UserError(
-                    f"{where}.{node} has {name}, which is none of table.metrics.{nearest(name, table.metrics)}"
+                    f"{where}.{node} has {name}, which is none of table.metrics.{nearest(name, table.metrics)} "
+                    "metrics=[...] chooses some of them."
                 )
             if (isinstance(value, list) or len(table.data) > 1) and len(value or []) != len(table.data):
                 raise UserError(f"{where}.{node}.{name} needs a list of {len(table.data)}: {', '.join(table.data)}.")
@@ -371,7 +372,7 @@ def _figures(own: Mapping[str, Any], place: int) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _chosen(key: str, asked: Sequence[str], known: Iterable[str]) -> list[str]:
+def chosen(key: str, asked: Sequence[str], known: Iterable[str]) -> list[str]:
     """Those that are asked for, in the table's order; all where none is."""
     for name in asked:
         if name not in known:

@@ -21,9 +21,22 @@ ROOT = CONF.parent
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What others call what has another name here, by key.
 OTHER_NAMES = {
-    "dataset": "dataset_name=NAME chooses the data, dataset_root=DIR says where they are",
-    "data": "dataset_name=NAME chooses the data, dataset_root=DIR says where they are",
-    "data_dir": "dataset_root=DIR says where the data are",
+    **dict.fromkeys(
+        ("batch", "bs", "batchsize"), "batch_size=N is of a training step, evaluation.batch_size=N of an evaluation"
+    ),
+    **dict.fromkeys(
+        ("learning_rate", "base_lr"), "optimizer.lr=X is the learning rate, optimizer=NAME chooses the optimiser"
+    ),
+    **dict.fromkeys(("optim", "opt"), "optimizer=NAME chooses the optimiser, optimizer.lr=X its learning rate"),
+    **dict.fromkeys(
+        ("size", "img_size", "imgsz", "resolution", "crop_size"), "image_size=N is that of crops, in pixels"
+    ),
+    **dict.fromkeys(
+        ("name", "run_name", "exp_name", "exp"), "output_dir=DIR is the run's directory, logging.name=NAME it is on W&B"
+    ),
+    "wandb": "logging.wandb=disabled turns it off, logging.wandb=online or offline on",
+    **dict.fromkeys(("dataset", "data"), "dataset_name=NAME chooses the data, dataset_root=DIR says where they are"),
+    **dict.fromkeys(("data_dir", "data_path", "data_root", "root"), "dataset_root=DIR says where the data are"),
     **dict.fromkeys(
         ("epochs", "num_epochs", "max_epochs"),
         "training is counted in steps, num_steps=N; an epoch is as many as pictures / batch_size",

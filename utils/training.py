@@ -36,6 +36,7 @@ class Training:
         step: updates done.
         method: as given, on its device.
         network: the method as Fabric wraps it: called, it gives the losses of the views.
+        notes: what a log should say about where it begins.
 
     Raises:
         UserError: the checkpoint cannot be read or does not fit, or has come farther than the run is to go.
@@ -53,6 +54,13 @@ class Training:
         self.step = self._first = self._saved = checkpoint.step if checkpoint else 0
         if self.step > config.num_steps:
             raise UserError(f"The run has done {self.step} steps already: give num_steps={self.step} or more.")
+        self.notes = []
+        if checkpoint and self.step == config.num_steps:
+            again = to_resume(config.resume)
+            self.notes.append(
+                f"The run is finished: all {self.step} steps are done. To go on with it: python train.py {again} "
+                f"num_steps={2 * self.step} ({self.step} now)."
+            )
         if checkpoint:
             method.load(checkpoint)
             if checkpoint.precision:

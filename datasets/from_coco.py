@@ -1,5 +1,11 @@
 """A folder of one's own pictures from a COCO file: ``python -m datasets.from_coco FILE.json IMAGES DIR [OBJECT]``.
 
+    python -m datasets.from_coco annotations.json my_photos my_birds
+    python -m datasets.from_coco annotations.json my_photos my_birds bird
+    python -m datasets.check dataset_name=folder dataset_root=my_birds
+
+In turn: masks, parts and keypoints; where bird is the category of whole objects; what there is then.
+
 Reads instances and keypoints as CVAT and Label Studio export them, polygons and run lengths, and writes what
 ``dataset_name=folder`` reads (docs/data/folder.md): ``images/`` (copies), ``masks/``, and where the file has them
 ``parts/`` and ``keypoints.csv``.

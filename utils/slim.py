@@ -1,11 +1,18 @@
 """A checkpoint to share, of what predicts alone: ``python -m utils.slim RUN [FILE.pth]``.
 
+    python -m utils.slim runs/my_run
+    python -m utils.slim runs/my_run birds.pth
+    python -m utils.slim runs/my_run/checkpoints/model_5000.pth birds_5000.pth
+
 ``RUN`` is a run directory, of which the newest checkpoint is meant, or a ``.pth`` file; without ``FILE.pth`` the new
 one lies beside it, as ``model_ITER_slim.pth``. Left out is what only training needs: the optimiser's state, and what a
 method trains beside its network. ``evaluate.py`` and ``predict.py`` read it as any other. The run's model card goes
 with it, as ``FILE.md``.
 """
 
+import conf.start  # noqa: F401
+
+# isort: split
 import shutil
 import sys
 from collections.abc import Sequence

@@ -101,6 +101,7 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
     ):
         for note in (*training_set.notes, *ranks.notes, *training.notes):
             log.say(note)
+        training.foretell(run, log)
         if run and training.step and due(config.evaluation.every) and not log.has_evaluation(training.step):
             progress.evaluate(training.step, log, signals)  # the run was interrupted in the middle of it
         training.heed(signals, run, log)

@@ -12,7 +12,7 @@ from utils import checkpoints
 from utils.devices import compile_networks, memory_format
 from utils.errors import Halted, Stopped, UserError
 from utils.finite import FiniteUpdates, require_finite_weights
-from utils.forecast import forecast, free_space
+from utils.forecast import forecast, free_space, storage
 from utils.logging import RunLogger
 from utils.memory import release
 from utils.optimizer import build_optimizer, clip_gradients, restore_optimizer, set_learning_rate
@@ -162,20 +162,28 @@ class Training:
         self._saved = self.step
 
     def foretell(self, run: RunDirectory | None, logger: RunLogger) -> None:
-        """After ten steps says how long the run takes at this speed, and what its checkpoints need.
+        """Before the first step says what the run's checkpoints need, after ten how long it takes at this speed.
 
         Args:
             run: None on ranks that save nothing.
         """
-        if run is None or self.step != self._first + STEPS_TO_FORETELL:
+        if run is None:
             return
         device = self.ranks.fabric.device
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        parts = self.method.predictor.state_dict(), self.optimizer.state_dict(), self.method.trained_beside()
-        pace, free = logger.seconds_per_step(), free_space(run.path)
-        for line in forecast(self.config, self.step, pace, _num_bytes(parts), free, device.type == "cpu"):
-            logger.say(line)
+        if self.step == self._first:
+            for line in storage(self.config, self.step, self._checkpoint_size(), free_space(run.path)):
+                logger.say(line)
+        elif self.step == self._first + STEPS_TO_FORETELL:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            for line in forecast(self.config, self.step, logger.seconds_per_step(), device.type == "cpu"):
+                logger.say(line)
+
+    def _checkpoint_size(self) -> int:
+        """Bytes, with the moments that the optimiser will have of each trained weight."""
+        trained = [(group, weight) for group in self.optimizer.param_groups for weight in group["params"]]
+        moments = sum((2 if "betas" in group else bool(group["momentum"])) * _num_bytes(own) for group, own in trained)
+        return moments + _num_bytes([self.method.predictor.state_dict(), self.method.trained_beside()])
 
     @torch.no_grad()
     def halt(self, lacking: str, run: RunDirectory | None, logger: RunLogger) -> Halted:

@@ -116,8 +116,10 @@ def test_a_run_has_its_card_from_the_start_and_completes_it_however_it_ends(tmp_
     resume(tmp_path / "broken")
     assert "1. while training, after 2 steps" in card.read_text() and "| FG-NMI |" in card.read_text()
     told = " ".join(capsys.readouterr().err.split())
-    assert f"The run is finished: all 2 steps are done. To go on with it: python train.py resume={card.parent}" in told
-    assert "num_steps=4 (2 now)." in told
+    assert "The run is finished: all 2 steps are done. To go on with it" in told
+    assert f"python train.py resume={card.parent} num_steps=4 optimizer.poly_steps=4" in told
+    resume(card.parent, "num_steps=4", "optimizer.poly_steps=4")
+    assert "| Steps | 4 of 4 done" in card.read_text()
 
 
 def test_a_card_that_cannot_be_written_ends_nothing(tmp_path, capsys):

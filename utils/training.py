@@ -56,10 +56,11 @@ class Training:
             raise UserError(f"The run has done {self.step} steps already: give num_steps={self.step} or more.")
         self.notes = []
         if checkpoint and self.step == config.num_steps:
-            again = to_resume(config.resume)
+            more = 2 * self.step
+            rate = f" optimizer.poly_steps={more}" if config.optimizer.poly_steps < more else ""  # where it becomes 0
             self.notes.append(
-                f"The run is finished: all {self.step} steps are done. To go on with it: python train.py {again} "
-                f"num_steps={2 * self.step} ({self.step} now)."
+                f"The run is finished: all {self.step} steps are done. To go on with it, for example to twice as many: "
+                f"python train.py {to_resume(config.resume)} num_steps={more}{rate}"
             )
         if checkpoint:
             method.load(checkpoint)

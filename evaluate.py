@@ -29,7 +29,7 @@ from evaluation import run
 from evaluation.labellers import label_maps
 from evaluation.labellers.trained import of_checkpoint
 from evaluation.options import EvaluationOptions, Sets
-from evaluation.pages import report
+from evaluation.pages import model_card, report
 from evaluation.pages.seen import Seen
 from evaluation.report import part_picture, picture_rows, print_table, write_metrics
 from models.methods import method_class
@@ -101,6 +101,8 @@ def evaluate(config: DictConfig) -> None:
         },
     )
     print(f"Figures: {output / 'metrics.json'}")
+    if checkpoint and checkpoint.run and checkpoint.run in output.parents:
+        model_card.write(checkpoint.run)
     if seen:
         columns = [
             report.Column(labellers[name].title, None if name == SUBJECT else name, result)

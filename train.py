@@ -29,6 +29,7 @@ from datasets.lists import lists_of
 from datasets.loader import train_batches
 from datasets.sample import Remarks
 from evaluation.options import Sets
+from evaluation.pages import model_card
 from evaluation.progress import Progress
 from models import methods
 from utils.devices import set_determinism
@@ -92,9 +93,15 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
     due, remarks = training.due, Remarks()
     lacking = None  # memory, if it does not suffice
 
-    with run or nullcontext(), Signals() as signals, RunLogger(run, config, training.step) if run else Silence() as log:
-        for note in (*training_set.notes, *ranks.notes):
+    with (
+        run or nullcontext(),
+        model_card.kept(run),
+        Signals() as signals,
+        RunLogger(run, config, training.step) if run else Silence() as log,
+    ):
+        for note in (*training_set.notes, *ranks.notes, *training.notes):
             log.say(note)
+        training.foretell(run, log)
         if run and training.step and due(config.evaluation.every) and not log.has_evaluation(training.step):
             progress.evaluate(training.step, log, signals)  # the run was interrupted in the middle of it
         training.heed(signals, run, log)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 
@@ -21,9 +22,22 @@ ROOT = CONF.parent
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What others call what has another name here, by key.
 OTHER_NAMES = {
-    "dataset": "dataset_name=NAME chooses the data, dataset_root=DIR says where they are",
-    "data": "dataset_name=NAME chooses the data, dataset_root=DIR says where they are",
-    "data_dir": "dataset_root=DIR says where the data are",
+    **dict.fromkeys(
+        ("batch", "bs", "batchsize"), "batch_size=N is of a training step, evaluation.batch_size=N of an evaluation"
+    ),
+    **dict.fromkeys(
+        ("learning_rate", "base_lr"), "optimizer.lr=X is the learning rate, optimizer=NAME chooses the optimiser"
+    ),
+    **dict.fromkeys(("optim", "opt"), "optimizer=NAME chooses the optimiser, optimizer.lr=X its learning rate"),
+    **dict.fromkeys(
+        ("size", "img_size", "imgsz", "resolution", "crop_size"), "image_size=N is that of crops, in pixels"
+    ),
+    **dict.fromkeys(
+        ("name", "run_name", "exp_name", "exp"), "output_dir=DIR is the run's directory, logging.name=NAME it is on W&B"
+    ),
+    "wandb": "logging.wandb=disabled turns it off, logging.wandb=online or offline on",
+    **dict.fromkeys(("dataset", "data"), "dataset_name=NAME chooses the data, dataset_root=DIR says where they are"),
+    **dict.fromkeys(("data_dir", "data_path", "data_root", "root"), "dataset_root=DIR says where the data are"),
     **dict.fromkeys(
         ("epochs", "num_epochs", "max_epochs"),
         "training is counted in steps, num_steps=N; an epoch is as many as pictures / batch_size",
@@ -70,11 +84,23 @@ def look() -> None:
         return
     if {"--help", "-h"} & set(arguments):
         asked = [argument for argument in arguments if not argument.startswith("-") and "=" not in argument]
-        print(help_of_key(config_name, asked[0]) if asked else help_of(path, config_name, arguments))
-        sys.exit()
+        if config_name is None:
+            _end_with(description(path))
+        _end_with(help_of_key(config_name, asked[0]) if asked else help_of(path, config_name, arguments))
+    if config_name is None:
+        return
     if (mistake := mistake_in(config_name, arguments)) is not None:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
+
+
+def _end_with(text: str) -> NoReturn:
+    """Prints a text and ends the process; whoever stops reading, as ``head`` does, has read enough."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os._exit(0)
+    sys.exit()
 
 
 def mistake_in(config_name: str, arguments: Sequence[str]) -> str | None:
@@ -129,11 +155,15 @@ def _beginning(option: str, options: Sequence[str]) -> list[str]:
     return [name for name in options if option and name.lower().startswith(option.lower())]
 
 
+def description(path: Path) -> str:
+    """What a program says of itself."""
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").replace("``", "")
+
+
 def help_of(path: Path, config_name: str, arguments: Sequence[str]) -> str:
     """What a program does, examples, groups with their options, and keys with what the files say of them."""
     chosen = chosen_by(config_name, arguments)
-    text = [(ast.get_docstring(ast.parse(path.read_text())) or "").replace("``", "")]
-    text += ["", "GROUP=OPTION (* what is chosen, as below)"]
+    text = [description(path), "", "GROUP=OPTION (* what is chosen, as below)"]
     others = groups_of_others(config_name)
     for group, options in groups_of().items():
         if not group.startswith("recipe") and group not in others:
@@ -155,13 +185,11 @@ def help_of(path: Path, config_name: str, arguments: Sequence[str]) -> str:
 
 def help_of_key(config_name: str, key: str) -> str:
     """Every file's value of a key, or of the keys in a node, with what the files say of it."""
-    if key in (groups := groups_of()):
-        return f"{key}=OPTION: {', '.join(groups[key])}"
-    lines = list(lines_of(config_name))
+    groups, lines = groups_of(), list(lines_of(config_name))
     found = [line for line in lines if f"{line.key}.".startswith(f"{key}.")]
-    if not found:
+    if key not in groups and not found:
         return unknown_key(key, {*groups, *(line.key for line in lines)})
-    text = []
+    text = [f"{key}=OPTION: {', '.join(groups[key])}"] if key in groups else []
     for name in dict.fromkeys(line.key for line in found):
         own = [line for line in found if line.key == name]
         width = max(len(line.text) for line in own)
@@ -263,8 +291,11 @@ def _values(value: str) -> list[str]:
     return bare.split(",")
 
 
-def _program() -> tuple[Path, str, list[str]] | None:
-    """The file of this project that Python was started with, its config's name and its arguments; None: of no such."""
+def _program() -> tuple[Path, str | None, list[str]] | None:
+    """The file of this project that Python was started with, its config's name and its arguments; None: of no such.
+
+    The name is None of a program without a config.
+    """
     words = iter(sys.orig_argv[1:])
     for word in words:
         if word == "-c":
@@ -279,5 +310,8 @@ def _program() -> tuple[Path, str, list[str]] | None:
         return None
     if not path.is_file() or ROOT not in path.parents or path.name.startswith("test_"):
         return None
-    config_name = re.search(r'^    app\.run\("(\w+)"', path.read_text(), re.MULTILINE)
-    return (path, config_name[1], list(words)) if config_name else None
+    text = path.read_text(encoding="utf-8")
+    if '\nif __name__ == "__main__":' not in text:
+        return None
+    config_name = re.search(r'^    app\.run\("(\w+)"', text, re.MULTILINE)
+    return path, config_name and config_name[1], list(words)

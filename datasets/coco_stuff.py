@@ -1,5 +1,9 @@
 """COCO-Stuff (164k) as curated for IIC: pictures, most of whose pixels are of some coarse classes of stuff.
 
+    python -m datasets.coco_stuff dataset_name=coco_stuff15 dataset_root=data
+    python -m datasets.check dataset_name=coco_stuff15 dataset_root=data
+    python train.py dataset_name=coco_stuff15 method=iic dataset_root=data
+
 ``python -m datasets.coco_stuff dataset_name=coco_stuff15 dataset_root=DIR`` makes the curated lists where they are not
 at hand.
 """

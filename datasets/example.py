@@ -1,4 +1,11 @@
-"""Draw an example of a folder of one's own pictures: ``python -m datasets.example DIR``."""
+"""Draw an example of a folder of one's own pictures: ``python -m datasets.example DIR``.
+
+    python -m datasets.example my_pictures
+    python -m datasets.check dataset_name=folder dataset_root=my_pictures
+    python train.py dataset_name=folder dataset_root=my_pictures experiment=small
+
+Pictures, masks, label maps of parts, and keypoints: what ``dataset_name=folder`` reads (docs/data/folder.md).
+"""
 
 import sys
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""A folder of anyone's pictures: ``images/`` and ``masks/``, and perhaps ``parts/`` and ``keypoints.csv``."""
+"""A folder of anyone's pictures: ``images/`` and ``masks/``, perhaps ``parts/``, ``keypoints.csv``, ``objects.csv``."""
 
 import csv
 import os
 import shlex
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -38,6 +38,7 @@ from datasets.turns import shown_places
 from utils.errors import UserError
 from utils.run_directory import argument
 
+OBJECTS, BOX = "objects.csv", ("x", "y", "width", "height")
 WITHOUT_OBJECT = "without_object.txt"  # predict.py lists there in which pictures it has found nothing
 MASKS = {"gt": "masks", "supervised": "supervisedlabels", "unsupervised": "pseudolabels"}
 MAX_LABEL = 255  # part maps hold bytes
@@ -68,7 +69,8 @@ class Folder(BoxCrops):
     Where there is a ``parts/``, every held-out picture needs a label map: 0 is background, 1.. are the parts, named by
     lines ``index name`` of ``parts/parts.txt`` if that exists. ``keypoints.csv`` has the columns ``name`` (of the
     picture), ``keypoint``, ``x``, ``y`` (zero-based pixels) and, if need be, ``visible`` (0 or 1); keypoints without a
-    row are hidden.
+    row are hidden. ``objects.csv`` has the column ``name`` (of the picture), and ``class``, those of its object's box
+    (``x``, ``y``, ``width``, ``height``, pixels), or both.
 
     Held out are the pictures of ``test.txt``, or those that ``train.txt`` does not list, a name a line; with both files
     pictures in neither are not used. Without them it is a share of the pictures, drawn by their names. Pictures that
@@ -77,13 +79,13 @@ class Folder(BoxCrops):
     Attributes:
         name: of the data set.
         split: as given.
+        num_classes: of ``objects.csv``, numbered from 1 by their names' order; 0: there are none.
         keypoint_names: from ``keypoints.csv``; empty where no held-out picture shows a keypoint.
         part_names: of labels 1.. of the label maps, or None where there is no ``parts/``.
         notes: what a log should say about this data.
     """
 
     name = "folder"
-    num_classes = 0
     pixel_classes: list[str] = []
 
     def __init__(self, root: Path | str, split: Split, mask: Mask | None, options: Options) -> None:
@@ -133,6 +135,9 @@ class Folder(BoxCrops):
         self.keypoint_names, self._keypoints = [], {}
         if (self._root / "keypoints.csv").is_file():
             self._read_keypoints(stem for stem, is_test in held_out.items() if is_test)
+        self._labels, self._boxes, self.num_classes = {}, {}, 0
+        if (self._root / OBJECTS).is_file():
+            self._read_objects(held_out)
         self.mirrored_keypoints = mirrored_indices(self.keypoint_names)
 
     def _pictures_in(self, folder: str, beside: Sequence[str] = ()) -> dict[str, Path]:
@@ -212,17 +217,7 @@ class Folder(BoxCrops):
         path = self._root / "keypoints.csv"
         places: dict[str, dict[str, tuple[float, float, bool]]] = {}
         names: dict[str, None] = {}
-        lines = read_text(path).splitlines()
-        rows = csv.DictReader(lines)
-        try:
-            columns, table = rows.fieldnames or (), [(f"{path}, line {rows.line_num}", row) for row in rows]
-        except csv.Error as error:
-            raise UserError(f"{path}, line {rows.reader.line_num}: {error}. Mend the line. {HELP}") from None
-        if missing := {"name", "keypoint", "x", "y"}.difference(columns):
-            raise UserError(
-                f"{path}, line 1: no column {', '.join(sorted(missing))} in '{''.join(lines[:1])}'. It must be "
-                f"name,keypoint,x,y or name,keypoint,x,y,visible. {HELP}"
-            )
+        columns, table = _rows(path, ("name", "keypoint", "x", "y"), "name,keypoint,x,y or name,keypoint,x,y,visible")
         for place, row in table:
             if None in (row["name"], row["keypoint"]):
                 raise UserError(f"{place}: expected a value in each of the columns {', '.join(columns)}. {HELP}")
@@ -237,8 +232,7 @@ class Folder(BoxCrops):
             of_picture[row["keypoint"]] = (x, y, seen)
             names[row["keypoint"]] = None
 
-        if unknown := [stem for stem in places if stem not in self._pictures]:
-            self.notes.append(f"{path} has keypoints of pictures that are not there: {some(unknown)}.")
+        self._note_unknown(path, places)
         if not any(seen for stem in held_out for *_, seen in places.get(stem, {}).values()):
             self.notes.append(f"{path} has no visible keypoint of a held-out picture, so it is not used.")
             return
@@ -246,6 +240,51 @@ class Folder(BoxCrops):
         for stem in self._stems:
             of_picture = places.get(stem, {})
             self._keypoints[stem] = np.array([of_picture.get(name, (0, 0, 0)) for name in names], float)
+
+    def _read_objects(self, used: Iterable[str]) -> None:
+        path = self._root / OBJECTS
+        expected = f"name,class or name,{','.join(BOX)} or name,class,{','.join(BOX)}"
+        columns, table = _rows(path, ("name",), expected)
+        has_class, of_box = "class" in columns, [column for column in BOX if column in columns]
+        if not (has_class or of_box) or len(of_box) not in (0, len(BOX)):
+            raise UserError(f"{path}, line 1: '{','.join(columns)}' must be {expected}. {HELP}")
+        found, classes = set(), {}
+        for place, row in table:
+            stem = self._stem(row["name"] or "")
+            if stem in found:
+                raise UserError(f"{place}: a second row of {row['name']}: each picture has one object. {HELP}")
+            found.add(stem)
+            if has_class:
+                if not row["class"]:
+                    raise UserError(f"{place}: {row['name']} has no class. {HELP}")
+                classes[stem] = row["class"]
+            if of_box:
+                try:
+                    x, y, width, height = (coordinate(row[column]) for column in BOX)
+                    if min(width, height) < 1:
+                        raise ValueError(row)
+                except (ValueError, TypeError):
+                    raise UserError(
+                        f"{place}: expected numbers {', '.join(BOX)}, the last two 1 or more: {row}. {HELP}"
+                    ) from None
+                self._boxes[stem] = np.array([[x, y], [x + width - 1, y + height - 1]])
+        self._note_unknown(path, found)
+        if has_class and (without := [stem for stem in used if stem not in classes]):
+            raise UserError(
+                f"{path}: {len(without):,} pictures have no class: {some(without)}. Give each a row. {HELP}"
+            )
+        numbers = {name: number for number, name in enumerate(sorted(set(classes.values())), start=1)}
+        self._labels, self.num_classes = {stem: numbers[name] for stem, name in classes.items()}, len(numbers)
+
+    def _note_unknown(self, path: Path, stems: Collection[str]) -> None:
+        if unknown := [stem for stem in stems if stem not in self._pictures]:
+            if len(unknown) == len(stems):
+                picture = next(iter(self._pictures.values()))
+                raise UserError(
+                    f"No name in {path} is that of a picture. The first is {unknown[0]}, the first picture {picture}: "
+                    f"give the names of the pictures, as seen from images/. {HELP}"
+                )
+            self.notes.append(f"{path} has {len(unknown):,} pictures that are not there: {some(unknown)}.")
 
     def __len__(self) -> int:
         return len(self._stems)
@@ -292,12 +331,17 @@ class Folder(BoxCrops):
             were_stored = any(label_map.was_stored for label_map in maps)
             keypoints[visible, :2], moved = shown_places(keypoints[visible, :2], turn, image.shape, were_stored)
             remarks += (Remark(PLACES_AS_STORED, path),) * moved
+        box = mask_box(foreground)
+        if (corners := self._boxes.get(stem)) is not None:
+            corners, _ = shown_places(corners, turn, image.shape, any(label_map.was_stored for label_map in maps))
+            box = _inside(np.sort(corners, axis=0), image, path, self._root / OBJECTS)
         sample = Sample(
             name=self.sample_name(index),
             path=path,
             image=image,
             foreground=foreground,
-            box=mask_box(foreground),
+            label=self._labels.get(stem),
+            box=box,
             keypoints=keypoints,
             part_map=None if part_map is None else part_map.labels,
             void=united(*(label_map.void for label_map in maps)),
@@ -328,3 +372,29 @@ class Folder(BoxCrops):
                 f"the number of parts in parts/parts.txt or {MAX_LABEL} at most; of void pixels, dataset.ignore_label."
             ),
         )
+
+
+def _rows(path: Path, needed: Sequence[str], expected: str) -> tuple[Sequence[str], list[tuple[str, dict[str, str]]]]:
+    """Columns of a CSV file, and its rows after where each stands; UserError where columns are missing."""
+    lines = read_text(path).splitlines()
+    rows = csv.DictReader(lines)
+    try:
+        columns, table = rows.fieldnames or (), [(f"{path}, line {rows.line_num}", row) for row in rows]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {rows.reader.line_num}: {error}. Mend the line. {HELP}") from None
+    if missing := set(needed).difference(columns):
+        raise UserError(
+            f"{path}, line 1: no column {', '.join(sorted(missing))} in '{''.join(lines[:1])}'. It must be "
+            f"{expected}. {HELP}"
+        )
+    return columns, table
+
+
+def _inside(corners: np.ndarray, image: np.ndarray, path: Path, source: Path) -> np.ndarray:
+    """A box (x0, y0, x1, y1) of its two corners (2, 2), cut off at the picture's edges; UserError if it is beyond."""
+    last = np.array(image.shape[1::-1]) - 1
+    cut = corners.clip(0, last)
+    if (corners[1] < 0).any() or (corners[0] > last).any():
+        height, width = image.shape[:2]
+        raise UserError(f"{source}: the box of {path} is not in its {width} x {height} pixels. Mend the line. {HELP}")
+    return cut.ravel()

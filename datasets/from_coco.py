@@ -1,5 +1,11 @@
 """A folder of one's own pictures from a COCO file: ``python -m datasets.from_coco FILE.json IMAGES DIR [OBJECT]``.
 
+    python -m datasets.from_coco annotations.json my_photos my_birds
+    python -m datasets.from_coco annotations.json my_photos my_birds bird
+    python -m datasets.check dataset_name=folder dataset_root=my_birds
+
+In turn: masks, parts and keypoints; where bird is the category of whole objects; what there is then.
+
 Reads instances and keypoints as CVAT and Label Studio export them, polygons and run lengths, and writes what
 ``dataset_name=folder`` reads (docs/data/folder.md): ``images/`` (copies), ``masks/``, and where the file has them
 ``parts/`` and ``keypoints.csv``.
@@ -73,7 +79,7 @@ def convert(file: Path, images: Path, folder: Path, object_name: str | None = No
         for category in content["categories"]
     }
     keypoints = {category["id"]: category.get("keypoints", []) for category in content["categories"]}
-    rows, has_parts = [], False
+    rows, has_masks, has_parts = [], any(annotation.get("segmentation") for annotation in content["annotations"]), False
     temporary = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -84,10 +90,10 @@ def convert(file: Path, images: Path, folder: Path, object_name: str | None = No
             for shown, annotation in sorted(found, key=lambda pair: -int(pair[0].sum())):
                 label = label_of(labels, annotation, file)
                 mask[shown] = 255
-                if label:
+                if label and shown.any():
                     part_map[shown], has_parts = label, True
             rows += keypoint_rows(of_picture[place], keypoints, picture, file)
-            written = {"masks": mask} | ({"parts": part_map} if part_names else {})
+            written = ({"masks": mask} if has_masks else {}) | ({"parts": part_map} if part_names else {})
             for kind, pixels in written.items():
                 path = (temporary / kind / name).with_suffix(".png")
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +114,8 @@ def convert(file: Path, images: Path, folder: Path, object_name: str | None = No
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     parts = f", {len(part_names)} parts" if has_parts else ""
-    return f"{folder}: {len(pictures)} pictures with masks{parts}, {len(rows)} keypoints."
+    with_masks = "with masks" if has_masks else "without masks, of which the file has none (docs/masks.md)"
+    return f"{folder}: {len(pictures)} pictures {with_masks}{parts}, {len(rows)} keypoints."
 
 
 def read(file: Path) -> dict[str, list[dict[str, Any]]]:

@@ -1,5 +1,9 @@
 """Potsdam (ISPRS 2D Semantic Labeling) in tiles, as for IIC: ``python -m datasets.potsdam prepare DOWNLOAD ROOT``.
 
+    python -m datasets.potsdam prepare downloads data/Potsdam
+    python -m datasets.check dataset_name=potsdam dataset_root=data
+    python train.py dataset_name=potsdam3 method=iic dataset_root=data
+
 The command reads the pictures (``*_RGBIR.tif``) and labels (``*_label.tif``) anywhere below DOWNLOAD, halves them, cuts
 them into tiles of 200 x 200 and writes those to ROOT in the layout of the archive that IIC's author gives away, which
 is read as well. It may be stopped at any time: given again, it goes on with what is missing.

@@ -1,5 +1,9 @@
 """What several methods find in the same pictures: ``python -m evaluation.compare RUN_A RUN_B kmeans_features DIR``.
 
+    python -m evaluation.compare runs/a runs/b
+    python -m evaluation.compare runs/my_run kmeans_features my_label_maps count=12
+    python -m evaluation.compare runs/a runs/b dataset_name=folder dataset_root=my_birds
+
 Each stands in a column, its parts in the colours of those that they match best in the others. Written are a page and a
 figure for a paper. Keys are in conf/evaluation_compare.yaml; the page is docs/report.md.
 """

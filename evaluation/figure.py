@@ -1,5 +1,9 @@
 """A figure of chosen pictures with their parts: ``python -m evaluation.figure checkpoint=RUN pictures=[a,b,c]``.
 
+    python -m evaluation.figure checkpoint=runs/my_run
+    python -m evaluation.figure checkpoint=runs/my_run pictures=[a.jpg,b.jpg] columns=2
+    python -m evaluation.figure checkpoint=runs/my_run part_names=[head,wings,tail,feet] formats=[pdf]
+
 Pictures have their own resolution; a legend names the parts. Keys are in conf/evaluation_figure.yaml; the page is
 docs/report.md.
 """

@@ -148,14 +148,21 @@ class Backbone(nn.Module):
         height, width = inputs.shape[-2:]
         if self.patch != (1, 1) or self.enlarge != 1:
             sides = zip(inputs.shape[-2:], self.patch, strict=True)
-            height, width = (max(1, round(self.enlarge * side / patch)) * patch for side, patch in sides)
-        if (height, width) != inputs.shape[-2:]:
-            inputs = F.interpolate(inputs, size=(height, width), mode="bilinear", antialias=True)
+            height, width = (self._nearest_multiple(side, patch) for side, patch in sides)
+            # To the same size it changes nothing, and an export is for any.
+            if torch.compiler.is_exporting() or (height, width) != inputs.shape[-2:]:
+                inputs = F.interpolate(inputs, size=(height, width), mode="bilinear", antialias=True)
         if self.facet == "token":
             maps = self._tokens(inputs)
         else:
             maps = self._facets(inputs, (height // self.patch[0], width // self.patch[1]))
         return [maps[place] for place in self._places]
+
+    def _nearest_multiple(self, side: int, patch: int) -> int:
+        """Of the patch, to a side as the network sees it, pixels; the larger of two, at least one patch."""
+        seen = side if self.enlarge == 1 else self.enlarge * side
+        # Whole numbers alone, and no round(): sides that are symbols of an export have neither.
+        return max(1, torch.sym_int((2 * seen + patch) // (2 * patch))) * patch
 
     def _tokens(self, inputs: Tensor) -> list[Tensor]:
         normed = {"norm": True} if self.is_transformer else {}

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from timm.layers import Conv2dSame
+from timm.layers import Conv2dSame, RotaryEmbeddingDinoV3
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -43,7 +43,7 @@ FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 # What is needed to write the format, and to run what was written.
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
 LEAST_SIDE = 32  # pixels
-TRACED, TRIED = (2, 64, 96), ((1, 96, 64), (3, 97, 130))  # batch, height, width; sides are rounded to the multiple
+TRACED, TRIED = (2, 64, 96), ((1, 96, 64), (3, 97, 130))  # batch, height, width
 TOLERANCE = 1e-2  # in a probability, whose scores may be large and are rounded otherwise; most differ by 1e-6
 
 
@@ -62,9 +62,6 @@ class Probabilities(nn.Module):
         labeller: of a checkpoint, on the CPU; one that sees masks is shown that all is foreground.
         as_bytes: pictures are uint8, 0..255, instead of float32 in [0, 1].
 
-    Attributes:
-        multiple: what sides are multiples of. 1, but 32 where TensorFlow's padding, which depends on the remainder,
-            would keep the exporters busy for many minutes.
     """
 
     def __init__(self, labeller: Labeller, as_bytes: bool) -> None:
@@ -72,10 +69,11 @@ class Probabilities(nn.Module):
         self.predictor, self.as_bytes = labeller.predictor, as_bytes
         self._labeller = labeller
         self.requires_grad_(False)
-        padded = [layer for layer in self.predictor.modules() if isinstance(layer, Conv2dSame)]
-        self.multiple = LEAST_SIDE if padded else 1
-        for layer in padded:
-            layer.forward = partial(convolved_same, layer)
+        for layer in self.predictor.modules():
+            if isinstance(layer, Conv2dSame) and all(side % 2 for side in layer.kernel_size) and max(layer.stride) <= 2:
+                layer.forward = partial(convolved_same, layer)
+            if isinstance(layer, RotaryEmbeddingDinoV3) and layer.normalize_coords == "separate":
+                layer._create_embed = partial(rotations, layer)
 
     def forward(self, images: Tensor) -> Tensor:
         """Probabilities (N, K [+ 1], H, W) of pictures (N, 3, H, W)."""
@@ -85,16 +83,24 @@ class Probabilities(nn.Module):
 
 
 def convolved_same(layer: Conv2dSame, x: Tensor) -> Tensor:
-    """TensorFlow's padding, and the convolution: timm's floats for it keep the exporters busy for minutes."""
-    pads = []
-    for side, kernel, stride, dilation in zip(
-        x.shape[:1:-1], layer.kernel_size[::-1], layer.stride[::-1], layer.dilation[::-1], strict=True
-    ):
-        more = dilation * (kernel - 1) + 1 - stride
-        pad = more + (-side) % stride if more >= 0 else torch.sym_max(0, more + (-side) % stride)
-        pads += [pad // 2, pad - pad // 2]
-    x = nn.functional.pad(x, pads)
-    return nn.functional.conv2d(x, layer.weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups)
+    """TensorFlow's padding and the convolution, of an odd kernel with a stride of 1 or 2, for a side of any length.
+
+    Of a stride of 2 that padding is one pixel less, on the left, where the length is even: either way the windows of
+    symmetric padding are meant, counted from the right. So nothing depends on the remainder of the length, which keeps
+    exporters busy for many minutes.
+    """
+    pads = [dilation * (side - 1) // 2 for side, dilation in zip(layer.kernel_size, layer.dilation, strict=True)]
+    options = layer.bias, layer.stride, pads, layer.dilation, layer.groups
+    if max(layer.stride) == 1:
+        return nn.functional.conv2d(x, layer.weight, *options)
+    return nn.functional.conv2d(x.flip(2, 3), layer.weight.flip(2, 3), *options).flip(2, 3)
+
+
+def rotations(layer: RotaryEmbeddingDinoV3, grid: tuple[int, int], no_aug: bool = True) -> Tensor:
+    """Of DINOv3's tokens by their places in a grid of any size; timm makes floats of its sides, which fixes them."""
+    axes = ((torch.arange(side) + 0.5 + layer.grid_offset) * 2 / side - 1 for side in grid)
+    places = torch.stack(torch.meshgrid(*axes, indexing=layer.grid_indexing), dim=-1)
+    return torch.cat(layer._get_pos_embed_from_coords(places.flatten(0, 1)), dim=-1)
 
 
 def export(config: DictConfig) -> None:
@@ -111,7 +117,7 @@ def export(config: DictConfig) -> None:
         **{"checkpoint": str(checkpoint.file), "sha256": digest_of(checkpoint.file), "steps": checkpoint.step},
         **{"method": config.method.name, "segmenter": config.segmenter.name, "task": task_of(labeller)},
         **{"num_parts": labeller.num_parts, "channels": channels_of(labeller), "input": config.input},
-        **{"trained_on_pixels": config.image_size, "least_side": LEAST_SIDE, "sides_multiple_of": network.multiple},
+        **{"trained_on_pixels": config.image_size, "least_side": LEAST_SIDE},
     }
     try:
         with quiet(), torch.no_grad():
@@ -135,8 +141,7 @@ def export(config: DictConfig) -> None:
     except OSError as error:
         raise UserError(f"Cannot write {output}: {error.strerror or error}.") from error
     print(f"{output}: {len(content) / 2**20:.1f} MiB, at most {difference:.1e} off {checkpoint.file} in a probability.")
-    sides = f"; H and W are multiples of {network.multiple}" if network.multiple > 1 else ""
-    print(f"  {INPUT}: (N, 3, H, W) {config.input}, RGB, {'0..255' if network.as_bytes else '[0, 1]'}{sides}")
+    print(f"  {INPUT}: (N, 3, H, W) {config.input}, RGB, {'0..255' if network.as_bytes else '[0, 1]'}")
     print(f"  {OUTPUT}: (N, {len(metadata['channels'])}, H, W) float32: {', '.join(metadata['channels'])}")
 
 
@@ -177,9 +182,8 @@ def channels_of(labeller: Labeller) -> list[str]:
 
 
 def traced(network: Probabilities) -> ExportedProgram:
-    """The program for any number of pictures and any size, or any of the network's multiples."""
-    least = LEAST_SIDE // network.multiple
-    height, width = (network.multiple * Dim(name, min=least) for name in ("height", "width"))
+    """The program for any number of pictures and any size."""
+    height, width = (Dim(name, min=LEAST_SIDE) for name in ("height", "width"))
     shapes = {"images": {0: Dim("batch", min=1), 2: height, 3: width}}
     return torch.export.export(
         network,
@@ -218,8 +222,7 @@ def runner(content: bytes, format: str) -> Callable[[Tensor], Tensor]:
 @torch.no_grad()
 def largest_difference(network: Probabilities, exported: Callable[[Tensor], Tensor]) -> float:
     """The largest between two probabilities, over pictures of other sizes and batches than those of the tracing."""
-    sizes = [(count, *(-(-side // network.multiple) * network.multiple for side in sides)) for count, *sides in TRIED]
-    given = [pictures(network, *size) for size in sizes]
+    given = [pictures(network, *size) for size in TRIED]
     return max(float((exported(images) - network(images)).abs().max()) for images in given)
 
 

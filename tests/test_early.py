@@ -17,9 +17,19 @@ PROGRAMS = {
     "evaluate.py": ["evaluate.py"],
     "predict.py": ["predict.py"],
     "table": ["-m", "evaluation.table"],
+    "compare": ["-m", "evaluation.compare"],
+    "figure": ["-m", "evaluation.figure"],
     "check": ["-m", "datasets.check"],
     "export": ["-m", "models.export"],
 }
+WITHOUT_KEYS = (
+    "utils.slim",
+    "utils.watch",
+    "utils.sweep",
+    "datasets.from_coco",
+    "datasets.example",
+    "datasets.potsdam",
+)
 
 
 @pytest.fixture
@@ -47,6 +57,14 @@ def test_every_program_has_help_with_examples_and_its_keys_before_anything_large
     assert "  image_size=256   # pixels\n" in done.stdout and "  logging.every=10   # steps between" in done.stdout
 
 
+@pytest.mark.parametrize("module", WITHOUT_KEYS)
+def test_programs_without_keys_have_help_with_examples_too(at_once, module):
+    done = at_once("-m", module, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"python -m {module} " in done.stdout and "``" not in done.stdout
+    assert sum(line.startswith("    python ") for line in done.stdout.splitlines()) == 3
+
+
 def test_help_shows_the_values_of_what_is_chosen(at_once):
     shown = at_once("train.py", "--help", "method=scops", "dataset_name=synthetic").stdout
     assert "scops*" in shown and "CUB*" not in shown
@@ -60,7 +78,8 @@ def test_help_of_one_key_has_every_option_s_value_and_comment(at_once):
     shown = at_once("train.py", "--help", "optimizer.lr").stdout.splitlines()
     assert shown[0] == "optimizer.lr"
     assert any(line.split() == ["1e-5", "conf/optimizer/sgd.yaml"] for line in shown)
-    assert at_once("train.py", "--help", "optimizer").stdout.startswith("optimizer=OPTION: adam, adamw, ")
+    of_group = at_once("train.py", "--help", "optimizer").stdout
+    assert of_group.startswith("optimizer=OPTION: adam, adamw, ") and "\noptimizer.momentum\n" in of_group
     assert "Did you mean 'num_parts'?" in at_once("train.py", "--help", "num_part").stdout
 
 
@@ -96,6 +115,10 @@ def test_where_unix_s_modules_and_signals_are_missing_training_and_evaluation_wo
         (["epochs=10"], "num_steps=N"),
         (["gpus=2"], "devices=N"),
         (["lr=1"], "'optimizer.lr'"),
+        (["learning_rate=1"], "optimizer.lr=X"),
+        (["batch=4"], "batch_size=N"),
+        (["workers=4"], "'loader.num_workers'"),
+        (["run_name=a"], "output_dir=DIR"),
         (["optimizer.lrr=1"], "'optimizer.lr'"),
         (["segmentr=caffe"], "'segmenter'"),
         (["segmenter=dino"], "'dinov2_vits14' or 'dinov3_vits16'? There is perceptual=dino_vits16"),

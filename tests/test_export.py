@@ -9,6 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from timm.layers import Conv2dSame, RotaryEmbeddingDinoV3
 from torch import Tensor
 
 import predict
@@ -18,6 +19,7 @@ from tests.composition import composed, given
 from utils import checkpoints
 from utils.errors import UserError
 
+TOLERANCE = 1e-4  # in a probability
 # A run of each kind of predictor, small where the network can be.
 SMALL = {
     "parts": ("segmenter=hourglass", "segmenter.widths=[4,8]"),
@@ -32,6 +34,8 @@ OTHERS = {
     "deeplab": (),
     "efficientnet": ("segmenter=efficientnet_lite0",),
     "region grouping": ("method=region_grouping",),
+    "dinov2": ("segmenter=dinov2_vits14",),
+    "dinov3": ("segmenter=dinov3_vits16",),
 }
 
 
@@ -87,11 +91,11 @@ def by_torch(path: Path, images: Tensor) -> Tensor:
     return torch.export.load(path).module()(images)
 
 
-def require_same(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
+def require_same(found: Tensor, expected: Tensor) -> None:
     """Without the background that predict.py has from masks, of which there are none."""
     expected = expected[:, -found.shape[1] :]
     assert found.shape == expected.shape
-    assert (found - expected).abs().max() < tolerance
+    assert (found - expected).abs().max() < TOLERANCE
     assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.999
 
 
@@ -101,19 +105,30 @@ def test_both_formats_give_what_predict_py_writes_and_the_network_at_any_size(na
     square = noise(3, 64, 64)
     expected = predicted(checkpoint, square)
     assert expected.std() > 1e-3  # there is something to compare
-    # Between two landmarks a probability goes from 0 to 1 within a pixel, and squared distances are rounded.
-    tolerance = 1e-2 if name == "landmarks" else 1e-4
     onnx, pt2 = exported(checkpoint), exported(checkpoint, "format=torch", "input=uint8")
     in_bytes = (square * 255).round().byte()
     for images, as_bytes in ((square, in_bytes), (square[:1], in_bytes[:1])):
-        require_same(by_onnx(onnx, images), expected[: len(images)], tolerance)
-        require_same(by_torch(pt2, as_bytes), expected[: len(images)], tolerance)
-    # TensorFlow's padding: multiples of 32.
-    for size in ((2, 96, 64), (1, 64, 96) if name == "efficientnet" else (1, 75, 101)):
+        require_same(by_onnx(onnx, images), expected[: len(images)])
+        require_same(by_torch(pt2, as_bytes), expected[: len(images)])
+    for size in ((2, 96, 64), (1, 75, 101)):
         images = noise(*size)
         found, again = by_onnx(onnx, images), by_torch(pt2, (images * 255).round().byte())
         assert found.shape == (size[0], expected[:, -found.shape[1] :].shape[1], *size[1:])
-        assert found.sum(1).allclose(torch.ones(1)) and (found - again).abs().max() < tolerance
+        assert found.sum(1).allclose(torch.ones(1)) and (found - again).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (40, 35), (2, 5)], ids=str)
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 2, 1), (5, 2, 1), (3, 1, 1), (5, 1, 2), (7, 2, 2)])
+def test_tensorflow_s_padding_is_the_same_for_sides_with_any_remainder(size, kernel, stride, dilation):
+    torch.manual_seed(0)
+    layer, x = Conv2dSame(4, 6, kernel, stride=stride, dilation=dilation, groups=2), torch.randn(2, 4, *size)
+    torch.testing.assert_close(export.convolved_same(layer, x), layer(x), atol=1e-5, rtol=0)
+
+
+def test_dinov3_s_rotations_are_timm_s_for_a_grid_of_any_size():
+    layer = RotaryEmbeddingDinoV3(64)
+    for grid in ((1, 1), (4, 7), (16, 5)):
+        torch.testing.assert_close(export.rotations(layer, grid), layer._create_embed(grid), atol=1e-5, rtol=0)
 
 
 def test_metadata_say_what_the_channels_are_and_where_they_come_from(tmp_path, capsys):

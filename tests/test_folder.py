@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import datasets
@@ -206,7 +207,50 @@ def test_masks_and_keypoints_without_a_picture_are_noted(root):
     (root / "images/creature_002.jpg").unlink()
     assert len(folder(root)) + len(folder(root, "test")) == 9
     notes = [note for note in folder(root).notes if "creature_002" in note]
-    assert "1 masks in" in notes[0] and "keypoints.csv has keypoints of pictures that are not there" in notes[1]
+    assert "1 masks in" in notes[0] and "keypoints.csv has 1 pictures that are not there" in notes[1]
+
+
+def write_objects(root, columns: str, row: str) -> None:
+    """``objects.csv`` with a row for each picture; ``row`` is a format of the picture's number and its evenness."""
+    rows = [row.format(number=number, kind="ab"[number % 2]) for number in range(1, 11)]
+    (root / "objects.csv").write_text("\n".join([columns, *rows]) + "\n")
+
+
+def test_classes_and_boxes_of_one_s_own_are_those_of_the_samples(root):
+    write_objects(root, "name,class,x,y,width,height", "creature_{number:03d}.jpg,{kind},2,3,{number},5")
+    for split in ("train", "test"):
+        data = folder(root, split)
+        assert data.num_classes == 2
+        for read in (data[index] for index in range(len(data))):
+            number = int(read.path.stem[-3:])
+            assert read.label == 1 + number % 2
+            np.testing.assert_array_equal(read.box, [2, 3, 1 + number, 7])
+    write_objects(root, "class,name", "{kind},creature_{number:03d}")
+    read = folder(root)[0]
+    np.testing.assert_array_equal(read.box, folder(root, mask="gt")[0].box)  # the mask's
+    assert read.label in (1, 2) and read.box[2] > 20
+
+
+def test_a_box_is_cut_off_at_the_picture_s_edges(root):
+    write_objects(root, "name,x,y,width,height", "creature_{number:03d},-4,-4.5,500,20")
+    read = folder(root)[0]
+    np.testing.assert_array_equal(read.box, [0, 0, read.image.shape[1] - 1, 14.5])
+    assert read.label is None
+
+
+def test_keypoints_with_classes_and_boxes_are_evaluated_class_by_class(root):
+    shutil.rmtree(root / "parts")
+    (root / "test.txt").write_text("\n".join(f"creature_{number:03d}" for number in (7, 8, 9, 10)) + "\n")
+    write_objects(root, "name,class,x,y,width,height", "creature_{number:03d}.jpg,{kind},4,4,30,30")
+    config = composed(
+        *("dataset_name=folder", f"dataset_root={root}", "image_size=48"),
+        *("evaluation.size=48", "loader.num_workers=0"),
+    )
+    sets, device = Sets.of(config, "evaluation"), torch.device("cpu")
+    labeller = KMeansColours(kmeans.Options(1000, 1, num_images=None, minibatch=None, epochs=1), 3, seed=0)
+    metrics = evaluate(labeller, sets, ["keypoints"], EvaluationOptions.of(config), device).metrics
+    errors = [name for name, value in metrics.items() if name.startswith("keypoint_error") and value is not None]
+    assert errors == ["keypoint_error_all", "keypoint_error_001", "keypoint_error_002"] and "FG-NMI" in metrics
 
 
 def test_a_listed_picture_that_is_not_there_is_missing_before_anything_is_read(root):

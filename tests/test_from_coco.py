@@ -113,6 +113,13 @@ def test_the_only_category_is_the_object(place):
     np.testing.assert_array_equal(pixels(out / "masks/more/b.png") > 0, disc(30, 20, 12))
 
 
+def test_a_file_of_keypoints_alone_gives_no_empty_masks(place, capsys):
+    content = copy.deepcopy(CONTENT)
+    content["annotations"] = [entry | {"segmentation": []} for entry in content["annotations"]]
+    out = converted(place, content, "bird")
+    assert sorted(path.name for path in out.iterdir()) == ["images", "keypoints.csv"]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_compressed_run_lengths_are_read_as_pycocotools_does(seed):
     mask = np.random.default_rng(seed).random((37, 53)) < (0.01, 0.2, 0.9, 1)[seed]

@@ -57,6 +57,12 @@ def test_it_is_smaller_predicts_the_same_and_says_both_sizes(run, capsys):
     assert checkpoints.latest(run) == whole  # a run does not take it for one of its own
 
 
+def test_the_run_s_model_card_goes_with_it(run, tmp_path):
+    (run / "model_card.md").write_text("# run\n")
+    slim(run, tmp_path / "birds.pth")
+    assert (tmp_path / "birds.md").read_text() == "# run\n"
+
+
 def test_no_run_goes_on_from_it(run):
     file = slim(run)
     with pytest.raises(UserError, match="is a file: give resume=DIR. .*utils.slim.* has no optimiser's state"):

@@ -1,4 +1,4 @@
-"""What a run will take, told once it is known how fast it goes."""
+"""What a run will take: of the disk, told before it starts, and of time, told once it is known how fast it goes."""
 
 import shlex
 import shutil
@@ -12,31 +12,40 @@ from utils.run_directory import ROOT, argument
 DAY = 24 * 60 * 60  # seconds
 
 
-def forecast(
-    config: DictConfig, step: int, pace: float, checkpoint_size: int, free: int | None, on_cpu: bool
-) -> Iterator[str]:
-    """Messages: how long the rest of the run takes, what its checkpoints need, and what helps where that is too much.
+def storage(config: DictConfig, step: int, checkpoint_size: int, free: int | None) -> Iterator[str]:
+    """Messages: what a run's checkpoints need, and what helps where that is too much.
 
     Args:
         config: of the run.
         step: updates done.
-        pace: seconds a step.
         checkpoint_size: bytes of one checkpoint.
         free: bytes on the run's disk; None where that is not known.
-        on_cpu: what it trains on.
     """
-    seconds, count = pace * (config.num_steps - step), len(checkpoints_to_come(config, step))
+    if not (count := len(checkpoints_to_come(config, step))):
+        return
     needed = count * checkpoint_size
     space = "" if free is None else f"; the disk has {size(free)} left"
-    yield (
-        f"At {pace:.3g} s a step the {config.num_steps - step} to come take {duration(seconds)}, evaluations left out. "
-        f"Checkpoints need {size(needed)} ({count} of {size(checkpoint_size)}){space}."
-    )
+    yield f"Checkpoints need {size(needed)} ({count} of {size(checkpoint_size)}){space}."
     if free is not None and needed > free:
         yield (
             "warning: the disk will not hold the checkpoints: give checkpointing.keep=2 (now or with resume=), or "
             f"a higher checkpointing.every ({config.checkpointing.every} now)."
         )
+
+
+def forecast(config: DictConfig, step: int, pace: float, on_cpu: bool) -> Iterator[str]:
+    """Messages: how long the rest of a run takes, and what helps where that is too much.
+
+    Args:
+        config: of the run.
+        step: updates done.
+        pace: seconds a step.
+        on_cpu: what it trains on.
+    """
+    seconds = pace * (config.num_steps - step)
+    yield (
+        f"At {pace:.3g} s a step the {config.num_steps - step} to come take {duration(seconds)}, evaluations left out."
+    )
     if on_cpu and seconds > DAY and (recipe := laptop_recipe(config.method.name)):
         same = f"dataset_name={config.dataset_name} {shlex.quote(argument('dataset_root', config.dataset_root))}"
         yield (

@@ -29,12 +29,13 @@ except ImportError:  # Windows
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "torchvision", "lightning", "kornia", "numpy", "scipy", "scikit-learn", "opencv-python-headless")
+CARD = "model_card.md"
 UNTRACKED_LIMIT = 1_000_000  # bytes: larger files that git does not know are left out of the saved difference
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Holds ``config.yaml`` (resolved), ``code/``, ``checkpoints/``, ``pictures/`` and the log's files.
+    """Holds ``config.yaml`` (resolved), ``code/``, ``checkpoints/``, ``pictures/``, the log's files and a model card.
 
     One that :meth:`of` gives is this process's own, until it has been left as a context: ``lock`` is locked. It knows
     the :func:`versions` that it was begun, or gone on, with.

@@ -1,10 +1,19 @@
 """A checkpoint to share, of what predicts alone: ``python -m utils.slim RUN [FILE.pth]``.
 
+    python -m utils.slim runs/my_run
+    python -m utils.slim runs/my_run birds.pth
+    python -m utils.slim runs/my_run/checkpoints/model_5000.pth birds_5000.pth
+
 ``RUN`` is a run directory, of which the newest checkpoint is meant, or a ``.pth`` file; without ``FILE.pth`` the new
 one lies beside it, as ``model_ITER_slim.pth``. Left out is what only training needs: the optimiser's state, and what a
-method trains beside its network. ``evaluate.py`` and ``predict.py`` read it as any other.
+method trains beside its network. ``evaluate.py`` and ``predict.py`` read it as any other. The run's model card goes
+with it, as ``FILE.md``.
 """
 
+import conf.start  # noqa: F401
+
+# isort: split
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +24,7 @@ from utils import checkpoints
 from utils.errors import UserError
 from utils.files import written_whole
 from utils.paths import read_path
+from utils.run_directory import CARD
 
 
 def slim(source: Path | str, output: Path | str | None = None) -> Path:
@@ -40,10 +50,13 @@ def slim(source: Path | str, output: Path | str | None = None) -> Path:
         "versions": checkpoint.versions,
         checkpoints.SLIM: True,
     }
+    card = checkpoint.run and checkpoint.run / CARD
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(output) as part, part.open("wb") as file:
             torch.save({key: value for key, value in payload.items() if value not in (None, {})}, file)
+        if card and card.is_file():
+            shutil.copyfile(card, output.with_suffix(".md"))
     except (OSError, RuntimeError) as error:  # PyTorch's own hides why it could not be written
         reason = error if isinstance(error, OSError) else error.__context__
         if not isinstance(reason, OSError):

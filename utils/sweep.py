@@ -10,8 +10,15 @@ A sweep's directory, ``hydra.sweep.dir``, holds
     sweep_mean.csv      mean and standard deviation over seeds: a row for each setting
 
 ``python -m utils.sweep DIR`` makes the table again from these, for example after a failed job was run again.
+
+    python train.py -m seed=1,2,3 num_parts=4,8 dataset_name=CUB
+    python train.py resume=runs/sweeps/DATE/num_parts_4+seed_1
+    python -m utils.sweep runs/sweeps/DATE
 """
 
+import conf.start  # noqa: F401
+
+# isort: split
 import csv
 import itertools
 import json

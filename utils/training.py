@@ -12,7 +12,7 @@ from utils import checkpoints
 from utils.devices import compile_networks, memory_format
 from utils.errors import Halted, Stopped, UserError
 from utils.finite import FiniteUpdates, require_finite_weights
-from utils.forecast import forecast, free_space
+from utils.forecast import forecast, free_space, storage
 from utils.logging import RunLogger
 from utils.memory import release
 from utils.optimizer import build_optimizer, clip_gradients, restore_optimizer, set_learning_rate
@@ -36,6 +36,7 @@ class Training:
         step: updates done.
         method: as given, on its device.
         network: the method as Fabric wraps it: called, it gives the losses of the views.
+        notes: what a log should say about where it begins.
 
     Raises:
         UserError: the checkpoint cannot be read or does not fit, or has come farther than the run is to go.
@@ -53,6 +54,14 @@ class Training:
         self.step = self._first = self._saved = checkpoint.step if checkpoint else 0
         if self.step > config.num_steps:
             raise UserError(f"The run has done {self.step} steps already: give num_steps={self.step} or more.")
+        self.notes = []
+        if checkpoint and self.step == config.num_steps:
+            more = 2 * self.step
+            rate = f" optimizer.poly_steps={more}" if config.optimizer.poly_steps < more else ""  # where it becomes 0
+            self.notes.append(
+                f"The run is finished: all {self.step} steps are done. To go on with it, for example to twice as many: "
+                f"python train.py {to_resume(config.resume)} num_steps={more}{rate}"
+            )
         if checkpoint:
             method.load(checkpoint)
             if checkpoint.precision:
@@ -154,20 +163,28 @@ class Training:
         self._saved = self.step
 
     def foretell(self, run: RunDirectory | None, logger: RunLogger) -> None:
-        """After ten steps says how long the run takes at this speed, and what its checkpoints need.
+        """Before the first step says what the run's checkpoints need, after ten how long it takes at this speed.
 
         Args:
             run: None on ranks that save nothing.
         """
-        if run is None or self.step != self._first + STEPS_TO_FORETELL:
+        if run is None:
             return
         device = self.ranks.fabric.device
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        parts = self.method.predictor.state_dict(), self.optimizer.state_dict(), self.method.trained_beside()
-        pace, free = logger.seconds_per_step(), free_space(run.path)
-        for line in forecast(self.config, self.step, pace, _num_bytes(parts), free, device.type == "cpu"):
-            logger.say(line)
+        if self.step == self._first:
+            for line in storage(self.config, self.step, self._checkpoint_size(), free_space(run.path)):
+                logger.say(line)
+        elif self.step == self._first + STEPS_TO_FORETELL:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            for line in forecast(self.config, self.step, logger.seconds_per_step(), device.type == "cpu"):
+                logger.say(line)
+
+    def _checkpoint_size(self) -> int:
+        """Bytes, with the moments that the optimiser will have of each trained weight."""
+        trained = [(group, weight) for group in self.optimizer.param_groups for weight in group["params"]]
+        moments = sum((2 if "betas" in group else bool(group["momentum"])) * _num_bytes(own) for group, own in trained)
+        return moments + _num_bytes([self.method.predictor.state_dict(), self.method.trained_beside()])
 
     @torch.no_grad()
     def halt(self, lacking: str, run: RunDirectory | None, logger: RunLogger) -> Halted:

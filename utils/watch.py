@@ -1,8 +1,16 @@
 """Follow a run in a terminal, from its own files: ``python -m utils.watch RUN``, until it ends.
 
+    python -m utils.watch runs/my_run
+    python -m utils.watch runs/my_run | grep step
+    python -m utils.watch runs/my_run && python evaluate.py checkpoint=runs/my_run
+
+Its status is 0 if the run has come to its end, else 1.
 A terminal shows its losses and figures as they come; elsewhere the lines of its log are printed.
 """
 
+import conf.start  # noqa: F401
+
+# isort: split
 import sys
 import time
 from collections.abc import Iterator, Sequence

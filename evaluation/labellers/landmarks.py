@@ -31,7 +31,11 @@ class LandmarkLabeller(SegmenterLabeller):
         maps = upsample(super().scores(images, foreground), (height, width)).softmax(1)[:, 1:]
         masks = foreground.to(maps.device)
         masks = torch.where(masks.sum((1, 2, 3), keepdim=True) > 0, masks, 1.0)
-        centres = centres_of_mass((maps + torch.finfo(maps.dtype).tiny) * masks)
+        mass = (maps + torch.finfo(maps.dtype).tiny) * masks
+        # Sums of so many pixels are rounded, and differences of squared distances multiply that by the picture's size:
+        # other programs (models/export.py) would find other probabilities. MPS has no float64.
+        wide = mass.float() if mass.device.type == "mps" else mass.double()
+        centres = centres_of_mass(wide).float()
         columns, rows = (
             torch.arange(1, size + 1, device=maps.device) - centres[..., axis, None]
             for axis, size in enumerate((width, height))

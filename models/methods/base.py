@@ -61,6 +61,11 @@ class Method(nn.Module):
         return None
 
     @classmethod
+    def networks(cls, options: DictConfig) -> tuple[str, ...]:
+        """The nodes of the config whose networks, with their pretrained weights, play a role in its training."""
+        return ("segmenter",)
+
+    @classmethod
     def from_config(cls, config: DictConfig) -> Self:
         """From the whole config, with pretrained weights and new ones that are functions of the seed.
 

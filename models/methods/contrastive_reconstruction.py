@@ -103,6 +103,10 @@ class Method(base.Method):
         return None
 
     @classmethod
+    def networks(cls, options: DictConfig) -> tuple[str, ...]:
+        return "segmenter", "perceptual"
+
+    @classmethod
     def from_config(cls, config: DictConfig) -> Self:
         predictor, perceptual = new_segmenter(config, config.num_parts), new_perceptual_network(config)
         return cls(predictor, perceptual, config.method, config.augmentation)

@@ -84,6 +84,10 @@ class Method(base.Method):
         return "the gradient through the warp, of the landmarks' equivariance: give deterministic=false"
 
     @classmethod
+    def networks(cls, options: DictConfig) -> tuple[str, ...]:
+        return "segmenter", "perceptual"
+
+    @classmethod
     def from_config(cls, config: DictConfig) -> Self:
         predictor = new_segmenter(config, config.num_parts, has_background=True)
         perceptual = new_perceptual_network(config)

@@ -99,6 +99,10 @@ class Method(base.Method):
         return "the places of landmarks in the warp, of the equivariance: give deterministic=false"
 
     @classmethod
+    def networks(cls, options: DictConfig) -> tuple[str, ...]:
+        return ("segmenter",) if options.reconstruction == "pixels" else ("segmenter", "perceptual")
+
+    @classmethod
     def from_config(cls, config: DictConfig) -> Self:
         options, num_parts = config.method, config.num_parts
         predictor = new_segmenter(config, num_parts, has_background=True)

@@ -126,6 +126,10 @@ def keypoints(content: str | bytes) -> Damage:
     return write("keypoints.csv", content)
 
 
+def objects(content: str) -> Damage:
+    return write("objects.csv", content)
+
+
 LISTS = [
     FOLDER.broken(
         "coordinate in words",
@@ -156,6 +160,29 @@ LISTS = [
         keypoints(CSV.replace("3,4", "3,400")),
         "keypoints.csv: the eye at (3, 400)",
         "creature_001.jpg",
+    ),
+    FOLDER.broken(
+        "keypoints of other pictures",
+        keypoints(CSV.replace("creature", "kreature")),
+        "/data/keypoints.csv is that of a picture",
+        "kreature_001",
+    ),
+    FOLDER.broken("an object twice", objects("name,class\na,b\na,b\n"), "objects.csv, line 3: a second row of a"),
+    FOLDER.broken("objects without anything", objects("name\ncreature_001\n"), "objects.csv, line 1: 'name' must be"),
+    FOLDER.broken("half a box", objects("name,x,y\ncreature_001,1,2\n"), "objects.csv, line 1: 'name,x,y' must be"),
+    FOLDER.broken(
+        "an object without a class", objects("name,class\ncreature_001,\n"), "line 2: creature_001 has no class"
+    ),
+    FOLDER.broken("pictures without a class", objects("name,class\ncreature_001,b\n"), "pictures have no class"),
+    FOLDER.broken(
+        "a box in words",
+        objects("name,x,y,width,height\ncreature_001,1,2,3,high\n"),
+        "objects.csv, line 2: expected numbers x, y, width, height",
+    ),
+    FOLDER.broken(
+        "a box beside the picture",
+        objects("name,x,y,width,height\ncreature_001,1000,2,3,4\n"),
+        "/images/creature_001.jpg is not in its",
     ),
     FOLDER.broken(
         "a picture in both lists",

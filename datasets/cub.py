@@ -30,7 +30,7 @@ from datasets.files import (
     require_masks,
     turn_of_map,
 )
-from datasets.masks import FORCE, PLACES_AS_STORED, LabelMap, read_mask, read_part_map, remarks_of, united
+from datasets.masks import FORCE, PLACES_AS_STORED, LabelMap, at_least, read_mask, read_part_map, remarks_of, united
 from datasets.sample import Purpose, Remark, Sample
 from datasets.turns import UPRIGHT, shown_places, turned
 from utils.errors import UserError
@@ -273,7 +273,7 @@ class CUB(BoxCrops):
             return read_mask(mask_path, path, image, **rules)
         values = read_label_map(mask_path, path, image)
         if self._mask_threshold is not None:
-            return LabelMap((values >= self._mask_threshold).astype(np.uint8))
+            return LabelMap(at_least(values, self._mask_threshold, mask_path).astype(np.uint8))
         if values.max() != 0 and not _ONE_ANNOTATOR <= values.max() <= _ALL_ANNOTATORS:
             raise UnreadableFile(
                 f"{mask_path} has values up to {values.max()}, but 255 is the object in a mask of CUB: save it with 0 "

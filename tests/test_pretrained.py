@@ -283,7 +283,7 @@ def test_where_nothing_is_found_in_any_picture_no_training_is_proposed(own, tmp_
     assert "No masks found in 10 of them" in out and "python train.py" not in out and not (own / "masks").exists()
     draw_folder(tmp_path / "drawn", count=2, size=48)
     for path in (tmp_path / "drawn/images").iterdir():
-        Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path)
+        Image.fromarray(np.zeros_like(pixels(path))).save(path)
     run(*COMMAND[1:], "dataset_name=folder", f"dataset_root={tmp_path / 'drawn'}")
     out = capsys.readouterr().out
     assert "No masks found in 2 of them" in out and "To use them" not in out

@@ -16,7 +16,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,6 +83,7 @@ def predict(config: DictConfig) -> None:
     if config.pretrained is None:
         labeller, checkpoint, config = of_checkpoint(config, fabric)
     else:
+        to_write(config, True, work_of(config, True))  # what is in the way is told before weights are fetched
         labeller, checkpoint = foreground.of_predictor(fabric.setup_module(pretrained.build(config.pretrained))), None
     if config.task not in (None, finds := "foreground" if labeller.gives_masks else "parts"):
         named = config.checkpoint or f"pretrained={config.pretrained.name}"
@@ -92,7 +93,7 @@ def predict(config: DictConfig) -> None:
             f"{config.checkpoint} was trained with method={config.method.name} and gives features, not clusters: these "
             f"are fitted to a data set, give python evaluate.py checkpoint={config.checkpoint}."
         )
-    output = None if config.images is None else output_of(config, labeller)
+    output = None if config.images is None else output_of(config, labeller.gives_masks)
     made_by = about(config, checkpoint, labeller) if output else None
     if made_by and config.only_missing and not labeller.gives_masks:
         refuse_another_checkpoint(output / ABOUT, made_by)
@@ -100,22 +101,23 @@ def predict(config: DictConfig) -> None:
         config.masks = predict_masks_first(given, config, labeller, fabric)
 
     # Whatever is in the way is found before the first picture.
-    work = files_of_a_folder(config, labeller) if output else masks_of_a_data_set(config, labeller)
+    work = work_of(config, labeller.gives_masks)
     table = PartTable(output / TABLE, labeller.num_parts) if output and not labeller.gives_masks else None
-    chosen = to_write(config, labeller, work, table)
+    chosen = to_write(config, labeller.gives_masks, work, table)
     if output is None and checkpoint:
         tells_own_data(checkpoint.config, config, lists_of(work[-1][0]))  # the test split
     for note in notes_of(config, labeller, work):
         print(note)
-    if made_by:
-        with told(path := output / ABOUT):
-            write_json(path, made_by)
-    if table is not None:
-        with told(table.path):
-            table.begin(work[0][0].sample_name(place) for place in chosen[0])
     # An empty mask would be taken for one; of a data set, whose evaluation asks for all of them, it is one.
     no_empty_mask = output is not None and labeller.gives_masks
-    done = run(config, labeller, fabric, work, chosen, table, no_empty_mask)
+    with taken_back(of_all_pictures(config, labeller.gives_masks), work):
+        if made_by:
+            with told(path := output / ABOUT):
+                write_json(path, made_by)
+        if table is not None:
+            with told(table.path):
+                table.begin(work[0][0].sample_name(place) for place in chosen[0])
+        done = run(config, labeller, fabric, work, chosen, table, no_empty_mask)
     if config.format == "coco":
         with told(path := output / COCO):
             ((pictures, files),) = work
@@ -124,17 +126,18 @@ def predict(config: DictConfig) -> None:
             names = ["object"] if labeller.gives_masks else [f"part {part + 1}" for part in range(labeller.num_parts)]
             write_coco(path, present, names, table.rows if table else {})
 
-    done.written += [path for path in of_all_pictures(config, labeller) if path.exists()]
+    done.written += [path for path in of_all_pictures(config, labeller.gives_masks) if path.exists()]
     paths = (path for _, files in work for of_picture in files for path in of_picture.values())
     print(f"{done.count} pictures, {len(done.written)} files in {os.path.commonpath([path.parent for path in paths])}")
     tell(done, labeller)
     if done.empty and no_empty_mask:
         print(list_without_object(output / WITHOUT_OBJECT, done.empty))
-    if output is None:
+    found_any = len(done.empty) < sum(len(pictures) for pictures, _ in work)
+    if output is None and found_any:
         data = f"dataset_name={config.dataset_name} dataset_root={config.dataset_root}"
         for_training = " dataset.train_mask=supervised" * (checkpoint is None)  # which others have trained
         print(f"To use them: {data}{for_training} dataset.eval_mask=supervised")
-    elif labeller.gives_masks and beside(config.images, output):
+    elif output and labeller.gives_masks and found_any and beside(config.images, output):
         root = shlex.quote(argument("dataset_root", output))
         print(f"Look at them in overlays/. To train with them: python train.py dataset_name=folder {root}")
 
@@ -221,16 +224,21 @@ def predict_masks_first(given: DictConfig, config: DictConfig, labeller: Labelle
             f"foreground={given.foreground} was trained with method={own.method.name} and finds no masks: give a run "
             "of method=foreground (docs/masks.md)."
         )
-    to_write(config, labeller, files_of_a_folder(config, labeller))
-    ((pictures, files),) = files_of_a_folder(own, of_masks)
+    to_write(config, False, files_of_a_folder(config, False))
+    ((pictures, files),) = files_of_a_folder(own, True)
     work = [(pictures, [{"mask": of_picture["label_map"]} for of_picture in files])]
     own.probabilities, own.format = False, "png"
-    tell(run(own, of_masks, fabric, work, to_write(own, of_masks, work), None), of_masks)
+    tell(run(own, of_masks, fabric, work, to_write(own, True, work), None), of_masks)
     return str(Path(config.output_dir, "masks"))
 
 
+def work_of(config: DictConfig, gives_masks: bool) -> list[tuple[Source, Files]]:
+    """The pictures, by their sources, and the files to write of each."""
+    return files_of_a_folder(config, gives_masks) if config.images else masks_of_a_data_set(config, gives_masks)
+
+
 def to_write(
-    config: DictConfig, labeller: Labeller, work: list[tuple[Source, Files]], table: PartTable | None = None
+    config: DictConfig, gives_masks: bool, work: list[tuple[Source, Files]], table: PartTable | None = None
 ) -> list[list[int]]:
     """The places of the pictures that are to be predicted, for each source.
 
@@ -241,23 +249,23 @@ def to_write(
     for pictures, files in work:
         done = (
             config.only_missing
-            and there(of_picture, labeller.gives_masks)
+            and there(of_picture, gives_masks)
             and (table is None or pictures.sample_name(place) in table)
             for place, of_picture in enumerate(files)
         )
         chosen.append([place for place, is_done in enumerate(done) if not is_done])
     if not (config.overwrite or config.only_missing):
         paths = [path for _, files in work for of_picture in files for path in of_picture.values()]
-        refuse_to_overwrite(paths + of_all_pictures(config, labeller))
+        refuse_to_overwrite(paths + of_all_pictures(config, gives_masks))
     return chosen
 
 
-def of_all_pictures(config: DictConfig, labeller: Labeller) -> list[Path]:
+def of_all_pictures(config: DictConfig, gives_masks: bool) -> list[Path]:
     """The files that are of all pictures together."""
     if config.images is None:
         return []
-    names = [ABOUT] + [TABLE] * (not labeller.gives_masks) + [COCO] * (config.format == "coco")
-    return [output_of(config, labeller) / name for name in names]
+    names = [ABOUT] + [TABLE] * (not gives_masks) + [COCO] * (config.format == "coco")
+    return [output_of(config, gives_masks) / name for name in names]
 
 
 def notes_of(config: DictConfig, labeller: Labeller, work: list[tuple[Source, Files]]) -> list[str]:
@@ -316,13 +324,27 @@ def told(path: Path) -> Iterator[None]:
         raise UserError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
-def masks_of_a_data_set(config: DictConfig, labeller: Labeller) -> list[tuple[Source, Files]]:
+@contextmanager
+def taken_back(paths: list[Path], work: list[tuple[Source, Files]]) -> Iterator[None]:
+    """Where a prediction ends before it has any picture's file: those of all pictures that it has begun are deleted."""
+    begun = [path for path in paths if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        if not any(path.exists() for _, files in work for of_picture in files for path in of_picture.values()):
+            for path in begun:
+                with suppress(OSError):
+                    path.unlink()
+        raise
+
+
+def masks_of_a_data_set(config: DictConfig, gives_masks: bool) -> list[tuple[Source, Files]]:
     """Both splits, as an evaluation reads them, and where it looks for predicted masks.
 
     Raises:
         UserError: the checkpoint finds parts, or the data set is not there.
     """
-    if not labeller.gives_masks:
+    if not gives_masks:
         raise UserError(
             f"{config.checkpoint} was trained with method={config.method.name} and finds parts: they are predicted for "
             "a folder of pictures, give images=DIR output_dir=OUT. Masks of a data set are of method=foreground."
@@ -339,7 +361,7 @@ def masks_of_a_data_set(config: DictConfig, labeller: Labeller) -> list[tuple[So
     return work
 
 
-def files_of_a_folder(config: DictConfig, labeller: Labeller) -> list[tuple[Pictures, Files]]:
+def files_of_a_folder(config: DictConfig, gives_masks: bool) -> list[tuple[Pictures, Files]]:
     """The pictures in ``config.images`` and their files in the folder of :func:`output_of`.
 
     Label maps of parts are named as ``evaluate.py predictions=DIR`` looks for them, masks as a folder of one's own
@@ -348,7 +370,7 @@ def files_of_a_folder(config: DictConfig, labeller: Labeller) -> list[tuple[Pict
     Raises:
         UserError: there is no such folder, no pictures, or a mask that could not be replaced.
     """
-    output = output_of(config, labeller)
+    output = output_of(config, gives_masks)
     pictures = Pictures(
         config.images,
         config.masks,
@@ -357,7 +379,7 @@ def files_of_a_folder(config: DictConfig, labeller: Labeller) -> list[tuple[Pict
         ignore_label=config.dataset.ignore_label,
         on_error=config.dataset.on_error,
     )
-    made = pictures_in(output / "masks", "")[0] if labeller.gives_masks and (output / "masks").is_dir() else {}
+    made = pictures_in(output / "masks", "")[0] if gives_masks and (output / "masks").is_dir() else {}
     files = []
     for index in range(len(pictures)):
         name, stem = pictures.sample_name(index), pictures.stem(index)
@@ -365,19 +387,19 @@ def files_of_a_folder(config: DictConfig, labeller: Labeller) -> list[tuple[Pict
         of_picture["overlay"] = output / f"overlays/{name}.png"
         # A mask made by hand may be of another type: under two endings there would be two.
         masks, parts = made.get(stem, output / f"masks/{stem}.png"), output / f"label_maps/{name}.png"
-        files.append(of_picture | {"label_map": masks if labeller.gives_masks else parts})
+        files.append(of_picture | {"label_map": masks if gives_masks else parts})
     if others := [path for path in made.values() if config.overwrite and path.suffix != ".png"]:
         raise UserError(f"{others[0]} is not replaced by a PNG: take it away, or give only_missing=true to keep it.")
     return [(pictures, files)]
 
 
-def output_of(config: DictConfig, labeller: Labeller) -> Path:
+def output_of(config: DictConfig, gives_masks: bool) -> Path:
     """``output_dir``; for masks of DIR/images it is DIR by default, whose masks a folder of one's own pictures reads.
 
     Raises:
         UserError: there is none.
     """
-    if config.output_dir is None and labeller.gives_masks and Path(config.images).name == "images":
+    if config.output_dir is None and gives_masks and Path(config.images).name == "images":
         return Path(config.images).parent
     if config.output_dir is None:
         raise UserError("images=DIR needs a place for what is found in them: give output_dir=OUT.")

@@ -183,10 +183,13 @@ def _explain(error: Exception, schema: type) -> str:
         options = error.options or sorted(path.stem for path in (CONF / group).glob("*.yaml"))
         return no_option(group, option, options)
     if isinstance(error, OverrideParseException):
-        argument = error.override.removeprefix("++")
+        argument, known = error.override.removeprefix("++"), known_keys(schema)
+        key, equals, value = argument.partition("=")
+        if value and known.get(key, int) not in (int, float, bool):
+            return f"cannot read the argument '{argument}': {_in_quotes(key, value)}."
         return (
             f"cannot read the argument '{argument}': give KEY=VALUE, and quote special characters, for example "
-            f"""'output_dir="a=b"'.{nearest(argument.partition("=")[0].lstrip("+~"), known_keys(schema))}"""
+            f"""'output_dir="a=b"'.{nearest(key.lstrip("+~"), known)}"""
         )
     causes = [cause for cause in (error.__cause__, error) if cause is not None]
     text = "\n".join(map(str, causes))
@@ -208,6 +211,12 @@ def _explain(error: Exception, schema: type) -> str:
         return several_values(several[1], several[2])
     reason = " ".join(line.strip() for line in text.splitlines() if "hydra.cc" not in line)
     return f"cannot compose the config of {' '.join(sys.argv[1:])}: {reason}"
+
+
+def _in_quotes(key: str, value: str) -> str:
+    """How a shell is told to hand over special characters so that they stay text."""
+    bare = value.replace('"', "").replace("'", "")
+    return f"""brackets and other special characters need quotes within quotes, '{key}="{bare}"'"""
 
 
 def _file_of(key: str) -> str | None:
@@ -235,6 +244,11 @@ def _explain_key(key: str, keys: dict[str, object], where: str, text: str) -> st
     if key in keys and "not in" not in text and "Could not override" not in text:
         if "is not a ListConfig" in text:
             return f"{key}{where} is a list: give it in brackets, {key}=[A] or {key}=[A,B]."
+        if "Config' to string" in text and not where:
+            value = next((argument for argument in sys.argv if argument.startswith(f"{key}=")), "").partition("=")[2]
+            if not value.strip("[]{} "):
+                return f"{key} is empty ({value}): give {key}=VALUE, or leave it out."
+            return f"{key}={value} is read as a list or mapping, and {key} is text: {_in_quotes(key, value)}."
         kind = f"; it must be {KINDS[keys[key]]}" if keys[key] in KINDS else ""
         return f"{key}{where}: {text.splitlines()[0].rstrip('.')}{kind}."
     if where and f"Could not override '{key}@" in text:

@@ -181,7 +181,12 @@ class PredictConfig(TrainConfig):
     @staticmethod
     def check(config: DictConfig) -> None:
         TrainConfig.check(config)
-        if (config.checkpoint is None) == (config.pretrained is None):
+        if config.checkpoint is not None and config.pretrained is not None:
+            raise UserError(
+                f"checkpoint={config.checkpoint} and pretrained={config.pretrained.name} are two networks to predict "
+                "with: give one of them."
+            )
+        if config.checkpoint is None and config.pretrained is None:
             raise UserError(
                 "One of two is required: checkpoint=PATH, of a run or a published one, or pretrained=NAME, a network "
                 f"that finds the foreground ({', '.join(names('pretrained'))})."

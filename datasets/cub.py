@@ -30,7 +30,7 @@ from datasets.files import (
     require_masks,
     turn_of_map,
 )
-from datasets.masks import FORCE, PLACES_AS_STORED, LabelMap, read_mask, read_part_map, remarks_of, united
+from datasets.masks import FORCE, PLACES_AS_STORED, LabelMap, at_least, read_mask, read_part_map, remarks_of, united
 from datasets.sample import Purpose, Remark, Sample
 from datasets.turns import UPRIGHT, shown_places, turned
 from utils.errors import UserError
@@ -115,9 +115,9 @@ class CUB(BoxCrops):
 
         self._read_lists()
         self._cleaned: dict[str, _CleanedImage] = {}
-        cleaned_list = self._base / "cachedir/cub/data/train_cub_cleaned.mat"
-        if split == "train" and use_cleaned_list and cleaned_list.is_file():
-            self._use_cleaned_list(cleaned_list)
+        self._cleaned_list = self._base / "cachedir/cub/data/train_cub_cleaned.mat"
+        if split == "train" and use_cleaned_list and self._cleaned_list.is_file():
+            self._use_cleaned_list(self._cleaned_list)
         else:
             self.notes.append(f"{self.name}: {len(self):,} pictures, the whole {split} split.")
         if not self._ids:
@@ -197,6 +197,8 @@ class CUB(BoxCrops):
         with foreign(path, "cleaned list of CUB", "fetch it again, or move it away to use all training pictures"):
             images = np.atleast_1d(loadmat(path, struct_as_record=False, squeeze_me=True)["images"])
             cleaned = {image.rel_path: _read_cleaned(image) for image in images}
+            if not cleaned:
+                raise ValueError("it lists no picture")
         ids = {path: image for image, path in self._paths.items()}
         unknown = next((name for name in cleaned if name not in ids), None)
         if unknown is not None:
@@ -262,7 +264,7 @@ class CUB(BoxCrops):
     def _foreground(self, index: int, path: Path, image: np.ndarray) -> LabelMap:
         cleaned = self._cleaned.get(self.sample_name(index)) if self._mask == "gt" else None
         if cleaned is not None:
-            turn = turn_of_map("the cleaned list's mask", cleaned.shape, path, image)
+            turn = turn_of_map(f"the mask in {self._cleaned_list}", cleaned.shape, path, image)
             count = cleaned.shape[0] * cleaned.shape[1]
             return LabelMap(turned(np.unpackbits(cleaned.mask, count=count).reshape(cleaned.shape), turn))
         if self._mask is None:
@@ -273,7 +275,7 @@ class CUB(BoxCrops):
             return read_mask(mask_path, path, image, **rules)
         values = read_label_map(mask_path, path, image)
         if self._mask_threshold is not None:
-            return LabelMap((values >= self._mask_threshold).astype(np.uint8))
+            return LabelMap(at_least(values, self._mask_threshold, mask_path).astype(np.uint8))
         if values.max() != 0 and not _ONE_ANNOTATOR <= values.max() <= _ALL_ANNOTATORS:
             raise UnreadableFile(
                 f"{mask_path} has values up to {values.max()}, but 255 is the object in a mask of CUB: save it with 0 "
@@ -304,4 +306,8 @@ def _read_cleaned(image: Any) -> _CleanedImage:
     # As in the text files, pixels are counted from one.
     box = np.array([image.bbox.x1, image.bbox.y1, image.bbox.x2, image.bbox.y2], float) - 1
     mask = np.asarray(image.mask)
+    if not np.isfinite(box).all() or (box[:2] > box[2:]).any():
+        raise ValueError(f"the box of {image.rel_path} is {box + 1}")
+    if mask.ndim != 2 or not mask.size:
+        raise ValueError(f"the mask of {image.rel_path} has the shape {mask.shape}")
     return _CleanedImage(box, np.packbits(mask > 0), mask.shape)

@@ -3,7 +3,8 @@
 import codecs
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -241,7 +242,7 @@ def require_files(dataset: Any) -> None:
     """
     wanted = dict.fromkeys(path for index in range(len(dataset)) for path in dataset.files(index))
     # One listing for each folder: asking for every file takes minutes on a network drive.
-    present = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in {p.parent for p in wanted}}
+    present = {folder: _names_in(folder) if folder.is_dir() else () for folder in {path.parent for path in wanted}}
     missing = [str(path) for path in wanted if path.name not in present[path.parent]]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -330,28 +331,83 @@ def pictures_in(folder: Path, advice: str, beside: Sequence[str] = ()) -> tuple[
     """
     if not folder.is_dir():
         raise MissingFile(f"No folder {folder}. {advice} {HELP}")
+    names, dead = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not of_system(name))
+        found = [Path(place, name).relative_to(folder).as_posix() for name in sorted(files)]
+        names += [name for name in found if name not in beside]
+        there = _names_in(Path(place))
+        dead |= {name for name in found if name.rpartition("/")[2] not in there}
+    return told_apart(folder, names, dead, str(folder))
+
+
+def told_apart(
+    root: Path, names: Sequence[str], dead: Collection[str], source: str
+) -> tuple[dict[str, Path], list[str]]:
+    """Files that are pictures, and those that are none, or cannot be read here.
+
+    Args:
+        root: where they are.
+        names: their paths in it, with slashes.
+        dead: those of them that are links to nothing.
+        source: what they come from, for the note.
+
+    Returns:
+        As :func:`pictures_in`.
+
+    Raises:
+        UserError: two pictures differ in their ending only.
+    """
     found: dict[str, list[Path]] = {}
     left_out: dict[str, list[str]] = {}
     needs = {ending: f"{name} needs {LACKING[name]}" for name in LACKING for ending in FORMATS[name]}
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not of_system(name))
-        for name in sorted(names):
-            path = Path(place, name).relative_to(folder)
-            ending = path.suffix.lower()
-            if of_system(name) or path.as_posix() in beside:
-                continue
-            if ending in ENDINGS and ending not in needs:
-                found.setdefault(stem_of(path), []).append(folder / path)
-            else:
-                left_out.setdefault(needs.get(ending, "no pictures"), []).append(path.as_posix())
+    for name in names:
+        path, ending = root / name, Path(name).suffix.lower()
+        if of_system(path.name):
+            continue
+        if name in dead:
+            left_out.setdefault("links to nothing", []).append(name)
+        elif ending in ENDINGS and ending not in needs:
+            found.setdefault(stem_of(Path(name)), []).append(path)
+        else:
+            left_out.setdefault(needs.get(ending, "no pictures"), []).append(name)
     if doubled := [paths for paths in found.values() if len(paths) > 1]:
         more = f" (as are {len(doubled) - 1:,} more)" if len(doubled) > 1 else ""
         raise UserError(
             f"{' and '.join(map(str, doubled[0]))} differ in their ending only{more}: take one away. {HELP}"
         )
     told = "; ".join(f"{some(names, 3)} ({why})" for why, names in left_out.items())
-    notes = [f"{folder}: {sum(map(len, left_out.values())):,} files are left out: {told}."] if told else []
+    notes = [f"{source}: {sum(map(len, left_out.values())):,} files are left out: {told}."] if told else []
     return {stem: paths[0] for stem, paths in sorted(found.items())}, notes
+
+
+def _names_in(folder: Path) -> set[str]:
+    """What is in a folder, without links to nothing."""
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if not entry.is_symlink() or os.path.exists(entry.path)}
+
+
+def alike(stems: Iterable[str]) -> dict[str, str]:
+    """Names of pictures by what is the same in all spellings of them: in capitals or not, accents in one sign or two.
+
+    Where several are the same they are left out.
+    """
+    found: dict[str, list[str]] = {}
+    for stem in stems:
+        found.setdefault(spelt_alike(stem), []).append(stem)
+    return {key: own[0] for key, own in found.items() if len(own) == 1}
+
+
+def spelt_alike(name: str) -> str:
+    """See :func:`alike`. macOS writes accents as signs of their own, and knows no capitals in names."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def as_pictures_are_called(maps: Mapping[str, Path], pictures: Collection[str]) -> dict[str, Path]:
+    """Masks or label maps by the names of their pictures, where they are spelt otherwise."""
+    known = alike(stem for stem in pictures if stem not in maps)
+    own = {stem: known[key] for key, stem in alike(maps).items() if stem not in pictures and key in known}
+    return {own.get(stem, stem): path for stem, path in maps.items()}
 
 
 def spellings(name: str, folder: str) -> list[str]:
@@ -361,12 +417,13 @@ def spellings(name: str, folder: str) -> list[str]:
         folder: the name of that folder.
 
     Returns:
-        The name as it is first; last the one without what stands in front.
+        The name as it is first; last the one without what stands in front, which stays below whatever it is put in.
     """
-    found = dict.fromkeys((name, name.replace("\\", "/")))
-    for path in tuple(found):
-        parts = path.split("/")
-        found |= dict.fromkeys("/".join(parts[i + 1 :]) for i, part in enumerate(parts[:-1]) if part == folder)
+    found = {name: None}
+    for path in (name, name.replace("\\", "/")):
+        parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+        places = [0, *(i + 1 for i, part in enumerate(parts[:-1]) if part.casefold() == folder)]
+        found |= dict.fromkeys("/".join(parts[place:]) for place in places)
     return list(found)
 
 

@@ -19,6 +19,8 @@ from datasets.files import (
     ENDINGS,
     HELP,
     MissingFile,
+    alike,
+    as_pictures_are_called,
     check_keypoints,
     coordinate,
     flag,
@@ -30,6 +32,7 @@ from datasets.files import (
     require_masks,
     some,
     spellings,
+    spelt_alike,
     stem_of,
 )
 from datasets.masks import PLACES_AS_STORED, LabelMap, mask_box, read_mask, read_part_map, remarks_of, united
@@ -42,6 +45,7 @@ OBJECTS, BOX = "objects.csv", ("x", "y", "width", "height")
 WITHOUT_OBJECT = "without_object.txt"  # predict.py lists there in which pictures it has found nothing
 MASKS = {"gt": "masks", "supervised": "supervisedlabels", "unsupervised": "pseudolabels"}
 MAX_LABEL = 255  # part maps hold bytes
+_HEADERS = {"name", "names", "file", "files", "filename", "file_name", "image", "images", "path", "picture", "pictures"}
 
 
 @dataclass
@@ -54,9 +58,20 @@ class Options(base.Options, base.Masked, base.Boxed):
 def build(options: Options, dataset_root: Path, split: Split, purpose: Purpose) -> "Folder":
     """See ``datasets.build``."""
     root, mask = dataset_root / options.folder, options.mask(purpose)
-    if (purpose, options.train_mask) == ("evaluation", "none") and not (root / MASKS.get(mask, ".")).is_dir():
+    trains_without = (purpose, options.train_mask) == ("evaluation", "none")
+    if trains_without and mask == "gt" and not (root / MASKS[mask]).is_dir():
         mask = "none"  # who trains without masks has none to evaluate with either
-    return Folder(root, split, mask, options)
+    source = Folder(root, split, mask, options)
+    if trains_without and (lacking := source.without_mask()):
+        told = (
+            f"{source.name}: {len(lacking):,} of {len(source):,} pictures of the {split} split have no mask in "
+            f"{root / MASKS[mask]} ({some(lacking, 3)}), which the evaluation reads. To do without them, as the "
+            "training does: dataset.eval_mask=none."
+        )
+        if split == "test":
+            raise MissingFile(f"{told} {HELP}")
+        source.notes.append(told)  # not every evaluation fits something on them
+    return source
 
 
 class Folder(BoxCrops):
@@ -113,6 +128,7 @@ class Folder(BoxCrops):
                 [f"{self._root / 'images'} holds no picture: known are {' '.join(sorted(ENDINGS))}.", *self.notes]
             )
             raise UserError(f"{told} {HELP}")
+        self._alike = alike(self._pictures)
         self._masks = self._list_masks(self._mask) if self.has_masks else {}
         self._leave_out()
         held_out = self._held_out(options.test_share)
@@ -124,7 +140,7 @@ class Folder(BoxCrops):
 
         self.part_names, self._part_maps = None, {}
         if (self._root / "parts").is_dir():
-            self._part_maps = self._pictures_in("parts", beside=["parts.txt"])
+            self._part_maps = as_pictures_are_called(self._pictures_in("parts", ["parts.txt"]), self._pictures)
             names = self._root / "parts/parts.txt"
             if names.is_file():
                 self.part_names = read_names(names)
@@ -149,7 +165,7 @@ class Folder(BoxCrops):
     def _list_masks(self, mask: Mask) -> dict[str, Path]:
         folders = {choice: self._root / folder for choice, folder in MASKS.items()}
         folder = folders.pop(mask)
-        masks = self._pictures_in(MASKS[mask]) if folder.is_dir() else {}
+        masks = as_pictures_are_called(self._pictures_in(MASKS[mask]) if folder.is_dir() else {}, self._pictures)
         if not masks and not any(other.is_dir() for other in folders.values()):
             images = shlex.quote(argument("images", self._root / "images"))
             raise MissingFile(
@@ -169,6 +185,11 @@ class Folder(BoxCrops):
         if spare := [stem for stem in masks if stem not in self._pictures]:
             self.notes.append(f"{len(spare):,} masks in {folder} have no picture: {some(spare)}.")
         return masks
+
+    def without_mask(self) -> list[str]:
+        """Names of the pictures that have no mask where masks are read."""
+        found = (index for index, stem in enumerate(self._stems) if self.has_masks and stem not in self._masks)
+        return [self.sample_name(index) for index in found]
 
     def _leave_out(self) -> None:
         """Pictures in which nothing was found, unless they have got a mask since."""
@@ -204,14 +225,21 @@ class Folder(BoxCrops):
         return set(listed)
 
     def _named_in(self, path: Path) -> dict[str, str]:
-        """The stem and the name of each picture in a list."""
-        lines = (line.strip() for line in read_text(path).splitlines())
-        return {self._stem(name): name for name in lines if name and not of_system(PureWindowsPath(name).name)}
+        """The stem and the name of each picture in a list; without a header and comments."""
+        found = {}
+        for place, line in enumerate(read_text(path).splitlines()):
+            name = line.strip()
+            stem = self._stem(name)
+            is_none = name.startswith("#") or (place == 0 and name.lower() in _HEADERS)
+            if name and not of_system(PureWindowsPath(name).name) and (stem in self._pictures or not is_none):
+                found[stem] = name
+        return found
 
     def _stem(self, name: str) -> str:
         """What ``pictures_in`` calls a picture that a list names, with its ending or without."""
         meant = [stem for spelt in spellings(name, "images") for stem in (spelt, stem_of(Path(spelt)))]
-        return next((stem for stem in meant if stem in self._pictures), meant[-1])
+        found = next((stem for stem in meant if stem in self._pictures), None)
+        return found or next(filter(None, (self._alike.get(spelt_alike(stem)) for stem in meant)), meant[-1])
 
     def _read_keypoints(self, held_out: Iterable[str]) -> None:
         path = self._root / "keypoints.csv"

@@ -4,15 +4,19 @@ A mask is read in this order:
 
 1. Where an alpha channel or transparent colour leaves some pixels out and not others, the object is what is not
    transparent; unless what is left is black and white, and so a mask itself. Alpha that is the same everywhere says
-   nothing.
+   nothing, but that there is no object where nothing is to be seen at all.
 2. A palette of greys stands for its greys, however they are numbered. Colours, of a palette or of up to 32 in a
    picture, are of labels: what is black is background; of a palette without black, index 0.
-3. With two values the larger is the object, as long as they are far enough apart.
+3. With two values the larger is the object, as long as they are far enough apart. Of a trimap, black and white with a
+   grey band between them, the band is void.
 4. Up to 32 values from 0 are labels, of parts or objects, if they are dark, or greys in areas: whatever is not 0 is
-   object. The label of void pixels (``dataset.ignore_label``) is void where it is a thin border, that keeps labels
-   below 64 from background.
+   object.
 5. Other values are shades, as of saliency networks, soft edges and JPEG: object is what has half of white or more.
    Where nothing has, nothing says what the object is, and the file is refused.
+
+Beside labels, those of 3 too, void pixels are known: in a palette of colours the index that is
+``dataset.ignore_label``; else that value below 64 others, or of 255 the colour that it has in PASCAL VOC, or white,
+where it is a thin border that keeps labels from background. In 16 bits 65535 stands for 255.
 
 ``dataset.mask_threshold`` takes the place of 3 to 5.
 """
@@ -26,7 +30,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.files import HELP, UnreadableFile, decoded, no_labels, stored_labels, to_labels, turn_of_map
-from datasets.sample import Remark
+from datasets.sample import VOID, Remark
 from datasets.turns import UPRIGHT, swaps_sides, turned
 from utils.errors import UserError
 
@@ -36,15 +40,23 @@ _FAR_APART, _LABELS_APART = 64, 8  # of 256 shades: two values of a mask; labels
 _THICK = 9  # pixels: a border that is drawn around objects is thinner nearly everywhere
 _LOSSY = {"AVIF", "HEIF", "JPEG"}  # formats that leave noise around an object
 _COLOUR_NOISE = 16  # of a grey picture's channels in them
+_VOID_16_BITS = 65535  # what -1 and white become, as 255 in bytes
+_VOC_VOID, _WHITE = (224, 224, 192), (255, 255, 255)  # as palettes show the label 255
 
 # Kinds of remarks.
-TRANSPARENT = "{count} masks are transparent in part: what is not transparent is the object."
+TRANSPARENT = "{count} masks are transparent, wholly or in part: what is not transparent is the object."
 BLACK_INDEX = "{count} masks have a palette with black at another index than 0: what is not black is the object."
 GREYS = "{count} masks have a palette with white at index 0, or black at another: the object is what is white."
+NO_BLACK = "{count} masks have a palette without black: what is not index 0 is the object."
 COLOURS = "{count} masks are coloured, black among them: what is not black is the object."
 NO_ZERO = "{count} masks have two values without 0: the larger is the object."
+TRIMAP = "{count} masks are trimaps: the object is what is white, and the grey band around it is void."
 LABELS = "{count} masks are of labels: whatever is not 0 is the object."
 SHADES = "{count} masks are of shades: the object is what has half of white (128 of 255) or more."
+WHITE_AREAS = (
+    "{count} masks have dark areas beside white: the object is what is white. Where that is void and the dark ones are "
+    "labels, give void pixels 0."
+)
 AS_STORED = "{count} masks or label maps are of pixels as stored: they are turned as their pictures' EXIF says."
 PLACES_AS_STORED = "{count} pictures have keypoints of pixels as stored: they are turned as the pictures' EXIF says."
 UNTOLD = (
@@ -158,7 +170,27 @@ def void_of(labels: np.ndarray | None, ignore_label: int | None) -> np.ndarray |
     if labels is None or ignore_label is None:
         return None
     void = labels == ignore_label
+    if ignore_label == VOID and labels.dtype != np.uint8:
+        void |= labels == _VOID_16_BITS
     return void if void.any() else None
+
+
+def at_least(values: np.ndarray, threshold: int, path: Path) -> np.ndarray:
+    """Where a mask's values (H, W) are those of the object by ``dataset.mask_threshold``, bool.
+
+    Raises:
+        UserError: no value of so many bits is.
+    """
+    if threshold > (white := _white(values)):
+        raise UserError(
+            f"dataset.mask_threshold={threshold} is above {white}, the largest value that {path} can have: its mask "
+            f"would be empty. {HELP}"
+        )
+    return values >= threshold
+
+
+def _white(values: np.ndarray) -> int:
+    return 255 if values.dtype == np.uint8 else 65535
 
 
 def united(*voids: np.ndarray | None) -> np.ndarray | None:
@@ -185,7 +217,6 @@ class _Planes:
 
     Attributes:
         values: (H, W) whole numbers; of a palette the indices, of a coloured picture its first channel.
-        white: the largest value of such a file.
         colours: (N, 3) uint8, the palette; or None.
         coloured: (H, W, 3) uint8, where the channels differ; or None.
         alpha: (H, W), 0 is transparent; or None.
@@ -193,7 +224,6 @@ class _Planes:
     """
 
     values: np.ndarray
-    white: int
     colours: np.ndarray | None
     coloured: np.ndarray | None
     alpha: np.ndarray | None
@@ -216,26 +246,40 @@ def _planes(picture: Image.Image) -> _Planes:
     colours = None
     if picture.mode in ("P", "PA"):
         colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    white = 255 if values.dtype == np.uint8 else 65535
-    return _Planes(values, white, colours, coloured, alpha, picture.format in _LOSSY)
+    return _Planes(values, colours, coloured, alpha, picture.format in _LOSSY)
 
 
 _Found = tuple[np.ndarray, np.ndarray | None, str | None]  # object and void, (H, W) bool; a remark's kind
 
 
 def _object_of(planes: _Planes, path: Path, threshold: int | None, ignore_label: int | None) -> _Found:
-    if planes.alpha is not None and planes.alpha.min() != planes.alpha.max():
-        opaque, _, _ = _of_values(planes.alpha, 255, False, path, threshold, None)
-        is_grey = planes.coloured is None and planes.colours is None
-        if not (is_grey and _is_mask(planes.values[opaque])):
-            return opaque, None, TRANSPARENT
-        found, _, _ = _of_values(planes.values * opaque, planes.white, planes.lossy, path, threshold, None)
-        return opaque & found, None, TRANSPARENT
+    if planes.alpha is not None:
+        if planes.alpha.min() != planes.alpha.max():
+            return _of_alpha(planes, path, threshold, ignore_label)
+        is_flat = planes.coloured is None and planes.values.min() == planes.values.max()
+        if is_flat and planes.values.any() and not planes.alpha.any():
+            return np.zeros(planes.values.shape, bool), None, TRANSPARENT
     if planes.coloured is not None:
-        return _of_colours(planes.coloured, path)
+        return _of_colours(planes.coloured, path, ignore_label)
     if planes.colours is not None:
         return _of_palette(planes, path, threshold, ignore_label)
-    return _of_values(planes.values, planes.white, planes.lossy, path, threshold, ignore_label)
+    return _of_values(planes.values, planes.lossy, path, threshold, ignore_label)
+
+
+def _of_alpha(planes: _Planes, path: Path, threshold: int | None, ignore_label: int | None) -> _Found:
+    opaque, _, _ = _of_values(planes.alpha, False, path, threshold, None)
+    void, is_grey = None, planes.coloured is None and planes.colours is None
+    if planes.coloured is not None:
+        if _are_few(planes.coloured):
+            void = _coloured_void(planes.coloured, opaque, ignore_label)
+    elif len(_used(planes.values[opaque])) <= _MOST_LABELS:
+        void = _void_border(np.where(opaque, planes.values, 0), ignore_label)
+    if void is not None and threshold is None:
+        return (opaque & (planes.values > 0) if is_grey else opaque) & ~void, void, TRANSPARENT
+    if not (is_grey and _is_mask(planes.values[opaque])):
+        return opaque, None, TRANSPARENT
+    found, void, _ = _of_values(planes.values * opaque, planes.lossy, path, threshold, ignore_label)
+    return opaque & found, void, TRANSPARENT
 
 
 def _is_mask(values: np.ndarray) -> bool:
@@ -247,11 +291,25 @@ def _is_mask(values: np.ndarray) -> bool:
     return bool(dark.any() and bright.any() and (dark | bright).mean() >= 0.8)
 
 
-def _of_colours(coloured: np.ndarray, path: Path) -> _Found:
+def _are_few(coloured: np.ndarray) -> bool:
+    return len(np.unique(coloured.reshape(-1, coloured.shape[-1]), axis=0)) <= _MOST_LABELS
+
+
+def _of_colours(coloured: np.ndarray, path: Path, ignore_label: int | None) -> _Found:
     found = coloured.any(-1)
-    if found.all() or len(np.unique(coloured.reshape(-1, 3), axis=0)) > _MOST_LABELS:
+    if found.all() or not _are_few(coloured):
         raise no_labels(path, "is a coloured picture")
-    return found, None, COLOURS
+    void = _coloured_void(coloured, found, ignore_label)
+    return found if void is None else found & ~void, void, COLOURS
+
+
+def _coloured_void(coloured: np.ndarray, found: np.ndarray, ignore_label: int | None) -> np.ndarray | None:
+    """Where colours (H, W, 3) of what is found are those of void, which their palettes had at 255."""
+    for colour in (_VOC_VOID, _WHITE) if ignore_label == VOID else ():
+        void = found & (coloured == colour).all(-1)
+        if _is_border(void, found & ~void):
+            return void
+    return None
 
 
 def _of_palette(planes: _Planes, path: Path, threshold: int | None, ignore_label: int | None) -> _Found:
@@ -260,30 +318,34 @@ def _of_palette(planes: _Planes, path: Path, threshold: int | None, ignore_label
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(planes.colours)] = planes.colours
     colours = palette[used]
-    if (colours == colours[:, :1]).all() and len(np.unique(colours[:, 0])) == len(used):
-        shades = palette[:, 0][planes.values]
-        found, void, kind = _of_values(shades, 255, planes.lossy, path, threshold, ignore_label)
+    shades = np.unique(colours[:, 0])
+    are_told_apart = len(shades) == len(used) or (len(shades) > 1 and used[-1] < len(planes.colours))
+    if (colours == colours[:, :1]).all() and are_told_apart:
+        void = _void_border(planes.values, ignore_label) if threshold is None else None
+        if void is not None:
+            return (palette[:, 0][planes.values] > 0) & ~void, void, LABELS
+        found, void, kind = _of_values(palette[:, 0][planes.values], planes.lossy, path, threshold, ignore_label)
         return found, void, kind or (GREYS if (found != (planes.values != 0)).any() else None)
     if threshold is not None:
-        return planes.values >= threshold, None, None
-    void = void_of(planes.values, ignore_label) if len(used) > 2 else None
-    black = used[~colours.any(1)]
-    background = black[0] if len(black) == 1 and palette[0].any() else 0
-    found = planes.values != background
-    if void is not None and background != ignore_label:
-        found = found & ~void
-    else:
-        void = None
-    return found, void, BLACK_INDEX if background else LABELS if len(used) > 2 else None
+        return at_least(planes.values, threshold, path), None, None
+    black = used[~colours.any(1) & (used < len(planes.colours))] if palette[0].any() else used[:0]
+    background = black if len(black) else [0]
+    found = ~np.isin(planes.values, background)
+    void = None
+    # Index 0 and another one are a mask, whatever the other one is called.
+    if ignore_label not in background and (len(used) > 2 or used[0] or tuple(colours[-1]) == _VOC_VOID):
+        void = void_of(planes.values, ignore_label)
+    kind = LABELS if len(used) > 2 else None
+    if palette[0].any():
+        kind = BLACK_INDEX if len(black) else NO_BLACK
+    return found if void is None else found & ~void, void, kind
 
 
-def _of_values(
-    values: np.ndarray, white: int, lossy: bool, path: Path, threshold: int | None, ignore_label: int | None
-) -> _Found:
+def _of_values(values: np.ndarray, lossy: bool, path: Path, threshold: int | None, ignore_label: int | None) -> _Found:
     if threshold is not None:
-        return values >= threshold, None, None
+        return at_least(values, threshold, path), None, None
     found = _used(values)
-    smallest, largest, shade = int(found[0]), int(found[-1]), (white + 1) // 256
+    smallest, largest, shade = int(found[0]), int(found[-1]), (_white(values) + 1) // 256
     half = 128 * shade
     if lossy and 0 < largest < half:
         raise UnreadableFile(
@@ -292,24 +354,39 @@ def _of_values(
         )
     if len(found) == 1:
         return values != 0, None, None
+    few = len(found) <= _MOST_LABELS and not lossy
+    if few and (void := _void_border(values, ignore_label)) is not None:
+        return (values != 0) & ~void, void, LABELS
     if len(found) == 2:
         far_apart = largest - smallest >= _FAR_APART * shade and not lossy
         if smallest == 0 or largest < half or far_apart:
             return values == largest, None, NO_ZERO if smallest else None
-    if smallest == 0 and len(found) <= _MOST_LABELS and not lossy:
-        void = void_of(values, ignore_label)
-        others = (values != 0) & ~void if void is not None else None
-        if void is not None and found[-2] < _BELOW_VOID and _is_border(void, others):
-            return others, void, LABELS
-        spread = np.diff(found).min() >= _LABELS_APART * shade and _are_areas((values > 0) & (values < largest), values)
+    if few and smallest == 0:
+        between = (values > 0) & (values < largest)
+        spread = np.diff(found).min() >= _LABELS_APART * shade and _are_areas(between, values)
+        is_band = spread and len(found) == 3 and largest == _white(values) and ignore_label is not None
+        if is_band and _keeps_apart(between, values == largest, values == 0):
+            return values == largest, between, TRIMAP
         if largest < half or spread:
             return values != 0, None, LABELS
+        if void_of(values, ignore_label) is not None and found[-2] < _BELOW_VOID and _are_areas(between, values):
+            return values >= half, None, WHITE_AREAS
     if largest < half:
         raise UnreadableFile(
             f"{path} has {len(found)} values from {smallest} to {largest}: they are neither two, nor labels from 0, "
             f"nor shades that reach half of white ({half}), so that nothing says what is object. {FORCE} {HELP}"
         )
     return values >= half, None, SHADES
+
+
+def _void_border(labels: np.ndarray, ignore_label: int | None) -> np.ndarray | None:
+    """Where labels (H, W) from 0 are void, bool; None where these are none, or it is no border of theirs."""
+    void = void_of(labels, ignore_label)
+    if void is None or labels.min() > 0 or labels[~void].max(initial=0) >= _BELOW_VOID:
+        return None
+    # In 16 bits 255 is not white, and so not the object of a mask.
+    is_label = _white(labels) > VOID and labels.max() == VOID and (labels[~void] > 0).any()
+    return void if is_label or _is_border(void, (labels > 0) & ~void) else None
 
 
 def _used(values: np.ndarray) -> np.ndarray:
@@ -323,8 +400,12 @@ def _used(values: np.ndarray) -> np.ndarray:
 def _is_border(void: np.ndarray, labelled: np.ndarray) -> bool:
     """Whether void is thin and keeps labels from background; as the bright object of a soft mask it is neither."""
     inside = cv2.erode(void.astype(np.uint8), np.ones((_THICK, _THICK)), borderValue=0).sum()
-    touching = _meetings(labelled, ~(void | labelled))
-    return inside * 2 < void.sum() and touching * 4 < _meetings(labelled, void)
+    return inside * 2 < void.sum() and _keeps_apart(void, labelled, ~(void | labelled))
+
+
+def _keeps_apart(between: np.ndarray, here: np.ndarray, there: np.ndarray) -> bool:
+    """Whether most of what is here ends at what is between."""
+    return _meetings(here, there) * 4 < _meetings(here, between)
 
 
 def _meetings(here: np.ndarray, there: np.ndarray) -> int:

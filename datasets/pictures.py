@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from datasets import crops
-from datasets.files import ENDINGS, MissingFile, pictures_in, read_turned_picture, some, stem_of
+from datasets.files import MissingFile, as_pictures_are_called, pictures_in, read_turned_picture, stem_of, told_apart
 from datasets.masks import mask_box, read_mask, remarks_of
 from datasets.sample import Sample
 from utils.errors import UserError
@@ -56,7 +56,8 @@ class Pictures:
             raise UserError(" ".join([f"images={images} holds no picture.", *self.notes]))
         self._masks = None
         if masks is not None:
-            self._masks, notes = pictures_in(Path(masks), "Give another one: masks=DIR, or leave it out.")
+            found, notes = pictures_in(Path(masks), "Give another one: masks=DIR, or leave it out.")
+            self._masks = as_pictures_are_called(found, self._pictures)
             self.notes += notes
             missing = [stem for stem in self._stems if stem not in self._masks]
             if missing and on_error == "skip":
@@ -105,21 +106,18 @@ class Pictures:
 def _chosen(images: str) -> tuple[Path, dict[str, Path], list[str]]:
     """The folder that names are seen from, the pictures by their names without the ending, and notes."""
     path = Path(images)
-    if path.is_dir() or not (path.is_file() or glob.has_magic(images)):
+    if path.is_dir() or not (path.is_file() or glob.has_magic(images) or "{" in images):
         return path, *pictures_in(path, "Give another one: images=DIR.")
-    others: list[str] = []
     if path.is_file():
-        root, files = path.parent, [path]
-    else:
-        fixed = list(takewhile(lambda part: not glob.has_magic(part), path.parts))
-        root, files = Path(*fixed), [Path(found) for found in sorted(glob.glob(images, recursive=True))]
-        found = [file for file in files if file.is_file() and not file.name.startswith(".")]
-        files = [file for file in found if file.suffix.lower() in ENDINGS]
-        others = [file.name for file in found if file.suffix.lower() not in ENDINGS and file.name != "Thumbs.db"]
-        if not files:
-            raise UserError(f"images={images}: no picture is called so. Give a folder, a picture, or another pattern.")
-    pictures = {stem_of(file.relative_to(root)): file for file in files}
-    if len(pictures) < len(files):
-        raise UserError(f"images={images}: some pictures differ in their ending only. Give a pattern with the ending.")
-    notes = [f"images={images}: {len(others):,} files are left out: {some(others)} (no pictures)."] if others else []
+        return path.parent, {stem_of(Path(path.name)): path}, []
+    root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+    found = [Path(name) for name in sorted(glob.glob(images, recursive=True))]
+    files = {file.relative_to(root).as_posix(): file for file in found if file.is_file() or file.is_symlink()}
+    dead = [name for name, file in files.items() if not file.exists()]
+    pictures, notes = told_apart(root, [*files], dead, f"images={images}")
+    if not pictures and not notes:
+        raise UserError(
+            f"images={images}: no picture is called so. Give a folder, a picture, or another pattern: it has * for any "
+            "part of a name, ? for a sign and [ab] for one of these."
+        )
     return root, pictures, notes

@@ -1,6 +1,7 @@
 """What pictures and lists are called on people's disks: read for what is meant, or counted and named."""
 
 import shutil
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -114,6 +115,11 @@ def test_a_picture_that_is_listed_or_misnamed_says_what_it_needs(root, monkeypat
     [
         "images/{}",
         "./images/{}",
+        "images//{}",
+        "/images/./{}",
+        "../Images/{}",
+        "/{}",
+        "./{}",
         "mine/images/{}",
         "/home/me/mine/images/{}",
         "images\\{}",
@@ -132,6 +138,81 @@ def test_a_list_is_read_as_it_is_meant(root, written, start, end, ending):
     dataset = folder(root, "test")
     assert names(dataset) == HELD_OUT and dataset[0].keypoints[:, 2].any()
     assert not [note for note in dataset.notes if "keypoints" in note]
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+def test_accents_are_the_same_however_they_are_written(root, on_disk):
+    """macOS writes them as signs of their own (NFD), others do not."""
+    name, other = (normalize(form, "Vogel_Ä") for form in (on_disk, {"NFC": "NFD", "NFD": "NFC"}[on_disk]))
+    assert name != other
+    (root / "images/creature_001.jpg").rename(root / f"images/{name}.jpg")
+    for place in ("masks", "parts"):
+        (root / f"{place}/creature_001.png").rename(root / f"{place}/{other}.png")
+    (root / "test.txt").write_text(f"{other}.jpg\ncreature_002\n")
+    (root / "keypoints.csv").write_text(f"name,keypoint,x,y\n{other}.jpg,eye,3,4\n")
+    dataset = folder(root, "test")
+    assert set(names(dataset)) == {f"{name}.jpg", "creature_002.jpg"} and len(folder(root)) == 2
+    sample = dataset[names(dataset).index(f"{name}.jpg")]
+    assert sample.foreground.any() and sample.part_map.any() and sample.keypoints.tolist() == [[3, 4, 1]]
+    assert len(dataset.notes) == 1
+    pictures = Pictures(root / "images", root / "masks", box_padding=None)
+    assert all(pictures[index].foreground.any() for index in range(4))
+
+
+def test_capitals_do_not_matter_where_one_picture_can_be_meant(root):
+    (root / "test.txt").write_text("IMAGES/Creature_001.JPG\nCREATURE_002\n")
+    (root / "masks/creature_001.png").rename(root / "masks/Creature_001.PNG")
+    dataset = folder(root, "test")
+    assert names(dataset) == HELD_OUT and dataset[0].foreground.any()
+    shutil.copy(root / "images/creature_001.jpg", root / "images/CREATURE_001.jpg")
+    (root / "test.txt").write_text("creature_001\nCREATURE_001\n")
+    assert names(folder(root, "test")) == ["CREATURE_001.jpg", "creature_001.jpg"]
+
+
+def test_headers_and_comments_are_no_pictures(root):
+    (root / "test.txt").write_text("Filename\n# held out\ncreature_001\n#creature_003\n\ncreature_002.jpg\n")
+    assert names(folder(root, "test")) == HELD_OUT
+    for name in ("#1.jpg", "image.jpg"):
+        shutil.copy(root / "images/creature_003.jpg", root / f"images/{name}")
+    (root / "test.txt").write_text("image\n#1\nname\n")
+    assert names(folder(root, "test")) == ["#1.jpg", "image.jpg", "name"]  # what stands there is missing
+
+
+def test_links_to_nothing_are_no_pictures_and_listed_they_are_missing(root):
+    (root / "images/away.jpg").symlink_to(root / "unplugged/away.jpg")
+    (root / "masks/away.png").symlink_to(root / "unplugged/away.png")
+    (root / "images/near.jpg").symlink_to(root / "images/creature_003.jpg")
+    shutil.copy(root / "masks/creature_003.png", root / "masks/near.png")
+    line = f"{root / 'images'}: 1 files are left out: away.jpg (links to nothing)."
+    dataset = folder(root)
+    assert names(dataset) == ["creature_003.jpg", "creature_004.jpg", "near.jpg"] and line in dataset.notes
+    assert Pictures(root / "images", None, box_padding=None).notes == [line]
+    (root / "train.txt").write_text("away.jpg\nnear\n")
+    with pytest.raises(MissingFile, match="2 of 4 files are missing: .*images/away.jpg, .*masks/away.png"):
+        files.require_files(folder(root))
+    (root / "images/creature_004.jpg").unlink()
+    (root / "images/creature_004.jpg").symlink_to(root / "nowhere")
+    (root / "train.txt").write_text("creature_004\n")
+    dataset = folder(root)
+    with pytest.raises(MissingFile, match="images/creature_004"):
+        files.require_files(dataset)
+
+
+def test_a_pattern_leaves_out_what_a_folder_does(root, monkeypatch):
+    monkeypatch.setitem(files.LACKING, "HEIF", "the package pillow-heif")
+    (root / "images/a.heic").write_bytes(HEIC)
+    (root / "images/notes.txt").write_text("")
+    (root / "images/away.jpg").symlink_to(root / "unplugged/away.jpg")
+    (root / "images/folder.jpg").mkdir()
+    told = "a.heic (HEIF needs the package pillow-heif); away.jpg (links to nothing); notes.txt (no pictures)."
+    for images in (root / "images", root / "images/*"):
+        pictures = Pictures(images, None, box_padding=None)
+        assert len(pictures) == 4 and pictures.notes[0].endswith(f"3 files are left out: {told}")
+    assert len(Pictures(root / "images/*_00[12].jpg", None, box_padding=None)) == 2
+    with pytest.raises(UserError, match="holds no picture.*a.heic .HEIF needs the package pillow-heif"):
+        Pictures(root / "images/*.heic", None, box_padding=None)
+    with pytest.raises(UserError, match=r"no picture is called so.*\[ab\]"):
+        Pictures(root / "images/{a,b}.jpg", None, box_padding=None)
 
 
 def test_folders_within_are_told_from_the_one_in_front(root):

@@ -267,9 +267,26 @@ def test_pictures_of_another_name_need_a_place_and_lists_keep_their_meaning(own,
 def test_what_is_asked_for_is_what_is_found(own, capsys):
     with pytest.raises(UserError, match="pretrained=maskrcnn finds the foreground: leave out task=parts"):
         run(*COMMAND[1:], "task=parts", f"images={own}/images")
-    for arguments in ((), ("pretrained=maskrcnn", "checkpoint=a.pth")):
-        with pytest.raises(UserError, match="One of two is required: checkpoint=PATH.*pretrained=NAME.*deeplab, mask"):
+    for arguments, words in (
+        ((), "One of two is required: checkpoint=PATH.*pretrained=NAME.*deeplab, mask"),
+        (("pretrained=maskrcnn", "checkpoint=a.pth"), "a.pth and pretrained=maskrcnn are two networks to predict with"),
+    ):
+        with pytest.raises(UserError, match=words):
             composed(*arguments, f"images={own}/images", name="predict")
+
+
+def test_where_nothing_is_found_in_any_picture_no_training_is_proposed(own, tmp_path, capsys):
+    for path in (own / "images").iterdir():
+        Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path)
+    run(*COMMAND, f"images={own}/images")
+    out = capsys.readouterr().out
+    assert "No masks found in 10 of them" in out and "python train.py" not in out and not (own / "masks").exists()
+    draw_folder(tmp_path / "drawn", count=2, size=48)
+    for path in (tmp_path / "drawn/images").iterdir():
+        Image.fromarray(np.zeros_like(pixels(path))).save(path)
+    run(*COMMAND[1:], "dataset_name=folder", f"dataset_root={tmp_path / 'drawn'}")
+    out = capsys.readouterr().out
+    assert "No masks found in 2 of them" in out and "To use them" not in out
 
 
 def test_of_a_data_set_all_masks_are_written_where_it_reads_predicted_ones(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """dataset.train_mask=none: the object fills its picture, and no figure is of a mask that is not there."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import datasets
 import evaluate
 import train
 from datasets.example import draw_folder
+from datasets.files import MissingFile
 from evaluation.options import Sets
 from models.segmenters.hourglass import Segmenter
 from tests.composition import composed, given
+from tests.mistakes.harness import ended
 from tests.test_datasets import DRAWN, SMALL
 from utils import checkpoints
 
@@ -100,3 +103,38 @@ def test_masks_that_are_there_are_used_in_the_evaluation(own):
     assert sets.test.has_masks and not sets.test[0].foreground.all()
     assert datasets.build(composed(*config), "train", "training")[0].foreground.all()
     assert not Sets.of(composed(*config, "dataset.eval_mask=none"), "evaluation").test.has_masks
+
+
+def few_masks(own: Path, split: str) -> None:
+    """Made by hand, of one picture that is held out, or of all of those and of none of training."""
+    (own / "test.txt").write_text("creature_001\ncreature_002\n")
+    (own / "masks").mkdir()
+    for number in (1,) if split == "test" else (1, 2):
+        shutil.copy(own / f"parts/creature_00{number}.png", own / "masks")
+
+
+def test_beside_a_few_masks_the_message_has_the_key_that_does_without_them(own, monkeypatch, capsys):
+    few_masks(own, "test")
+    config = ("dataset_name=folder", f"dataset_root={own}", "dataset.train_mask=none", "loader.num_workers=0")
+    assert datasets.build(composed(*config), "train", "training")[0].foreground.all()
+    told = r"1 of 2 pictures of the test split have no mask in .*/masks .creature_002.jpg.*: dataset.eval_mask=none\."
+    with pytest.raises(MissingFile, match=told):
+        Sets.of(composed(*config), "evaluation")
+    assert ended(f"check {' '.join(config)} batch_size=2", own, monkeypatch) == 1
+    assert re.search(f"error: folder: {told}", capsys.readouterr().out)
+    assert ended(f"check {' '.join(config)} dataset.eval_mask=none batch_size=2", own, monkeypatch) == 0
+    assert not Sets.of(composed(*config, "dataset.eval_mask=none"), "evaluation").test.has_masks
+
+
+def test_masks_of_held_out_pictures_alone_are_evaluated_with(own, monkeypatch, capsys):
+    few_masks(own, "train")
+    config = ("dataset_name=folder", f"dataset_root={own}", "dataset.train_mask=none", "loader.num_workers=0")
+    sets = Sets.of(composed(*config), "evaluation")
+    assert sets.test.has_masks and any("10 of 10" in note and "eval_mask=none" in note for note in sets.fit.notes)
+
+
+@pytest.mark.parametrize("mask", ["supervised", "unsupervised"])
+def test_masks_that_are_asked_for_are_not_done_without(own, mask):
+    config = ("dataset_name=folder", f"dataset_root={own}", "dataset.train_mask=none", f"dataset.eval_mask={mask}")
+    with pytest.raises(MissingFile, match="no masks in .*(supervisedlabels|pseudolabels).*dataset.eval_mask=none"):
+        Sets.of(composed(*config), "evaluation")

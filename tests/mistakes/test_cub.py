@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy.io import savemat
 
@@ -44,7 +45,35 @@ def another(path: Path) -> None:
     savemat(path, {"pictures": 1})
 
 
+def entry(**fields) -> Damage:
+    """One training picture, of 64 x 48 pixels, of which something is not as it should be."""
+    box = {"x1": 2.0, "y1": 3.0, "x2": 20.0, "y2": 30.0}
+    image = {"rel_path": "002.Species_2/Bird_0001.jpg", "bbox": box, "mask": np.ones((48, 64))} | fields
+    return cleaned(lambda path: savemat(path, {"images": image}))
+
+
+def in_list(id: str, damage: Damage, *words: str):
+    return CUB.broken(f"cleaned list: {id}", damage, "train_cub_cleaned.mat", *words)
+
+
+ENTRIES = [
+    in_list("no pictures", cleaned(lambda path: savemat(path, {"images": np.zeros((0, 0))})), "it lists no picture"),
+    in_list("a box of nan", entry(bbox={"x1": np.nan, "y1": 3.0, "x2": 9.0, "y2": 9.0}), "the box of 002.", "nan"),
+    in_list("a box upside down", entry(bbox={"x1": 2.0, "y1": 30.0, "x2": 9.0, "y2": 9.0}), "the box of 002.", "30."),
+    in_list("no mask", entry(mask=np.zeros((0, 0))), "the mask of 002.Species_2/Bird_0001.jpg has the shape (0,"),
+    in_list("a mask of colours", entry(mask=np.ones((48, 64, 3))), "has the shape (48, 64, 3)"),
+    in_list("a mask of another size", entry(mask=np.ones((4, 6))), "is 6 x 4 pixels", "_0001.jpg is 64 x 48"),
+]
+
 BROKEN = [
+    *ENTRIES,
+    CUB.row(
+        "a threshold that no value reaches",
+        "read dataset.mask_threshold=300",
+        lambda root: None,
+        "dataset.mask_threshold=300 is above 255",
+        "segmentations/",
+    ),
     CUB.broken("picture missing", replace_file("**/Bird_0003.jpg", missing), "Bird_0003.jpg", "1 of"),
     CUB.broken("truncated JPEG", replace_file("**/*0002.jpg", cut(0.6)), "_0002.jpg", "truncated"),
     CUB.broken("a folder for a picture", replace_file("**/Bird_0002.jpg", folder_instead), "_0002.jpg", "directory"),

@@ -13,6 +13,7 @@ from datasets.files import UnreadableFile
 from datasets.pictures import Pictures
 from tests.mistakes.harness import DataSet, Place
 from tests.test_folder import folder
+from utils.errors import UserError
 
 SHAPE = (48, 64)
 OBJECT = np.zeros(SHAPE, bool)
@@ -27,6 +28,10 @@ FRAMED = np.full(SHAPE, 255)
 FRAMED[0] = 0
 BORDER = cv2.dilate(SMALL.astype(np.uint8), np.ones((11, 11))) - SMALL
 VOC = np.array([(0, 0, 0), *((i, 0, 255 - i) for i in range(1, 256))], np.uint8)
+PASCAL = VOC.copy()
+PASCAL[255] = 224, 224, 192
+GREY = np.repeat(np.arange(256)[:, None], 3, axis=1)
+FAR_GREY = np.repeat(np.array([0, 80, 160, *range(3, 256)])[:, None], 3, axis=1)
 BLACK_AND_WHITE, RED = np.array([(0, 0, 0), (255, 255, 255)]), np.array([(0, 0, 0), (128, 0, 0)])
 
 
@@ -50,7 +55,17 @@ def indexed(indices: np.ndarray, colours: np.ndarray) -> Image.Image:
     return picture
 
 
+def as_colours(picture: Image.Image, mode: str) -> Image.Image:
+    """Converted with its palette; with alpha, index 0 is transparent."""
+    if mode == "RGBA":
+        picture.info["transparency"] = 0
+    return picture.convert(mode)
+
+
 LABELLED = OBJECT * 1 + (OBJECT & (np.arange(SHAPE[1]) > 30))
+VOID_RING = np.where(RING, 255, LABELLED)  # label maps with void
+VOID_AREA = np.where(np.arange(SHAPE[1]) >= 46, 255, LABELLED)
+WIDE = cv2.dilate(OBJECT.astype(np.uint8), np.ones((13, 13))) > cv2.erode(OBJECT.astype(np.uint8), np.ones((5, 5)))
 ALL, NONE = np.ones(SHAPE, bool), np.zeros(SHAPE, bool)
 
 # Ending, picture, the right mask, what is told of it; and how it is saved.
@@ -70,8 +85,9 @@ CASES: dict[str, tuple] = {
     # shades
     "1 to 5 for background": ("png", grey(np.where(OBJECT, 255, noise(1, 6))), OBJECT, masks.SHADES),
     "0 to 5 for background": ("png", grey(np.where(OBJECT, 255, noise(0, 6))), OBJECT, masks.SHADES),
-    "smooth, from 0, and 255": ("png", grey(np.where(OBJECT, 255, WAVES)), OBJECT, masks.SHADES),
-    "0 and 1 in areas, and 255": ("png", grey(np.where(OBJECT, 255, WAVES > 1)), OBJECT, masks.SHADES),
+    "smooth, from 0, and 255": ("png", grey(np.where(OBJECT, 255, WAVES)), OBJECT, masks.WHITE_AREAS),
+    "0 and 1 in areas, and 255": ("png", grey(np.where(OBJECT, 255, WAVES > 1)), OBJECT, masks.WHITE_AREAS),
+    "labels, and void in areas": ("png", grey(VOID_AREA), VOID_AREA == 255, masks.WHITE_AREAS),
     "sigmoid": ("png", grey(np.where(OBJECT, noise(180, 256), noise(1, 40))), OBJECT, masks.SHADES),
     "soft edges": ("png", grey(SOFT), SOFT >= 128, masks.SHADES),
     "soft edges, 16 bits": ("png", grey(SOFT * 257.0, np.uint16), SOFT >= 128, masks.SHADES),
@@ -93,10 +109,52 @@ CASES: dict[str, tuple] = {
     ),
     "labels": ("png", grey(LABELLED), OBJECT, masks.LABELS),
     "labels in greys": ("png", grey(LABELLED * 100), OBJECT, masks.LABELS),
-    "a trimap": ("png", grey(np.where(RING, 128, OBJECT * 255)), OBJECT | (RING > 0), masks.LABELS),
+    "a trimap": ("png", grey(np.where(RING, 128, OBJECT * 255)), OBJECT & (RING == 0), masks.TRIMAP),
+    "a trimap, wide": ("png", grey(np.where(WIDE, 20, OBJECT * 255)), OBJECT & ~WIDE, masks.TRIMAP),
+    "a trimap, 16 bits": (
+        "png",
+        grey(np.where(WIDE, 128, OBJECT * 255) * 257, np.uint16),
+        OBJECT & ~WIDE,
+        masks.TRIMAP,
+    ),
+    "parts in black, grey and white": ("png", grey(np.minimum(LABELLED * 128, 255)), OBJECT, masks.LABELS),
     "VOC": ("png", indexed(np.where(RING, 255, LABELLED * 15), VOC), OBJECT & (RING == 0), masks.LABELS),
     "VOC in greys": ("png", grey(np.where(RING, 255, LABELLED)), OBJECT & (RING == 0), masks.LABELS),
     "0, 1 and void": ("png", grey(np.where(RING, 255, OBJECT)), OBJECT & (RING == 0), masks.LABELS),
+    "VOC, background transparent": (
+        "png",
+        indexed(VOID_RING, PASCAL),
+        OBJECT & (RING == 0),
+        masks.TRANSPARENT,
+        {"transparency": 0},
+    ),
+    "VOC as colours": ("png", as_colours(indexed(VOID_RING, PASCAL), "RGB"), OBJECT & (RING == 0), masks.COLOURS),
+    "VOC as RGBA": ("png", as_colours(indexed(VOID_RING, PASCAL), "RGBA"), OBJECT & (RING == 0), masks.TRANSPARENT),
+    "void in white": (
+        "png",
+        Image.fromarray(np.where(RING[..., None], np.uint8(255), VOC[LABELLED])),
+        OBJECT & (RING == 0),
+        masks.COLOURS,
+    ),
+    "VOC in a palette of greys": ("png", indexed(VOID_RING, GREY), OBJECT & (RING == 0), masks.LABELS),
+    "VOC in greys far apart": (
+        "png",
+        indexed(VOID_RING, FAR_GREY),
+        OBJECT & (RING == 0),
+        masks.LABELS,
+    ),
+    "greys as RGB": ("png", as_colours(indexed(VOID_RING, GREY), "RGB"), OBJECT & (RING == 0), masks.LABELS),
+    "greys as RGBA": ("png", as_colours(indexed(VOID_RING, GREY), "RGBA"), OBJECT & (RING == 0), masks.TRANSPARENT),
+    "greys, RGBA, all opaque": ("png", indexed(VOID_RING, GREY).convert("RGBA"), OBJECT & (RING == 0), masks.LABELS),
+    "VOC of 16 bits": (
+        "png",
+        grey(np.where(RING, 65535, LABELLED), np.uint16),
+        OBJECT & (RING == 0),
+        masks.LABELS,
+    ),
+    "VOC, 255 in 16 bits": ("png", grey(VOID_AREA, np.uint16), OBJECT & (VOID_AREA < 255), masks.LABELS),
+    "VOC without background": ("png", indexed(np.where(RING, 255, 15), PASCAL), RING == 0, None),
+    "VOC with nothing known": ("png", indexed(RING * 255, PASCAL), NONE, None),
     # alpha
     "white, shape in alpha": ("png", with_alpha(255, OBJECT * 255), OBJECT, masks.TRANSPARENT),
     "black, shape in alpha": ("png", with_alpha(0, OBJECT * 255), OBJECT, masks.TRANSPARENT),
@@ -107,6 +165,8 @@ CASES: dict[str, tuple] = {
     "alpha of 0 and 1": ("png", with_alpha(255, OBJECT), OBJECT, masks.TRANSPARENT),
     "mask under alpha that is full": ("png", with_alpha(OBJECT * 255, ALL * 255), OBJECT, None),
     "mask under alpha that is 0": ("png", with_alpha(OBJECT * 255, NONE), OBJECT, None),
+    "white below alpha that is 0": ("png", with_alpha(255, NONE), NONE, masks.TRANSPARENT),
+    "black below alpha that is 0": ("png", with_alpha(0, NONE), NONE, None),
     "mask and border in alpha": (
         "png",
         with_alpha(OBJECT * 255, (np.arange(64) < 40) * ALL * 255),
@@ -121,6 +181,19 @@ CASES: dict[str, tuple] = {
     "white is 0, GIF": ("gif", indexed(~OBJECT, BLACK_AND_WHITE[::-1]), OBJECT, None),
     "red is 1": ("png", indexed(OBJECT, RED), OBJECT, None),
     "red is 0": ("png", indexed(~OBJECT, RED[::-1]), OBJECT, masks.BLACK_INDEX),
+    "red and white": ("png", indexed(OBJECT, [(255, 0, 0), (255, 255, 255)]), OBJECT, masks.NO_BLACK),
+    "white is 2, black twice": (
+        "png",
+        indexed(np.where(OBJECT, 2, np.arange(64) > 55), [(0,) * 3, (0,) * 3, (255,) * 3]),
+        OBJECT,
+        masks.GREYS,
+    ),
+    "red is 0, black twice": (
+        "png",
+        indexed(np.where(OBJECT, 0, 1 + (np.arange(64) > 9)), [(128, 0, 0), (0, 0, 0), (0, 0, 0)]),
+        OBJECT,
+        masks.BLACK_INDEX,
+    ),
     "all of one part": ("png", indexed(OBJECT * 14 + 1, VOC), ALL, None),
     "colours": ("png", Image.fromarray(VOC[LABELLED * 100]), OBJECT, masks.COLOURS),
 }
@@ -148,10 +221,15 @@ def test_what_is_object_is_decided_by_what_is_in_the_file(tmp_path, name):
 
 
 def test_void_pixels_of_a_label_map_in_the_place_of_a_mask_are_known(tmp_path):
-    for name in ("VOC", "VOC in greys", "0, 1 and void"):
+    with_void = [name for name in CASES if "VOC" in name or name.startswith("greys") or "void in white" in name]
+    for name in ("0, 1 and void", "a trimap", *with_void):
+        if name == "VOC, 255 in 16 bits":
+            continue  # an area, below
         np.testing.assert_array_equal(read(write(tmp_path / "mask", name)).void, RING)
         assert read(write(tmp_path / "mask", name), ignore_label=None).void is None
-    for name in ("0 and 255", "a trimap", "JPEG", "0 to 5 for background"):
+    np.testing.assert_array_equal(read(write(tmp_path / "mask", "VOC, 255 in 16 bits")).void, VOID_AREA == 255)
+    np.testing.assert_array_equal(read(write(tmp_path / "mask", "a trimap, wide")).void, WIDE)
+    for name in ("0 and 255", "parts in black, grey and white", "JPEG", "0 to 5 for background"):
         assert read(write(tmp_path / "mask", name)).void is None
 
 
@@ -178,6 +256,15 @@ def test_a_threshold_takes_the_place_of_the_rule(tmp_path, name, threshold):
     found = read(path, threshold)
     np.testing.assert_array_equal(found.labels, np.asarray(Image.open(path)) >= threshold)
     assert found.remarks == ()
+
+
+@pytest.mark.parametrize("name", ["0 and 255", "labels", "red is 1", "white, shape in alpha", "JPEG"])
+def test_a_threshold_that_no_value_reaches_is_refused(tmp_path, name):
+    path = write(tmp_path / "mask", name)
+    with pytest.raises(UserError, match=f"dataset.mask_threshold=300 is above 255, the largest value that {path}"):
+        read(path, 300)
+    assert not read(write(tmp_path / "mask", "empty"), 255).labels.any()
+    np.testing.assert_array_equal(read(write(tmp_path / "mask", "16 bits"), 300).labels, OBJECT)
 
 
 # --- through the data sets and programs

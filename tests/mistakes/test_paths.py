@@ -39,6 +39,15 @@ EMPTY = [
     empty("output_dir", "predict.py checkpoint=a.pth images=DIR 'output_dir=${oc.env:NOT_SET,\"\"}'"),
     empty("dataset_name", "train.py dataset_name="),
     empty("experiment", "train.py experiment="),
+    row("train.py []", "train.py output_dir=[]", "output_dir is empty ([]): give output_dir=VALUE"),
+    row(
+        "predict.py a list",
+        "predict.py images=[ab].jpg",
+        "cannot read",
+        """quotes within quotes, 'images="[ab].jpg"'""",
+    ),
+    row("predict.py {}", "predict.py images=a/{b,c}.jpg", "cannot read", """'images="a/{b,c}.jpg"'"""),
+    row("train.py [a]", "train.py dataset_root=[a]", "read as a list", """'dataset_root="[a]"'"""),
     row("a number", "train.py num_parts=", "num_parts", "a whole number"),
 ]
 

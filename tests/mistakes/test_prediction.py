@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.mistakes.damage import save_picture
-from tests.mistakes.harness import Place, row
+from tests.mistakes.harness import Place, ended, row, tree
 
 
 def predicting(id: str, overrides: str, *words: str, prepare=lambda folder: None):
@@ -91,7 +91,9 @@ MASKED = "pretrained=deeplab images=PLACE/images"
 
 REFUSED += [
     masking("nothing to find with", "images=PLACE/images", "checkpoint=PATH", "pretrained=NAME", "deeplab, maskrcnn"),
-    masking("two to find with", f"{MASKED} checkpoint=a.pth", "One of two is required"),
+    masking(
+        "two to find with", f"{MASKED} checkpoint=a.pth", "checkpoint=a.pth and pretrained=deeplab are two", "one of"
+    ),
     masking(
         "an unknown class", f"{MASKED} pretrained.classes=[brid]", "deeplab knows no 'brid'", "mean 'bird'", "boat"
     ),
@@ -103,6 +105,17 @@ REFUSED += [
         "pretrained.weights=PLACE/vgg.pth do not fit the network",
         prepare=vgg,
     ),
+    masking(
+        "no pictures, which is told before weights are fetched",
+        "pretrained=deeplab images=PLACE/none/images pretrained.weights=PLACE/a.pth",
+        "No folder",
+        "none/images",
+    ),
+    masking(
+        "no place, which is told before weights are fetched",
+        "pretrained=deeplab images=PLACE/images/*.png pretrained.weights=PLACE/a.pth",
+        "give output_dir=OUT",
+    ),
     masking("an improbable score", f"{MASKED} pretrained.score=50", "pretrained.score must be at most 1, not 50"),
     masking("some objects", f"{MASKED} pretrained.objects=some", "must be one of largest, all"),
 ]
@@ -111,3 +124,33 @@ REFUSED += [
 @pytest.mark.parametrize("row", REFUSED)
 def test_a_prediction_that_has_nothing_to_read_or_nowhere_to_write_is_refused(row, refused):
     refused(row)
+
+
+def damaged(path: Path) -> None:
+    save_picture(path, np.zeros((32, 32, 3)))
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def test_a_prediction_that_failed_leaves_nothing_in_the_way_of_the_next_one(place, monkeypatch, accepted):
+    damaged(place.path / "pictures/one.png")
+    place.checkpoint()
+    line = f"predict.py checkpoint=PLACE/model_1.pth image_size=32 loader.num_workers=0 device=cpu {TO_OUT}"
+    assert ended(line, place.path, monkeypatch) == 2
+    assert not [*(place.path / "out").iterdir()]
+    save_picture(place.path / "pictures/one.png", np.zeros((32, 32, 3)))
+    accepted(line)
+    before = tree(place.path / "out")
+    assert ended(line, place.path, monkeypatch) == 2 and tree(place.path / "out") == before
+
+
+def test_a_prediction_that_failed_half_way_keeps_what_it_has(place, monkeypatch, accepted):
+    save_picture(place.path / "pictures/a.png", np.zeros((32, 32, 3)))
+    damaged(place.path / "pictures/b.png")
+    place.checkpoint()
+    line = "predict.py checkpoint=PLACE/model_1.pth image_size=32 loader.num_workers=0 device=cpu "
+    line += f"evaluation.batch_size=1 {TO_OUT}"
+    assert ended(line, place.path, monkeypatch) == 2
+    assert (place.path / "out/label_maps/a.png.png").is_file() and (place.path / "out/prediction.json").is_file()
+    save_picture(place.path / "pictures/b.png", np.zeros((32, 32, 3)))
+    accepted(f"{line} only_missing=true")
+    assert (place.path / "out/label_maps/b.png.png").is_file()

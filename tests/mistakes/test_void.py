@@ -123,6 +123,22 @@ def test_figures_are_of_the_pixels_that_are_void_nowhere(root, where, has_backgr
         assert len(told) == (counts[of] > 0)
 
 
+def test_void_of_16_bits_is_that_of_bytes(root):
+    maps, path = blotted(root, has_background=True), root / "parts/creature_001.png"
+    for file in (path, maps / "creature_001.jpg.png"):
+        void_in(file)
+    before, stored = evaluated(LabelMaps(maps, 5, True, 255), sets_of(root)).metrics, pixels(path)
+    for file in (path, maps / "creature_001.jpg.png"):
+        labels = pixels(file).astype(np.uint16)
+        Image.fromarray(np.where(labels == 255, 65535, labels).astype(np.uint16)).save(file)
+    sample = sets_of(root).test[0]
+    np.testing.assert_array_equal(sample.void, stored == 255)
+    np.testing.assert_array_equal(sample.part_map, np.where(stored == 255, 0, stored))
+    assert evaluated(LabelMaps(maps, 5, True, 255), sets_of(root)).metrics == before
+    with pytest.raises(UserError, match="creature_001.png has labels from 0 to 65535: .*dataset.ignore_label"):
+        sets_of(root, "dataset.ignore_label=77").test[0]
+
+
 def test_without_an_ignore_label_255_is_a_label_as_any_other(root):
     void_in(root / "parts/creature_001.png")
     with pytest.raises(UserError, match="creature_001.png has labels from 0 to 255: .*dataset.ignore_label"):

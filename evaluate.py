@@ -72,6 +72,9 @@ def evaluate(config: DictConfig) -> None:
         run.look_for_training_pictures(labeller, sets, method.protocols, options)
 
     first, results, seen = next(iter(labellers)), {}, None
+    if config.part_names and len(config.part_names) != labellers[first].largest_label:
+        found = labellers[first].largest_label
+        raise UserError(f"part_names are {len(config.part_names)}, parts {found}: name each, or none.")
     if config.evaluation.report:
         seen = Seen(labellers[first], run.spread(config.evaluation.report, len(sets.test)))
     for name, labeller in labellers.items():

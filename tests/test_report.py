@@ -371,6 +371,6 @@ def test_two_hundred_photographs_take_less_than_fifteen_megabytes():
         shown = EvalInput(f"{place}.jpg", None, image, foreground, place=place)
         seen.update(protocol, batch([shown]), torch.rand(1, 5, 8, 8).repeat_interleave(32, 2).repeat_interleave(32, 3))
     config = composed("predictions=maps", name="evaluate")
-    result = SimpleNamespace(metrics={}, notes=[], comparisons=[])
+    result = SimpleNamespace(metrics={}, notes=[], comparisons=[], parts=[])
     page = report.rendered(report.Evaluated(config, [report.Column("", None, result)], seen, 200, None, 4))
     assert 1e6 < len(page) < 15e6

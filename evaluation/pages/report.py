@@ -243,7 +243,8 @@ def _facts(evaluated: Evaluated) -> dict[str, str]:
     else:
         facts["baseline"] = evaluated.columns[0].title
     facts["data"] = f"{config.dataset_name} in {config.dataset_root}"
-    facts[f"{evaluated.noun}s"] = str(evaluated.seen.num_parts)
+    if evaluated.noun != "object":
+        facts[f"{evaluated.noun}s"] = str(evaluated.seen.num_parts)
     seen = len(evaluated.numbers.names)
     of_all = "" if seen == evaluated.num_pictures else f" of {evaluated.num_pictures:,}, spread evenly"
     facts["held-out pictures"] = f"{seen:,}{of_all}"
@@ -305,6 +306,7 @@ def _parts(evaluated: Evaluated, colour: np.ndarray) -> Iterator[dict[str, Any]]
 def _heat_map(comparison: Comparison, evaluated: Evaluated, colour: np.ndarray) -> dict[str, Any]:
     """Rows of what is known, columns of parts in the order that matches best, background last where there is any."""
     given = evaluated.config.part_names or [""] * evaluated.seen.num_parts
+    short = ["object"] if evaluated.noun == "object" else [f"{n} {name}".strip() for n, name in enumerate(given, 1)]
     counts = comparison.counts[:, : evaluated.seen.num_parts + 1]
     totals = counts.sum(1)
     rows, columns = matching_order(counts[:, 1:])
@@ -317,7 +319,7 @@ def _heat_map(comparison: Comparison, evaluated: Evaluated, colour: np.ndarray) 
         "has_errors": comparison.errors is not None,
         "columns": [
             {
-                "name": f"{part} {given[part - 1]}".strip() if part else "background",
+                "name": short[part - 1] if part else "background",
                 "chip": chip(colour[part]) if part else None,
             }
             for part in columns

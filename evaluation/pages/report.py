@@ -200,7 +200,9 @@ def webp(picture: np.ndarray) -> str:
     file = io.BytesIO()
     lossless = picture.shape[2] == 4
     # Of lossless pictures the quality is how long it tries to make them smaller.
-    Image.fromarray(picture).save(file, "WEBP", quality=0 if lossless else QUALITY, lossless=lossless, method=2)
+    Image.fromarray(picture).save(
+        file, "WEBP", quality=0 if lossless else QUALITY, lossless=lossless, method=0 if lossless else 2
+    )
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 

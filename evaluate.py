@@ -37,6 +37,7 @@ from utils.checkpoints import Checkpoint
 from utils.console import say
 from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
+from utils.files import require_writable
 from utils.logging import WANDB_ID, WandbRun
 from utils.run_directory import RunDirectory, versions
 
@@ -159,12 +160,7 @@ def output_directory(config: DictConfig, checkpoint: Checkpoint | None) -> Path:
     path = Path(config.output_dir or dated)
     if (path / "metrics.json").exists():
         raise UserError(f"output_dir {path} holds the figures of another evaluation: give another output_dir.")
-    try:
-        if not path.is_dir():
-            path.mkdir(parents=True)
-            path.rmdir()
-    except OSError as error:
-        raise UserError(f"Cannot write output_dir {path}: {error.strerror}. Give another one.") from error
+    require_writable(path)
     return path
 
 

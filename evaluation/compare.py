@@ -44,6 +44,7 @@ from utils.checkpoints import Checkpoint
 from utils.console import say
 from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
+from utils.files import require_writable
 
 
 @dataclass
@@ -289,7 +290,7 @@ def titles_of(config: DictConfig, methods: Sequence[Method]) -> list[str]:
 
 
 def output_directory(config: DictConfig) -> Path:
-    """``output_dir``, or a new dated directory under ``runs/``.
+    """``output_dir``, or a new dated directory under ``runs/``; it is made once there is something to write.
 
     Raises:
         UserError: it holds a comparison already, or cannot be written.
@@ -297,10 +298,7 @@ def output_directory(config: DictConfig) -> Path:
     path = Path(config.output_dir or f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}_comparison")
     if (path / "comparison.html").exists():
         raise UserError(f"output_dir {path} holds another comparison: give another output_dir.")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot write output_dir {path}: {error.strerror}. Give another one.") from error
+    require_writable(path)
     return path
 
 

@@ -31,6 +31,7 @@ from evaluation.pages.comparison import STYLE, painted
 from evaluation.palette import colours, tint
 from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
+from utils.files import require_writable
 
 GAP, LINE = 0.04, 0.16  # inches between pictures, and of a line of text
 
@@ -57,6 +58,7 @@ def figure(config: DictConfig) -> None:
     files = [output / f"figure.{ending}" for ending in config.formats]
     if present := [str(file) for file in files if file.exists()]:
         raise UserError(f"There already: {', '.join(present)}. Give another output_dir.")
+    require_writable(output)
     subject = config.checkpoint or config.predictions or next(iter(config.baselines))
     given = config.copy()
     given.checkpoint = given.predictions = None

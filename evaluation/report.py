@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from evaluation.examples import Example, Known
-from evaluation.palette import colours
+from evaluation.palette import colours, tint
 from utils.console import stdout
 
 _CELL, _GAP, _CAPTION = 160, 6, 26  # pixels
@@ -90,7 +90,7 @@ def _faded(image: np.ndarray) -> np.ndarray:
 def painted(image: np.ndarray, labels: np.ndarray, recolouring: np.ndarray | None = None) -> np.ndarray:
     """Labels in colour over the picture's grey, the background pale."""
     shades = image.mean(axis=2, keepdims=True)
-    paint = colours(labels if recolouring is None else recolouring[labels])
+    paint = tint(labels if recolouring is None else recolouring[labels])[..., :3]
     return np.where(labels[..., None] > 0, 0.7 * paint + 0.3 * shades, _faded(image)).astype(np.uint8)
 
 

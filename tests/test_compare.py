@@ -125,6 +125,12 @@ def test_of_different_splits_the_pictures_are_those_that_all_have_and_a_line_say
     assert "a and b share 2 test pictures; the others are left out." in capsys.readouterr().err
 
 
+def test_what_is_refused_leaves_no_folder_behind(pictures, tmp_path):
+    with pytest.raises(UserError, match="elsewhere is no run, checkpoint, baseline or folder"):
+        compared(pictures, tmp_path / "out", "methods=[elsewhere]")
+    assert not (tmp_path / "out").exists()
+
+
 def test_methods_on_different_data_are_refused_and_both_are_named():
     with pytest.raises(UserError, match=r"a \(A in data\) and b \(B in data\) share no test picture"):
         shared_pictures([method_on("a", ["1"]), method_on("b", ["2"])])

@@ -62,6 +62,7 @@ def write(output: Path, config: DictConfig, samples: Sequence[Sample], columns: 
     """
     files = [output / f"comparison.{ending}" for ending in ("html", "png", "pdf")]
     try:
+        output.mkdir(parents=True, exist_ok=True)
         files[0].write_text(_page(config, samples, columns), encoding="utf-8", errors="backslashreplace")
         with matplotlib.rc_context(STYLE):
             figure = _figure(samples, columns, config.opacity)

@@ -19,6 +19,7 @@ from evaluation.pages import report
 from evaluation.pages.published import published
 from evaluation.pages.seen import Seen
 from evaluation.palette import colours, tint
+from evaluation.report import write_metrics
 from tests.composition import composed, given
 from tests.pages import checkpoint_of, seen_by_page
 from tests.quadrants import ColourLabeller, Quadrants, draw_split, evaluated
@@ -301,6 +302,14 @@ def test_a_report_that_cannot_be_written_is_one_line_and_no_error(small_disk, ca
     said = capsys.readouterr()
     assert "The report is left out: cannot write" in said.err and "No space left" in said.err
     assert "Report:" not in said.out
+    assert not [*small_disk.glob("*report.html*")], "what there is of it goes, and leaves room for the picture"
+
+
+def test_figures_that_cannot_be_written_are_a_message(small_disk):
+    (small_disk / "full").write_bytes(bytes((2 << 20) - 4096))
+    with pytest.raises(UserError, match="metrics.json: No space left on device. The figures are in the table above"):
+        write_metrics(small_disk / "metrics.json", {"FG-NMI": 50.0}, {"config": "x" * 10_000})
+    assert not [*small_disk.glob("*metrics.json*")]
 
 
 def test_what_was_published_is_found_by_data_method_and_number_of_parts():

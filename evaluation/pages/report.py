@@ -25,6 +25,7 @@ from evaluation.pages.seen import LEAST, Numbers, Seen, Shown
 from evaluation.palette import colours, tint
 from evaluation.run import Result
 from utils.checkpoints import Checkpoint
+from utils.files import written_whole
 
 QUALITY = 80  # of WebP, of photographs
 ALSO = ("compactness", "warp_agreement")  # of the figures of each part that need no truth, beside the page's own
@@ -106,7 +107,8 @@ def write(output: Path, evaluated: Evaluated) -> list[Path]:
             rows = by_keypoint(comparison, evaluated.seen.num_parts, evaluated.noun)
             files.append(_write_table(output / "parts_by_keypoint.csv", rows))
     page = output / "report.html"
-    page.write_text(rendered(evaluated), encoding="utf-8", errors="backslashreplace")
+    with written_whole(page) as part:
+        part.write_text(rendered(evaluated), encoding="utf-8", errors="backslashreplace")
     return [*files, page]
 
 

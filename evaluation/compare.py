@@ -119,7 +119,7 @@ def compare(config: DictConfig) -> None:
         found.append(of_method)
 
     true = {name: sample.part_map for name, sample in samples.items() if sample.part_map is not None}
-    columns = [comparison.Column("true parts", true)] if len(true) == len(samples) else []
+    columns = [comparison.Column(comparison.TRUE, true)] if len(true) == len(samples) else []
     columns += [comparison.Column(*of_one) for of_one in zip(titles_of(config, methods), found, figures, strict=True)]
     colour_alike(columns)
     files = comparison.write(output, config, [samples[name] for name in shown], columns)

@@ -80,6 +80,18 @@ def test_a_baseline_with_another_k_seed_option_or_network_is_another(run, num_pa
     assert Kept([run]).of_baseline("kmeans_features", num_parts, config_of(*overrides), SETS) is None
 
 
+def test_what_a_run_has_measured_itself_counts_where_evaluate_py_has_not(run):
+    config = config_of()
+    OmegaConf.update(config, "dataset.lists", lists_of(SETS.test), merge=False)
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.masked_copy(config, [*composed(*KEYS)])))
+    table = run / "evaluation.csv"
+    table.write_text("step,FG-NMI\n5,10\n10,30.5\n")
+    assert Kept([run]).of_checkpoint(checkpoint_of(run), config, SETS) == Figures({"FG-NMI": 30.5}, 5, table)
+    assert Kept([run]).of_checkpoint(checkpoint_of(run), config_of("evaluation.size=96"), SETS) is None
+    evaluated(run, "a", 40.0)
+    assert Kept([run]).of_checkpoint(checkpoint_of(run), config, SETS).metrics == {"FG-NMI": 40.0}
+
+
 def test_a_damaged_evaluation_is_said_and_the_others_count(run, capsys):
     evaluated(run, "a", 40.0)
     broken = evaluated(run, "b", 50.0)

@@ -26,6 +26,7 @@ logging.getLogger("fontTools").setLevel(logging.WARNING)
 
 SIDE = 384  # pixels: the longest side of a picture
 CELL, GAP, DPI = 1.15, 0.03, 300  # inches of a cell of the figure and between two, and dots of its PNG
+TRUE = "true parts"  # title of the annotation's column
 NEAREST = Image.Resampling.NEAREST
 STYLE = {"font.family": "sans-serif", "font.size": 8, "pdf.fonttype": 42}  # fonts that journals take
 
@@ -115,6 +116,7 @@ def _figures(columns: Sequence[Column]) -> dict[str, Any] | None:
         "names": list(dict.fromkeys(name for column in own for name in column.figures.metrics)),
         "pictures": [column.figures.num_pictures for column in own],
         "sources": sources,
+        "lacking": [column.title for column in columns if not column.figures and column.title != TRUE],
     }
 
 

@@ -9,10 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from datasets.lists import lists_of
 from evaluation.options import Sets
-from evaluation.tables.found import Baseline, Evaluation, Run, find
+from evaluation.tables.found import Baseline, Run, find
 from evaluation.tables.rows import baseline_numbers, data_of, differences, evaluation_numbers
 from utils.checkpoints import Checkpoint
 from utils.console import say
+from utils.sweep import metrics_after
 
 SEEN = ("segmenter", "perceptual")  # networks that a baseline may see with
 
@@ -24,7 +25,7 @@ class Figures:
     Attributes:
         metrics: name -> percent.
         num_pictures: that they are of.
-        source: the evaluation's file; None: they were measured now.
+        source: the file that has them; None: they were measured now.
     """
 
     metrics: Mapping[str, float]
@@ -50,26 +51,35 @@ class Kept:
     def of_checkpoint(self, checkpoint: Checkpoint, config: DictConfig, sets: Sets) -> Figures | None:
         """Those of the newest evaluation of this checkpoint on these pictures, by the same settings.
 
+        What the run has measured itself counts where evaluate.py has not.
+
         Args:
             config: that it would be evaluated with now.
         """
         plain, folder = OmegaConf.to_container(config), checkpoint.run
-        own = [
-            evaluation
-            for run in self._sources
-            if isinstance(run, Run) and folder is not None and run.path.resolve() == folder.resolve()
-            for evaluation in run.evaluations
-            if evaluation.updates == checkpoint.step
-            and not differences(evaluation_numbers(plain), evaluation_numbers(evaluation.config))
-        ]
-        return _newest([(evaluation, evaluation.figures) for evaluation in own], plain, sets)
+        found, own = [], []
+        for run in self._sources:
+            if not isinstance(run, Run) or folder is None or run.path.resolve() != folder.resolve():
+                continue
+            found += [
+                _Measured(one.path, one.time, one.config, one.figures)
+                for one in run.evaluations
+                if one.updates == checkpoint.step
+            ]
+            own += _by_itself(run, checkpoint.step)
+        wanted = evaluation_numbers(plain)
+        for those in (found, own):
+            same = [one for one in those if not differences(wanted, evaluation_numbers(one.config))]
+            if figures := _newest(same, plain, sets):
+                return figures
+        return None
 
     def of_baseline(self, name: str, num_parts: int, config: DictConfig, sets: Sets) -> Figures | None:
         """The same of a baseline that stood beside what was evaluated."""
         plain = OmegaConf.to_container(config)
         wanted = baseline_numbers(plain, name, SEEN, num_parts)
         own = [
-            (source.evaluation, source.evaluation.baselines[name])
+            _Measured(source.path, source.evaluation.time, source.evaluation.config, source.evaluation.baselines[name])
             for source in self._sources
             if isinstance(source, Baseline)
             and source.name == name
@@ -81,19 +91,36 @@ class Kept:
         return _newest(own, plain, sets)
 
 
-def _newest(
-    found: Sequence[tuple[Evaluation, Mapping[str, float]]], config: Mapping[str, Any], sets: Sets
-) -> Figures | None:
+@dataclass(frozen=True)
+class _Measured:
+    """Figures, what they were made with, and when."""
+
+    path: Path
+    time: float
+    config: Mapping[str, Any]
+    metrics: Mapping[str, float]
+
+
+def _by_itself(run: Run, step: int | None) -> list[_Measured]:
+    """What a run's own table says of its last step, if that is the one."""
+    table = run.path / "evaluation.csv"
+    try:
+        metrics = metrics_after(table, step) if step is not None and table.is_file() else None
+    except (ValueError, TypeError, AttributeError) as error:
+        say(f"{table} left out: it is damaged ({error}).")
+        return []
+    return [_Measured(table, table.stat().st_mtime, run.config, metrics)] if metrics else []
+
+
+def _newest(found: Sequence[_Measured], config: Mapping[str, Any], sets: Sets) -> Figures | None:
     """Of those on the same data and list of test pictures."""
     pictures = lists_of(sets.test)[sets.test.split]
     same = [
-        (evaluation, metrics)
-        for evaluation, metrics in found
-        if metrics
-        and data_of(evaluation.config) == data_of(config)
-        and (evaluation.config["dataset"].get("lists") or {}).get(sets.test.split) == pictures
+        one
+        for one in found
+        if one.metrics
+        and data_of(one.config) == data_of(config)
+        and (one.config["dataset"].get("lists") or {}).get(sets.test.split) == pictures
     ]
-    if not same:
-        return None
-    evaluation, metrics = max(same, key=lambda pair: pair[0].time)
-    return Figures(metrics, len(sets.test), evaluation.path)
+    newest = max(same, key=lambda one: one.time, default=None)
+    return newest and Figures(newest.metrics, len(sets.test), newest.path)

@@ -13,6 +13,8 @@ import conf.start  # noqa: F401
 
 # isort: split
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +39,7 @@ from utils.checkpoints import Checkpoint
 from utils.console import say
 from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
+from utils.files import require_writable, written_whole
 from utils.logging import WANDB_ID, WandbRun
 from utils.run_directory import RunDirectory, versions
 
@@ -72,6 +75,9 @@ def evaluate(config: DictConfig) -> None:
         run.look_for_training_pictures(labeller, sets, method.protocols, options)
 
     first, results, seen = next(iter(labellers)), {}, None
+    if config.part_names and len(config.part_names) != labellers[first].largest_label:
+        found = labellers[first].largest_label
+        raise UserError(f"part_names are {len(config.part_names)}, parts {found}: name each, or none.")
     if config.evaluation.report:
         seen = Seen(labellers[first], run.spread(config.evaluation.report, len(sets.test)))
     for name, labeller in labellers.items():
@@ -111,8 +117,10 @@ def evaluate(config: DictConfig) -> None:
         write_report(output, report.Evaluated(config, columns, seen, len(sets.test), checkpoint, num_parts))
     if pictures:
         picture = part_picture(pictures, labellers[first].caption)
-        Image.fromarray(picture).save(output / "parts.png")
-        print(f"Held-out pictures, what was found in them, and what is known: {output / 'parts.png'}")
+        with left_out_if_not_written("The picture", output):
+            with written_whole(output / "parts.png") as part:
+                Image.fromarray(picture).save(part, "PNG")
+            print(f"Held-out pictures, what was found in them, and what is known: {output / 'parts.png'}")
         if on_own_data:
             shown = {
                 "pictures/evaluation_parts": picture,
@@ -122,13 +130,19 @@ def evaluate(config: DictConfig) -> None:
 
 
 def write_report(output: Path, evaluated: report.Evaluated) -> None:
-    """Write the page and its tables; figures are there already, so that a disk which is full ends nothing."""
-    try:
+    """Write the page and its tables, if they can be written."""
+    with left_out_if_not_written("The report", output):
         *_, page = report.write(output, evaluated)
-    except OSError as error:
-        say(f"The report is left out: cannot write {error.filename or output}: {error.strerror or error}.")
-    else:
         print(f"Report: {page}")
+
+
+@contextmanager
+def left_out_if_not_written(what: str, output: Path) -> Iterator[None]:
+    """A line where a file cannot be written: figures are there already, and a disk that is full ends nothing."""
+    try:
+        yield
+    except OSError as error:
+        say(f"{what} is left out: cannot write {error.filename or output}: {error.strerror or error}.")
 
 
 def made_from(checkpoint: Checkpoint | None, config: DictConfig) -> dict[str, object]:
@@ -156,12 +170,7 @@ def output_directory(config: DictConfig, checkpoint: Checkpoint | None) -> Path:
     path = Path(config.output_dir or dated)
     if (path / "metrics.json").exists():
         raise UserError(f"output_dir {path} holds the figures of another evaluation: give another output_dir.")
-    try:
-        if not path.is_dir():
-            path.mkdir(parents=True)
-            path.rmdir()
-    except OSError as error:
-        raise UserError(f"Cannot write output_dir {path}: {error.strerror}. Give another one.") from error
+    require_writable(path)
     return path
 
 

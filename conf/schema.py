@@ -152,6 +152,7 @@ class EvaluateConfig(TrainConfig):
     predictions: str | None = path()
     predictions_num_parts: int | None = number(low=1, high=MAX_PARTS)
     predictions_background: bool = MISSING
+    part_names: list[str] = MISSING
 
     @staticmethod
     def check(config: DictConfig) -> None:

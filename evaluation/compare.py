@@ -29,6 +29,7 @@ from conf.modules import module, names, nearest
 from conf.schema import MAX_PARTS, EvaluateConfig, TrainConfig
 from datasets.sample import Sample
 from evaluation import run
+from evaluation.labellers import label_maps
 from evaluation.labellers.base import Labeller
 from evaluation.labellers.known_landmark import Landmark
 from evaluation.labellers.label_maps import LabelMaps
@@ -36,11 +37,14 @@ from evaluation.labellers.trained import of_checkpoint
 from evaluation.matching import matched_accuracy, recolouring
 from evaluation.options import EvaluationOptions, Sets
 from evaluation.pages import comparison
-from evaluation.whole_pictures import label_maps
+from evaluation.pages.measured import Figures, Kept
+from evaluation.whole_pictures import label_maps as whole_maps
 from models.methods import method_class
+from utils.checkpoints import Checkpoint
 from utils.console import say
 from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
+from utils.files import require_writable
 
 
 @dataclass
@@ -51,6 +55,7 @@ class CompareConfig(EvaluateConfig):
     pictures: list[str] = MISSING
     matched_on: int = number(low=1)
     opacity: float = probability()
+    evaluate: bool = MISSING
 
     @staticmethod
     def check(config: DictConfig) -> None:
@@ -73,12 +78,16 @@ class Method:
         labeller: on the device.
         config: its own, with what the command line gives.
         sets: the data as it sees them.
+        checkpoint: whose it is, if it was trained.
+        baseline: its module, if it is one.
     """
 
     title: str
     labeller: Labeller
     config: DictConfig
     sets: Sets
+    checkpoint: Checkpoint | None = None
+    baseline: str | None = None
 
 
 def compare(config: DictConfig) -> None:
@@ -96,11 +105,13 @@ def compare(config: DictConfig) -> None:
 
     samples: dict[str, Sample] = {}
     found: list[dict[str, np.ndarray]] = []
-    for method in methods:
-        skipped: dict[int, str] = {}
-        run.fit(method.labeller, method.sets, EvaluationOptions.of(method.config), fabric.device, skipped)
-        if skipped:
-            print(f"{len(skipped):,} training pictures are skipped. The first: {skipped[min(skipped)]}")
+    figures = kept_figures(methods)
+    for place, method in enumerate(methods):
+        own = measured(method, fabric.device) if config.evaluate and figures[place] is None else None
+        if own:
+            figures[place] = own  # and what needs it is fitted
+        else:
+            fit(method, fabric.device)
         of_method = {}
         for sample, labels in maps_of(method, seen, fabric.device):
             samples.setdefault(sample.name, sample)
@@ -108,8 +119,8 @@ def compare(config: DictConfig) -> None:
         found.append(of_method)
 
     true = {name: sample.part_map for name, sample in samples.items() if sample.part_map is not None}
-    columns = [comparison.Column("true parts", true)] if len(true) == len(samples) else []
-    columns += [comparison.Column(*named) for named in zip(titles_of(config, methods), found, strict=True)]
+    columns = [comparison.Column(comparison.TRUE, true)] if len(true) == len(samples) else []
+    columns += [comparison.Column(*of_one) for of_one in zip(titles_of(config, methods), found, figures, strict=True)]
     colour_alike(columns)
     files = comparison.write(output, config, [samples[name] for name in shown], columns)
     print("Comparison: " + ", ".join(map(str, files)))
@@ -130,8 +141,8 @@ def methods_of(chosen: Sequence[str], config: DictConfig, fabric: Fabric) -> lis
         if is_trained(name):
             own = config.copy()
             own.checkpoint = name
-            labeller, _, own = of_checkpoint(own, fabric)
-            made[name] = Method(_name_of(name), labeller, own, Sets.of(own, method_class(own).test_masks))
+            labeller, checkpoint, own = of_checkpoint(own, fabric)
+            made[name] = Method(_name_of(name), labeller, own, Sets.of(own, method_class(own).test_masks), checkpoint)
             first = first or made[name]
     base = first.config if first else config
     sets = first.sets if first else Sets.of(config, "evaluation")
@@ -149,7 +160,7 @@ def methods_of(chosen: Sequence[str], config: DictConfig, fabric: Fabric) -> lis
                     f"{name} is fitted on training pictures, and {sets.test.name} has none: leave it out, or hold out "
                     "fewer pictures."
                 )
-            made[name] = Method(labeller.title, labeller, base, sets)
+            made[name] = Method(labeller.title, labeller, base, sets, baseline=name)
         elif Path(name).is_dir():
             made[name] = Method(_name_of(name), LabelMaps(Path(name), MAX_PARTS, has_background=True), base, sets)
         else:
@@ -163,6 +174,49 @@ def is_trained(name: str) -> bool:
     """Whether it is a run directory or a checkpoint; else a baseline, or a folder of label maps."""
     path = Path(name)
     return path.is_file() or (path / "config.yaml").is_file() or (path / "checkpoints").is_dir()
+
+
+def kept_figures(methods: Sequence[Method]) -> list[Figures | None]:
+    """Of each method those of an evaluation in one of the runs, if there is one of the same thing."""
+    trained = [method for method in methods if method.checkpoint and method.checkpoint.run]
+    kept = Kept(method.checkpoint.run for method in trained)
+    found = []
+    for method in methods:
+        if method.checkpoint:
+            found.append(kept.of_checkpoint(method.checkpoint, method.config, method.sets))
+        elif method.baseline:
+            found.append(kept.of_baseline(method.baseline, method.labeller.num_parts, method.config, method.sets))
+        else:
+            found.append(None)
+    return found
+
+
+def measured(method: Method, device: torch.device) -> Figures | None:
+    """Those of an evaluation on all test pictures; None, and a line, where there can be none."""
+    labeller, config = method.labeller, method.config
+    try:
+        if isinstance(labeller, LabelMaps):
+            config = config.copy()
+            config.predictions = str(labeller.directory)
+            labeller = label_maps.given(config, method.sets)
+        protocols = method_class(config).protocols
+        result = run.evaluate(labeller, method.sets, protocols, EvaluationOptions.of(config), device)
+    except UserError as error:
+        say(f"{method.title} has no figures: {error}")
+        return None
+    return Figures(result.metrics, len(method.sets.test))
+
+
+def fit(method: Method, device: torch.device) -> None:
+    """What has to be fitted; a line where training pictures are skipped.
+
+    Raises:
+        UserError: see ``evaluation.run.fit``.
+    """
+    skipped: dict[int, str] = {}
+    run.fit(method.labeller, method.sets, EvaluationOptions.of(method.config), device, skipped)
+    if skipped:
+        print(f"{len(skipped):,} training pictures are skipped. The first: {skipped[min(skipped)]}")
 
 
 def shared_pictures(methods: Sequence[Method]) -> list[str]:
@@ -213,7 +267,7 @@ def maps_of(method: Method, wanted: Sequence[str], device: torch.device) -> Iter
     own = method.config
     size, batch_size, num_workers = own.image_size, own.evaluation.batch_size, own.loader.num_workers
     how = {"image_size": size, "batch_size": batch_size, "num_workers": num_workers, "device": device}
-    for _, sample, labels in label_maps(method.labeller, method.sets.test, indices=indices, **how):
+    for _, sample, labels in whole_maps(method.labeller, method.sets.test, indices=indices, **how):
         yield sample, labels
 
 
@@ -236,7 +290,7 @@ def titles_of(config: DictConfig, methods: Sequence[Method]) -> list[str]:
 
 
 def output_directory(config: DictConfig) -> Path:
-    """``output_dir``, or a new dated directory under ``runs/``.
+    """``output_dir``, or a new dated directory under ``runs/``; it is made once there is something to write.
 
     Raises:
         UserError: it holds a comparison already, or cannot be written.
@@ -244,10 +298,7 @@ def output_directory(config: DictConfig) -> Path:
     path = Path(config.output_dir or f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}_comparison")
     if (path / "comparison.html").exists():
         raise UserError(f"output_dir {path} holds another comparison: give another output_dir.")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot write output_dir {path}: {error.strerror}. Give another one.") from error
+    require_writable(path)
     return path
 
 

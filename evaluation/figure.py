@@ -26,13 +26,12 @@ from conf import app
 from conf.fields import choice, number, probability
 from conf.schema import EvaluateConfig
 from datasets.sample import Sample
-from evaluation import run
-from evaluation.compare import chosen_pictures, maps_of, methods_of, shared_pictures
-from evaluation.options import EvaluationOptions
+from evaluation.compare import chosen_pictures, fit, maps_of, methods_of, shared_pictures
 from evaluation.pages.comparison import STYLE, painted
 from evaluation.palette import colours, tint
 from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
+from utils.files import require_writable
 
 GAP, LINE = 0.04, 0.16  # inches between pictures, and of a line of text
 
@@ -44,7 +43,6 @@ class FigureConfig(EvaluateConfig):
     columns: int = number(low=1)
     cell: float = number(above=0, high=20)
     opacity: float = probability()
-    part_names: list[str] = MISSING
     legend: bool = MISSING
     file_names: bool = MISSING
     keypoints: bool = MISSING
@@ -60,12 +58,13 @@ def figure(config: DictConfig) -> None:
     files = [output / f"figure.{ending}" for ending in config.formats]
     if present := [str(file) for file in files if file.exists()]:
         raise UserError(f"There already: {', '.join(present)}. Give another output_dir.")
+    require_writable(output)
     subject = config.checkpoint or config.predictions or next(iter(config.baselines))
     given = config.copy()
     given.checkpoint = given.predictions = None
     (method,) = methods_of([subject], given, fabric)
     wanted = chosen_pictures(config, shared_pictures([method]))
-    run.fit(method.labeller, method.sets, EvaluationOptions.of(method.config), fabric.device, {})
+    fit(method, fabric.device)
     found = list(maps_of(method, wanted, fabric.device))
     num_parts = max(1, *(int(labels.max()) for _, labels in found))
     if config.part_names and len(config.part_names) < num_parts:

@@ -11,8 +11,10 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from evaluation.examples import Example, Known
-from evaluation.palette import colours
+from evaluation.palette import colours, tint
 from utils.console import stdout
+from utils.errors import UserError
+from utils.files import written_whole
 
 _CELL, _GAP, _CAPTION = 160, 6, 26  # pixels
 
@@ -33,9 +35,20 @@ def print_table(results: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def write_metrics(path: Path, metrics: Mapping[str, float], provenance: Mapping[str, Any]) -> None:
-    """Write ``metrics.json``: the metrics in percent by name, and ``produced_by``, what they were made from."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**metrics, "produced_by": provenance}, indent=1, allow_nan=False) + "\n")
+    """Write ``metrics.json``: the metrics in percent by name, and ``produced_by``, what they were made from.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    text = json.dumps({**metrics, "produced_by": provenance}, indent=1, allow_nan=False) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as part:
+            part.write_text(text)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path}: {error.strerror or error}. The figures are in the table above."
+        ) from error
 
 
 def part_picture(examples: Sequence[Example], caption: str) -> np.ndarray:
@@ -90,7 +103,7 @@ def _faded(image: np.ndarray) -> np.ndarray:
 def painted(image: np.ndarray, labels: np.ndarray, recolouring: np.ndarray | None = None) -> np.ndarray:
     """Labels in colour over the picture's grey, the background pale."""
     shades = image.mean(axis=2, keepdims=True)
-    paint = colours(labels if recolouring is None else recolouring[labels])
+    paint = tint(labels if recolouring is None else recolouring[labels])[..., :3]
     return np.where(labels[..., None] > 0, 0.7 * paint + 0.3 * shades, _faded(image)).astype(np.uint8)
 
 

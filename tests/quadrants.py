@@ -51,6 +51,7 @@ class Quadrants:
     """A split of such samples; counts how often each is read."""
 
     name = "quadrants"
+    split = "test"
     keypoint_names = ["a", "b", "c", "d"]
     has_masks = True
     part_names = None

@@ -125,6 +125,30 @@ def test_of_different_splits_the_pictures_are_those_that_all_have_and_a_line_say
     assert "a and b share 2 test pictures; the others are left out." in capsys.readouterr().err
 
 
+def test_what_is_refused_leaves_no_folder_behind(pictures, tmp_path):
+    with pytest.raises(UserError, match="elsewhere is no run, checkpoint, baseline or folder"):
+        compared(pictures, tmp_path / "out", "methods=[elsewhere]")
+    assert not (tmp_path / "out").exists()
+
+
 def test_methods_on_different_data_are_refused_and_both_are_named():
     with pytest.raises(UserError, match=r"a \(A in data\) and b \(B in data\) share no test picture"):
         shared_pictures([method_on("a", ["1"]), method_on("b", ["2"])])
+
+
+def test_methods_are_evaluated_on_request_and_the_page_has_their_figures(pictures, tmp_path, capsys):
+    """The true parts are found without a mistake; maps that lack a test picture are shown, and have no figures."""
+    few = tmp_path / "few"
+    few.mkdir()
+    for number in (1, 2, 3):
+        (few / f"creature_{number:03}.jpg.png").write_bytes(
+            (pictures.parent / f"halves/creature_{number:03}.jpg.png").read_bytes()
+        )
+    chosen = ("pictures=[creature_001.jpg,creature_003.jpg]", "matched_on=1")
+    methods = f"methods=[{pictures.parent}/true,{few}]"
+    page = compared(pictures, tmp_path / "out", methods, *chosen, "evaluate=true")
+    text = " ".join(" ".join(page.text).split())
+    assert "percent true FG-NMI 100.0 FG-ARI 100.0" in text and "test pictures 4" in text
+    assert "few has no figures: 1 of 4 held-out pictures have no label map" in capsys.readouterr().err
+    page = compared(pictures, tmp_path / "without", methods, *chosen)
+    assert "With evaluate=true they are measured." in " ".join(page.text)

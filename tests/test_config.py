@@ -116,8 +116,8 @@ def test_debug_needs_no_download_and_no_account():
 def test_evaluation_takes_every_key_of_training_and_needs_a_checkpoint():
     config = composed("checkpoint=x.pth", "dataset_name=synthetic", name="evaluate")
     assert config.checkpoint == "x.pth"
-    predictions = {"predictions", "predictions_num_parts", "predictions_background"}
-    assert set(config) == set(composed()) | {"checkpoint"} | predictions
+    own = {"checkpoint", "predictions", "predictions_num_parts", "predictions_background", "part_names"}
+    assert set(config) == set(composed()) | own
     with pytest.raises(UserError, match="checkpoint is required"):
         composed(name="evaluate")
 

@@ -42,6 +42,10 @@ def test_it_says_how_long_the_run_takes():
     assert line == "At 1 s a step the 990 to come take 16 min, evaluations left out."
 
 
+def test_at_the_end_of_a_run_there_is_nothing_to_foretell():
+    assert [*forecast(config(), 1000, pace=1.0, on_cpu=False)] == []
+
+
 def needs(free: int | None, step: int = 0) -> list[str]:
     return [*storage(config("checkpointing.every=500", "evaluation.every=0"), step, 300_000_000, free)]
 

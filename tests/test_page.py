@@ -1,13 +1,16 @@
 """The page of a run, and following it in a terminal."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from tests.test_logging import Clock, config, train
-from utils import page, watch
+from utils import page, run_directory, watch
 from utils.errors import UserError
 from utils.logging import RunLogger
 from utils.page import Page, State, curve, rendered
@@ -205,6 +208,27 @@ def test_a_run_that_trains_is_known_by_its_lock(tmp_path):
         assert not of_run.is_over()
         process.communicate("")
     assert of_run.is_over()
+
+
+LOCKS = {"LOCK_SH": 1, "LOCK_NB": 4}
+
+
+@pytest.mark.parametrize("without", ["a system", "a drive"])
+def test_without_locks_a_run_is_followed_until_it_is_done_or_long_without_news(tmp_path, monkeypatch, without):
+    def none(*_):
+        raise OSError("No locks available")
+
+    monkeypatch.setattr(run_directory, "fcntl", None if without == "a system" else SimpleNamespace(**LOCKS, lockf=none))
+    (tmp_path / "config.yaml").write_text("num_steps: 20\n")
+    (tmp_path / "lock").touch()
+    of_run, log = watch.Run(tmp_path), tmp_path / "train.log"
+    log.write_text("2030-01-01 00:00:00  Done.\n")
+    assert of_run.is_done() and of_run.is_over()
+    log.write_text("2030-01-01 00:00:00  step 7/20\n")
+    assert not of_run.is_over()
+    long_ago = time.time() - watch.LONG - 1
+    os.utime(log, (long_ago, long_ago))
+    assert of_run.is_over() and not of_run.is_done()
 
 
 def test_a_terminal_shows_progress_curves_and_the_end_of_the_log(run, capsys):

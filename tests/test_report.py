@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import evaluate
+from datasets.example import draw_folder
 from datasets.sample import VOID
 from evaluation.inputs import EvalInput, batch
 from evaluation.labellers.label_maps import LabelMaps
@@ -18,11 +19,13 @@ from evaluation.pages import report
 from evaluation.pages.published import published
 from evaluation.pages.seen import Seen
 from evaluation.palette import colours, tint
-from tests.composition import composed
+from evaluation.report import write_metrics
+from tests.composition import composed, given
 from tests.pages import checkpoint_of, seen_by_page
 from tests.quadrants import ColourLabeller, Quadrants, draw_split, evaluated
 from tests.test_foreground import Bright
 from tests.test_pixel_accuracy import Shuffled, classes
+from utils.errors import UserError
 
 
 class Sloppy(ColourLabeller):
@@ -195,7 +198,8 @@ def bare(count: int) -> Bare:
     return Bare(draw_split("test", count).samples)
 
 
-def test_without_annotation_the_page_does_not_speak_of_a_truth(tmp_path):
+def test_without_annotation_the_page_does_not_speak_of_a_truth(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["evaluate.py"])
     found = seen_by_page(Sloppy(), bare(6), num_shown=4)
     report.write(tmp_path, found)
     assert not (tmp_path / "parts_by_keypoint.csv").exists()
@@ -284,8 +288,11 @@ def test_a_mask_is_called_the_object_and_a_picture_agrees_by_its_intersection_ov
     masks = [(crop.foreground > 0, crop.image.mean(-1) > 100) for crop in crops]
     expected = [100 * (true & mask).sum() / (true | mask).sum() for true, mask in masks]
     assert found.numbers.agreement.tolist() == pytest.approx(expected)
-    page = " ".join(Reader(report.rendered(found)).text)
-    assert "The object against masks" in page and "part 1" not in page
+    page = Reader(report.rendered(found))
+    said = " ".join(" ".join(page.text).split())
+    assert "The object against masks" in said and "part 1" not in said
+    assert "mask object background pixels" in said and "Where it is most and least certain" in said
+    assert any(own.get("value") == "true" for tag, own in page.elements if tag == "input"), "the true mask can be seen"
 
 
 def test_a_report_that_cannot_be_written_is_one_line_and_no_error(small_disk, capsys):
@@ -295,6 +302,14 @@ def test_a_report_that_cannot_be_written_is_one_line_and_no_error(small_disk, ca
     said = capsys.readouterr()
     assert "The report is left out: cannot write" in said.err and "No space left" in said.err
     assert "Report:" not in said.out
+    assert not [*small_disk.glob("*report.html*")], "what there is of it goes, and leaves room for the picture"
+
+
+def test_figures_that_cannot_be_written_are_a_message(small_disk):
+    (small_disk / "full").write_bytes(bytes((2 << 20) - 4096))
+    with pytest.raises(UserError, match="metrics.json: No space left on device. The figures are in the table above"):
+        write_metrics(small_disk / "metrics.json", {"FG-NMI": 50.0}, {"config": "x" * 10_000})
+    assert not [*small_disk.glob("*metrics.json*")]
 
 
 def test_what_was_published_is_found_by_data_method_and_number_of_parts():
@@ -371,6 +386,46 @@ def test_two_hundred_photographs_take_less_than_fifteen_megabytes():
         shown = EvalInput(f"{place}.jpg", None, image, foreground, place=place)
         seen.update(protocol, batch([shown]), torch.rand(1, 5, 8, 8).repeat_interleave(32, 2).repeat_interleave(32, 3))
     config = composed("predictions=maps", name="evaluate")
-    result = SimpleNamespace(metrics={}, notes=[], comparisons=[])
+    result = SimpleNamespace(metrics={}, notes=[], comparisons=[], parts=[])
     page = report.rendered(report.Evaluated(config, [report.Column("", None, result)], seen, 200, None, 4))
     assert 1e6 < len(page) < 15e6
+
+
+def test_parts_have_their_names_in_every_table_strip_and_legend():
+    test, fit = both(4)
+    names = "part_names=[brow,chin,'<ear>',nose]"
+    page = Reader(report.rendered(seen_by_page(Sloppy(), test, fit, overrides=(names,))))
+    said = [text.strip() for text in page.text]
+    # The table of parts, the plot of areas, the strip and the legend; the heat maps of parts and of keypoints.
+    assert said.count("part 3: <ear>") == 4 and said.count("area of part 3: <ear>") == 1
+    assert said.count("3 <ear>") == 2
+    texts = [own["alt"] for tag, own in page.elements if tag == "img"]
+    assert any(text.startswith("test/0.jpg: part 1: brow ") for text in texts)
+
+
+@pytest.fixture
+def drawn_maps(tmp_path):
+    """A folder of drawn pictures with label maps, their true parts."""
+    root = tmp_path / "data"
+    draw_folder(root, count=4, size=48)
+    for path in (root / "parts").glob("*.png"):
+        (root / "found").mkdir(exist_ok=True)
+        (root / "found" / f"{path.stem}.jpg.png").write_bytes(path.read_bytes())
+    return root
+
+
+def test_names_that_are_too_few_or_too_many_are_refused_before_anything_is_read(tmp_path, drawn_maps):
+    for names in ("[a,b]", "[a,b,c,d,e]"):
+        with pytest.raises(UserError, match=r"part_names are \d, parts 4: name each, or none"):
+            keys = (f"predictions={drawn_maps}/found", f"output_dir={tmp_path}/out", f"part_names={names}")
+            with given("dataset_name=folder", f"dataset_root={drawn_maps}", *keys, name="evaluate") as config:
+                evaluate.evaluate(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_figures_of_each_part_that_need_no_truth_stand_in_the_table_of_parts():
+    found = seen_by_page(Sloppy(), bare(6))
+    own = next(part["compactness"] for part in found.columns[0].result.parts if "compactness" in part)
+    page = " ".join(" ".join(Reader(report.rendered(found)).text).split())
+    assert "certainty, % compactness, % warp_agreement, % centre, x" in page and f"{own:.1f}" in page
+    assert "compactness, %" not in report.rendered(seen_by_page(Sloppy(), *both(4)))

@@ -218,6 +218,16 @@ def test_the_table_puts_seeds_of_a_setting_together_and_cuts_no_figure_on_a_narr
     assert shown[0][2:] == [f"{14 + place:.1f}" for place in range(12)]
 
 
+def test_a_large_loss_is_not_cut_on_a_narrow_terminal_either(capsys):
+    jobs = [
+        Job("", seed, {"seed": str(seed)}, status=0, metrics={"nmi": 1.0}, training={"loss_total": 85040.0 * seed})
+        for seed in (1, 2)
+    ]
+    Console(width=24).print(summary(jobs)[0], crop=False)
+    shown = capsys.readouterr().out
+    assert "8.504e+04" in shown and "1.276e+05" in shown and "6.013e+04" in shown
+
+
 def test_files_of_the_table_hold_every_digit(tmp_path, capsys):
     record(tmp_path, 0, {"seed": "1"}, nmi=10.123456)
     record(tmp_path, 1, {"seed": "2"}, nmi=12.123456)

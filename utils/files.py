@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from utils.errors import UserError
+
 
 def flush_to_disk(path: Path) -> None:
     """Returns once a file's content, or the names in a folder, are on the disk itself."""
@@ -31,6 +33,20 @@ def written_whole(path: Path) -> Iterator[Path]:
         flush_to_disk(path.parent)  # a renamed file survives a power cut once its folder is on disk too
     finally:
         part.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """Make sure that a folder of results can be made, and leave nothing behind if it is not there yet.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            folder.rmdir()
+    except OSError as error:
+        raise UserError(f"Cannot write output_dir {folder}: {error.strerror}. Give another one.") from error
 
 
 def digest_of(path: Path) -> str:

@@ -42,6 +42,8 @@ def forecast(config: DictConfig, step: int, pace: float, on_cpu: bool) -> Iterat
         pace: seconds a step.
         on_cpu: what it trains on.
     """
+    if step == config.num_steps:
+        return
     seconds = pace * (config.num_steps - step)
     yield (
         f"At {pace:.3g} s a step the {config.num_steps - step} to come take {duration(seconds)}, evaluations left out."

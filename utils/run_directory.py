@@ -133,15 +133,21 @@ def _locked(run: Path) -> IO[str]:
     return file
 
 
-def is_locked(run: Path) -> bool:
-    """Whether another process trains in a run's directory; False also where there are no locks."""
-    if fcntl is None:
+def is_locked(run: Path) -> bool | None:
+    """Whether another process trains in a run's directory; None where there are no locks to tell."""
+    try:
+        file = (run / "lock").open()
+    except OSError:
         return False
-    with suppress(OSError), (run / "lock").open() as file:
+    with file:
         try:
+            if fcntl is None:
+                return None
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back at once
         except (BlockingIOError, PermissionError):
             return True
+        except OSError:  # some network drives have none
+            return None
     return False
 
 

@@ -298,9 +298,7 @@ def summary(jobs: Iterable[Job]) -> tuple[Table, list[dict[str, Any]]]:
     table = Table("percent", box=SIMPLE)
     table.columns[0].no_wrap = True
     for name in names or ["outcome"]:
-        words = name.split("_")
-        # A narrow terminal may wrap between words, but cut none, nor a figure with its deviation's sign.
-        table.add_column(" ".join(words), justify="right", min_width=max(6, *map(len, words)))
+        table.add_column(" ".join(name.split("_")), justify="right")
     means = []
     for setting, same in settings.items():
         for job in same:
@@ -318,6 +316,9 @@ def summary(jobs: Iterable[Job]) -> tuple[Table, list[dict[str, Any]]]:
             table.add_row(f"{_label(setting)} mean ± std of {len(done)}".lstrip(), *cells, end_section=True)
             deviations = {f"{name} std": value for name, value in std.items()}
             means.append({**dict(setting), "seeds": len(done), **mean, **deviations})
+    for column in table.columns[1:]:
+        # A narrow terminal may wrap between words, but cut none, nor a figure with its deviation's sign.
+        column.min_width = max(6, *(len(word) for text in (column.header, *column.cells) for word in text.split()))
     return table, means
 
 

@@ -32,6 +32,7 @@ from utils.run_directory import is_locked, to_resume
 
 SECONDS_BETWEEN = 2  # looks
 BLOCKS = "▁▂▃▄▅▆▇█"
+LONG = 600  # seconds without news, of a log that has a line every minute but while pictures are evaluated
 WIDTH = 32  # of a curve, characters
 LINES = 5  # of the log, below
 BESIDES = 6  # lines that are neither of the table's rows nor of the log
@@ -56,8 +57,15 @@ class Run:
         self.path, self._told = path, 0
 
     def is_over(self) -> bool:
-        """Whether no process trains in it."""
-        return not is_locked(self.path)
+        """Whether no process trains in it; where there are no locks to tell: it is done, or long without news."""
+        locked, log = is_locked(self.path), self.path / "train.log"
+        if locked is not None or self.is_done() or not log.is_file():
+            return not locked
+        return time.time() - log.stat().st_mtime > LONG
+
+    def is_done(self) -> bool:
+        """Whether it has come to its end."""
+        return any(line.endswith("  Done.") for line in self.lines()[-1:])
 
     def lines(self) -> list[str]:
         """Of its log; the last one may be in the middle of being written."""
@@ -124,7 +132,7 @@ def follow(path: Path) -> int:
             for line in run.new_lines():
                 print(line, flush=True)
             time.sleep(0 if over else SECONDS_BETWEEN)
-    done = run.lines()[-1:] and run.lines()[-1].endswith("  Done.")
+    done = run.is_done()
     if not done:
         print(f"Nothing trains in {path}. To go on with it: python train.py {to_resume(path)}", flush=True)
     return 0 if done else 1

@@ -5,7 +5,8 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from datasets.sample import Sample
+from evaluation.pages.measured import Figures
 from evaluation.pages.report import chip, page
 from evaluation.palette import tint
 from utils.errors import UserError
@@ -24,6 +26,7 @@ logging.getLogger("fontTools").setLevel(logging.WARNING)
 
 SIDE = 384  # pixels: the longest side of a picture
 CELL, GAP, DPI = 1.15, 0.03, 300  # inches of a cell of the figure and between two, and dots of its PNG
+TRUE = "true parts"  # title of the annotation's column
 NEAREST = Image.Resampling.NEAREST
 STYLE = {"font.family": "sans-serif", "font.size": 8, "pdf.fonttype": 42}  # fonts that journals take
 
@@ -35,11 +38,13 @@ class Column:
     Attributes:
         title: for readers.
         maps: name of a sample -> (H, W) uint8, 0 is background.
+        figures: of the method; None where there are none, as of the annotation.
         recolouring: (1 + labels,) int: for each label the one whose colour it has.
     """
 
     title: str
     maps: Mapping[str, np.ndarray]
+    figures: Figures | None = None
     recolouring: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,6 +63,7 @@ def write(output: Path, config: DictConfig, samples: Sequence[Sample], columns: 
     """
     files = [output / f"comparison.{ending}" for ending in ("html", "png", "pdf")]
     try:
+        output.mkdir(parents=True, exist_ok=True)
         files[0].write_text(_page(config, samples, columns), encoding="utf-8", errors="backslashreplace")
         with matplotlib.rc_context(STYLE):
             figure = _figure(samples, columns, config.opacity)
@@ -78,9 +84,7 @@ def _page(config: DictConfig, samples: Sequence[Sample], columns: Sequence[Colum
             {"found": tint(labels), "alt": f"{name}, {column.title}: {_said(column, name)}"}
             for column, labels in zip(columns, maps, strict=True)
         ]
-        rows.append(
-            {"name": name, "short": PurePosixPath(name).name, "image": image, "size": (width, height), "cells": cells}
-        )
+        rows.append({"name": name, "image": image, "size": (width, height), "cells": cells})
     return page(
         "comparison.html",
         title="Methods on the same pictures",
@@ -91,10 +95,29 @@ def _page(config: DictConfig, samples: Sequence[Sample], columns: Sequence[Colum
             }
             for column in columns
         ],
+        figures=_figures(columns),
         rows=rows,
         opacity=round(100 * config.opacity),
         command=shlex.join(["python", "-m", "evaluation.compare", *sys.argv[1:]]),
     )
+
+
+def _figures(columns: Sequence[Column]) -> dict[str, Any] | None:
+    """The table of figures; None where there are none."""
+    own = [column for column in columns if column.figures]
+    if not own:
+        return None
+    sources: dict[str, list[str]] = {}
+    for column in own:
+        if column.figures.source:
+            sources.setdefault(str(column.figures.source), []).append(column.title)
+    return {
+        "columns": [{"title": column.title, "figures": column.figures.metrics, "published": None} for column in own],
+        "names": list(dict.fromkeys(name for column in own for name in column.figures.metrics)),
+        "pictures": [column.figures.num_pictures for column in own],
+        "sources": sources,
+        "lacking": [column.title for column in columns if not column.figures and column.title != TRUE],
+    }
 
 
 def _said(column: Column, name: str) -> str:

@@ -25,8 +25,10 @@ from evaluation.pages.seen import LEAST, Numbers, Seen, Shown
 from evaluation.palette import colours, tint
 from evaluation.run import Result
 from utils.checkpoints import Checkpoint
+from utils.files import written_whole
 
 QUALITY = 80  # of WebP, of photographs
+ALSO = ("compactness", "warp_agreement")  # of the figures of each part that need no truth, beside the page's own
 MOST_PLOTTED = 40  # parts, or keypoints, before a plot of them is left out: the table has them
 
 
@@ -77,6 +79,14 @@ class Evaluated:
         return "cluster" if self.seen.protocol.dataset.pixel_classes else "part"
 
     @cached_property
+    def names(self) -> list[str]:
+        """Of the K parts."""
+        if self.noun == "object":
+            return ["the object"]
+        given = self.config.part_names or [""] * self.seen.num_parts
+        return [f"{self.noun} {part}" + (f": {name}" if name else "") for part, name in enumerate(given, start=1)]
+
+    @cached_property
     def comparisons(self) -> list[Comparison]:
         return self.columns[0].result.comparisons
 
@@ -97,7 +107,8 @@ def write(output: Path, evaluated: Evaluated) -> list[Path]:
             rows = by_keypoint(comparison, evaluated.seen.num_parts, evaluated.noun)
             files.append(_write_table(output / "parts_by_keypoint.csv", rows))
     page = output / "report.html"
-    page.write_text(rendered(evaluated), encoding="utf-8", errors="backslashreplace")
+    with written_whole(page) as part:
+        part.write_text(rendered(evaluated), encoding="utf-8", errors="backslashreplace")
     return [*files, page]
 
 
@@ -138,11 +149,10 @@ def rendered(evaluated: Evaluated) -> str:
     seen, numbers, noun = evaluated.seen, evaluated.numbers, evaluated.noun
     colour = _colours_of(seen)
     parts = list(_parts(evaluated, colour))
-    heat_maps = [_heat_map(comparison, seen.num_parts, noun, colour) for comparison in evaluated.comparisons]
+    heat_maps = [_heat_map(comparison, evaluated, colour) for comparison in evaluated.comparisons]
     found = numbers.areas[:, 1:]
     shares = 100 * np.where(found > 0, found, np.nan) / np.maximum(found.sum(1, keepdims=True), 1e-12)
     hexes = [_hex(colour[part]) for part in range(1, seen.num_parts + 1)]
-    names = [part["name"] for part in parts]
     few = 1 < seen.num_parts <= MOST_PLOTTED
     errors = [
         own
@@ -159,9 +169,10 @@ def rendered(evaluated: Evaluated) -> str:
         figures=_figures(evaluated),
         notes=list(dict.fromkeys(note for column in evaluated.columns for note in column.result.notes)),
         parts=parts,
+        without_truth=[name for name in ALSO if any(name in part["without_truth"] for part in parts)],
         graded=seen.labeller.is_graded,
         least=f"{100 * LEAST:g}",
-        areas=Markup(plots.areas(shares, hexes, names, noun)) if few else None,
+        areas=Markup(plots.areas(shares, hexes, evaluated.names, noun)) if few else None,
         centres=Markup(plots.centres(numbers.centres[:, 1:], hexes)) if few else None,
         heat_maps=heat_maps,
         errors=Markup(plots.errors(errors[0].errors, errors[0].names)) if errors else None,
@@ -191,7 +202,9 @@ def webp(picture: np.ndarray) -> str:
     file = io.BytesIO()
     lossless = picture.shape[2] == 4
     # Of lossless pictures the quality is how long it tries to make them smaller.
-    Image.fromarray(picture).save(file, "WEBP", quality=0 if lossless else QUALITY, lossless=lossless, method=2)
+    Image.fromarray(picture).save(
+        file, "WEBP", quality=0 if lossless else QUALITY, lossless=lossless, method=0 if lossless else 2
+    )
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
@@ -234,7 +247,8 @@ def _facts(evaluated: Evaluated) -> dict[str, str]:
     else:
         facts["baseline"] = evaluated.columns[0].title
     facts["data"] = f"{config.dataset_name} in {config.dataset_root}"
-    facts[f"{evaluated.noun}s"] = str(evaluated.seen.num_parts)
+    if evaluated.noun != "object":
+        facts[f"{evaluated.noun}s"] = str(evaluated.seen.num_parts)
     seen = len(evaluated.numbers.names)
     of_all = "" if seen == evaluated.num_pictures else f" of {evaluated.num_pictures:,}, spread evenly"
     facts["held-out pictures"] = f"{seen:,}{of_all}"
@@ -261,12 +275,13 @@ def _figures(evaluated: Evaluated) -> dict[str, Any] | None:
 
 def _parts(evaluated: Evaluated, colour: np.ndarray) -> Iterator[dict[str, Any]]:
     numbers, strips = evaluated.numbers, evaluated.seen.strips()
+    without_truth = evaluated.columns[0].result.parts
     for part in range(1, evaluated.seen.num_parts + 1):
         areas, certainty = numbers.areas[:, part], numbers.certainty[:, part]
         there = areas > 0
         share = areas[there] / np.maximum(numbers.areas[there, 1:].sum(1), 1e-12)
         x, y = numbers.centres[there, part].mean(0) if there.any() else (None, None)
-        name = "the object" if evaluated.noun == "object" else f"{evaluated.noun} {part}"
+        name = evaluated.names[part - 1]
         yield {
             "name": name,
             "chip": chip(colour[part]),
@@ -276,6 +291,7 @@ def _parts(evaluated: Evaluated, colour: np.ndarray) -> Iterator[dict[str, Any]]
             "certainty": 100 * certainty[there].mean() if there.any() else None,
             "x": x,
             "y": y,
+            "without_truth": without_truth[part - 1] if without_truth else {},
             "strips": [
                 [
                     {
@@ -291,9 +307,11 @@ def _parts(evaluated: Evaluated, colour: np.ndarray) -> Iterator[dict[str, Any]]
         }
 
 
-def _heat_map(comparison: Comparison, num_parts: int, noun: str, colour: np.ndarray) -> dict[str, Any]:
+def _heat_map(comparison: Comparison, evaluated: Evaluated, colour: np.ndarray) -> dict[str, Any]:
     """Rows of what is known, columns of parts in the order that matches best, background last where there is any."""
-    counts = comparison.counts[:, : num_parts + 1]
+    given = evaluated.config.part_names or [""] * evaluated.seen.num_parts
+    short = ["object"] if evaluated.noun == "object" else [f"{n} {name}".strip() for n, name in enumerate(given, 1)]
+    counts = comparison.counts[:, : evaluated.seen.num_parts + 1]
     totals = counts.sum(1)
     rows, columns = matching_order(counts[:, 1:])
     columns = [*(columns + 1), *([0] if counts[:, 0].any() else [])]
@@ -304,7 +322,10 @@ def _heat_map(comparison: Comparison, num_parts: int, noun: str, colour: np.ndar
         "unit": comparison.unit,
         "has_errors": comparison.errors is not None,
         "columns": [
-            {"name": "background" if part == 0 else str(part), "chip": chip(colour[part]) if part else None}
+            {
+                "name": short[part - 1] if part else "background",
+                "chip": chip(colour[part]) if part else None,
+            }
             for part in columns
         ],
         "rows": [
@@ -331,18 +352,13 @@ def _grid(evaluated: Evaluated, colour: np.ndarray) -> Iterator[dict[str, Any]]:
         row = rows[shown.place]
         areas = 100 * numbers.areas[row, 1:]
         agreement = None if numbers.agreement is None or np.isnan(numbers.agreement[row]) else numbers.agreement[row]
-        held = [
-            f"{evaluated.noun} {part} {area:.0f} %" if evaluated.noun != "object" else f"object {area:.0f} %"
-            for part, area in enumerate(areas, start=1)
-            if area > 0
-        ]
+        held = [f"{name} {area:.0f} %" for name, area in zip(evaluated.names, areas, strict=True) if area > 0]
         said = [", ".join(held) or "nothing found"]
         said += [] if agreement is None else [f"agreement {agreement:.0f} %"]
         label = numbers.labels[row]
         yield {
             "order": order,
             "name": shown.name,
-            "short": PurePosixPath(shown.name).name,
             "label": label,
             "class": classes.get(label),
             "agreement": agreement,

@@ -6,7 +6,7 @@ from torch import Tensor
 from datasets.base import Source
 from datasets.batch import EvalBatch
 from evaluation.contingency import ContingencyTable
-from evaluation.examples import Comparison
+from evaluation.examples import Comparison, Known
 from evaluation.inputs import EvalInput
 from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions
@@ -53,6 +53,10 @@ class Protocol(base.Protocol):
     def counts(self) -> dict[str, int]:
         """How many held-out images the metrics are of."""
         return {"images": len(self.dataset)}
+
+    def known(self, shown: EvalInput) -> Known:
+        """The mask."""
+        return Known("true mask", shown.image, (shown.foreground > 0).astype(np.uint8))
 
     def comparison(self) -> Comparison:
         """The masks."""

@@ -33,8 +33,8 @@ _BEFORE = {
     "optimizer": {"schedule": "poly"},
 }
 
-# How the drawn set's creatures stood, and what told species apart, before that had keys.
-_DRAWING = {"turn": 50, "species": "hues"}
+# How the drawn set's creatures stood before that had a key.
+_DRAWING = {"turn": 50}
 
 # What k-means was before it could see fewer pictures, or more cells than fit in memory.
 _KMEANS = {"num_images": None, "minibatch": None, "epochs": 5}

@@ -1,21 +1,19 @@
 """The drawn data set: creatures in the layout of CUB, made on this machine, so that everything runs without a download.
 
-Eight species of a bird-like creature. Each has four parts (body, head, wing, tail). A part has the same shape, place
-and kind of texture in every species, but the hues are dealt out anew: the colour of one species' head is another one's
-tail. So colour alone cannot tell the parts; texture, shape and place can. Species are told apart by which part has
-which hue, or, where every picture deals out hues of its own, by how coarse the textures of three parts are.
+Eight species of a bird-like creature. Each has four parts (body, head, wing, tail). A part has the same texture, shape
+and place in every species, but the hues are dealt out anew: the colour of one species' head is another one's tail. So
+colour alone cannot tell the parts; texture, shape and place can.
 """
 
 from colorsys import hsv_to_rgb
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 from omegaconf import MISSING
 from PIL import Image
 
-from conf.fields import choice, number
+from conf.fields import number
 from datasets import base, drawn
 from datasets.base import Split
 from datasets.cub import CUB
@@ -50,9 +48,6 @@ HUES_OF_SPECIES = (
 )
 HUES = (0.02, 0.16, 0.42, 0.64)
 
-# Which parts of a species have a coarse texture, where textures tell: rows are species, columns head, wing and tail.
-COARSE_OF_SPECIES = tuple(product((False, True), repeat=3))
-
 _VERSION = 1  # of the drawing: raised whenever the same numbers would give other pictures
 _SUPERSAMPLING = 3
 
@@ -65,8 +60,6 @@ class Drawing:
         num_train, num_test: how many pictures of each split.
         size: longer side of a picture, pixels.
         turn: creatures are turned by up to so many degrees either way; 180: any way up.
-        species: what tells them apart: ``hues`` (which part has which), or ``textures`` (which of head, wing and tail
-            are coarse), while every picture deals out the hues anew.
         seed: of the drawing; training seeds do not touch it.
     """
 
@@ -74,7 +67,6 @@ class Drawing:
     num_test: int = number(low=1)
     size: int = number(low=32)
     turn: float = number(low=0, high=180)
-    species: str = choice("hues", "textures")
     seed: int = number(low=0)
 
 
@@ -113,7 +105,7 @@ def _draw_tree(root: Path, drawing: Drawing) -> None:
         species = image_id % len(HUES_OF_SPECIES)
         name = f"{species_names[species]}/Creature_{image_id:04d}"
         random = generator(drawing.seed, "drawing", image_id)
-        image, part_map, keypoints = draw_creature(species, drawing.size, random, drawing.turn, drawing.species)
+        image, part_map, keypoints = draw_creature(species, drawing.size, random, drawing.turn)
         for folder, pixels, ending in (
             (cub / "images", image, "png"),
             (cub / "segmentations", (part_map > 0).astype(np.uint8) * 255, "png"),
@@ -145,16 +137,15 @@ def _draw_tree(root: Path, drawing: Drawing) -> None:
 
 
 def draw_creature(
-    species: int, size: int, rng: np.random.Generator, turn: float = 50, told_by: str = "hues"
+    species: int, size: int, rng: np.random.Generator, turn: float = 50
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[float, float, bool]]]:
     """One creature in a random pose before a random background.
 
     Args:
-        species: 0..7.
+        species: 0..7, decides which part has which hue.
         size: longer side of the picture, pixels.
         rng: decides everything else.
         turn: the most degrees that it is turned by, either way.
-        told_by: what the species decides, as in ``Drawing.species``.
 
     Returns:
         The picture (H, W, 3) uint8; its part map (H, W) uint8, 0 background, 1.. as in ``PARTS``; and a list of
@@ -176,12 +167,8 @@ def draw_creature(
 
     part_map = _part_at(u, v)
     image = _background(pixels / size, rng)
-    if told_by == "hues":
-        hues, coarse = HUES_OF_SPECIES[species], (False,) * len(PARTS)
-    else:
-        hues, coarse = rng.permutation(len(HUES)), (False, *COARSE_OF_SPECIES[species])
-    for part, hue_index in enumerate(hues):
-        mark = _texture(part, u, v, 2 if coarse[part] else 1)[..., None]
+    for part, hue_index in enumerate(HUES_OF_SPECIES[species]):
+        mark = _texture(part, u, v)[..., None]
         hue = HUES[hue_index] + rng.uniform(-0.02, 0.02)
         value = rng.uniform(0.85, 1)
         bright = np.array(hsv_to_rgb(hue % 1, rng.uniform(0.65, 0.85), value))
@@ -219,15 +206,15 @@ def _part_at(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _texture(part: int, u: np.ndarray, v: np.ndarray, grain: float) -> np.ndarray:
-    """Where a part's texture is dark: spots, rings, stripes, chequers; ``grain`` 2 is twice as coarse as 1."""
+def _texture(part: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Where a part's texture is dark: spots, rings, stripes, chequers."""
     if part == 0:  # spots
         return (np.mod(u, 0.4) - 0.2) ** 2 + (np.mod(v, 0.4) - 0.2) ** 2 < 0.11**2
     if part == 1:  # rings
-        return np.mod(np.hypot(u - 1.0, v + 0.45), 0.3 * grain) < 0.12 * grain
+        return np.mod(np.hypot(u - 1.0, v + 0.45), 0.3) < 0.12
     if part == 2:  # stripes
-        return np.mod(u + 0.4 * v, 0.3 * grain) < 0.15 * grain
-    return (np.mod(u, 0.6 * grain) < 0.3 * grain) ^ (np.mod(v, 0.6 * grain) < 0.3 * grain)  # chequers
+        return np.mod(u + 0.4 * v, 0.3) < 0.15
+    return (np.mod(u, 0.6) < 0.3) ^ (np.mod(v, 0.6) < 0.3)  # chequers
 
 
 def _background(places: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -105,7 +105,7 @@ class Trainer:
         with self.fabric.autocast():
             self.method.perceptual(pair.image)
             logits = of_views(predictor, [*map(predictor.preprocess, (pair.jittered, pair.jittered_to_warp))])
-        self.fabric.backward(sum(scores.float().square().mean() for scores in logits))
+        self.fabric.backward(logits.float().square().mean())
         self.training.optimizer.zero_grad()
 
     def step(self) -> None:

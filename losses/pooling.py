@@ -81,8 +81,6 @@ def squared_norms(features: list[Tensor], like: Tensor) -> Tensor:
 def spread(masks: Tensor, sums: Tensor, squares: Tensor, epsilon: float) -> Tensor:
     """Sum over parts and pixels of mask_ku ||x_u - mean_k||^2 per image, multiplied out.
 
-    The sums are the means times the mask's sum and epsilon, so that the terms with means are one.
-
     Args:
         masks: (N, K, H, W), already restricted to the foreground.
         sums: (N, K, C), sum over u of mask_ku x_u.
@@ -94,4 +92,5 @@ def spread(masks: Tensor, sums: Tensor, squares: Tensor, epsilon: float) -> Tens
     """
     mass = masks.sum((2, 3))
     means = sums / (mass + epsilon)[..., None]
-    return (masks.sum(1) * squares).sum((1, 2)) - ((mass + 2 * epsilon) * means.square().sum(2)).sum(1)
+    around_means = means * (mass[..., None] * means - 2 * sums)
+    return (masks.sum(1) * squares).sum((1, 2)) + around_means.sum((1, 2))

@@ -36,19 +36,19 @@ def count_batches(network: nn.Module) -> None:
         torch._foreach_add_([norm.num_batches_tracked for norm in norms], norms[0].views)
 
 
-def of_views(network: nn.Module, views: Sequence[Tensor]) -> Sequence[Tensor]:
-    """What a network gives for each of several views (N, C, H, W): as one after the other, but for rounding.
+def of_views(network: nn.Module, views: Sequence[Tensor]) -> Tensor:
+    """What a network gives for several views (N, C, H, W), one after the other along the first axis.
 
-    It is one pass unless the network has batch norms that are not ours, such as those of timm's networks, or those that
-    work across devices.
+    But for rounding it is what a pass for each would give. It is one pass unless the network has batch norms that are
+    not ours, such as those of timm's networks, or those that work across devices.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     if not all(isinstance(norm, BatchNorm) for norm in norms):
-        return [network(view) for view in views]
+        return torch.cat([network(view) for view in views])
     try:
         for norm in norms:
             norm.views = len(views)
-        return network(torch.cat([*views])).chunk(len(views))
+        return network(torch.cat([*views]))
     finally:
         for norm in norms:
             norm.views = 1

@@ -23,7 +23,7 @@ class Network(nn.Sequential):
 
 def passed(norm: type[nn.Module], views: torch.Tensor) -> tuple[Network, list[torch.Tensor]]:
     network = Network(norm)
-    outputs = of_views(network, views)
+    outputs = [*of_views(network, views).chunk(len(views))]
     sum((place + 1) * output.square().sum() for place, output in enumerate(outputs)).backward()
     return network, outputs
 

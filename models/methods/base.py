@@ -195,8 +195,9 @@ class Method(nn.Module):
 
     def logits_of_views(self, *views: Tensor) -> list[Tensor]:
         """:meth:`full_size_logits` of each view; batch norm sees one at a time, as in the release."""
-        logits = of_views(self.predictor, views)
-        return [F.interpolate(low.float(), views[0].shape[-2:], mode="bilinear", align_corners=True) for low in logits]
+        low = of_views(self.predictor, views).float()
+        logits = F.interpolate(low, views[0].shape[-2:], mode="bilinear", align_corners=True)
+        return [*logits.chunk(len(views))]
 
 
 def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:

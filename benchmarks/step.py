@@ -4,7 +4,7 @@ Takes every key of train.py; pictures are noise and networks untrained, whatever
 changes the work. The rows, measured in turn so that whatever else the machine does meets them all, the last one after
 the others:
 
-- networks alone: two passes of the segmenter and one of the perceptual network, and back from the logits;
+- networks alone: a pass of the segmenter over both views and one of the perceptual network, and back from the logits;
 - data: the batch copied to the device, colour jitter, Lab and warps there;
 - each loss, and all four, forward and back to full-size logits;
 - the step: data, networks, losses, back, clipping, update; the same with 16 parts, and in bfloat16;
@@ -48,6 +48,7 @@ from losses.feature import feature_loss
 from losses.visual import visual_consistency_loss
 from models import methods
 from models.methods import contrastive_reconstruction
+from models.norms import of_views
 from utils.console import stdout
 from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
@@ -103,8 +104,8 @@ class Trainer:
         pair, predictor = self.views.pair, self.method.predictor
         with self.fabric.autocast():
             self.method.perceptual(pair.image)
-            logits = [predictor(predictor.preprocess(view)) for view in (pair.jittered, pair.jittered_to_warp)]
-        self.fabric.backward(sum(scores.float().square().mean() for scores in logits))
+            logits = of_views(predictor, [*map(predictor.preprocess, (pair.jittered, pair.jittered_to_warp))])
+        self.fabric.backward(logits.float().square().mean())
         self.training.optimizer.zero_grad()
 
     def step(self) -> None:

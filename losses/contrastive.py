@@ -92,8 +92,6 @@ def contrastive_loss(
     if negatives not in ("all_images", "other_images"):
         raise ValueError(f"negatives must be 'all_images' or 'other_images', not {negatives!r}")
 
-    image = torch.arange(num_images, device=descriptors.device).repeat_interleave(num_parts)
-    part = torch.arange(num_parts, device=descriptors.device).repeat(num_images)
     anchors = F.normalize(descriptors, dim=2).flatten(0, 1)
     similarity = anchors @ anchors.T / temperature
 
@@ -103,12 +101,14 @@ def contrastive_loss(
     else:
         of_view = F.normalize(other_view, dim=2).flatten(0, 1)[chosen]
         positive = (anchors * of_view).sum(1, keepdim=True) / temperature
-    excluded = part[:, None] == part
+    device = similarity.device
+    excluded = torch.eye(num_parts, dtype=torch.bool, device=device).repeat(num_images, num_images)
     if negatives == "other_images":
-        excluded = excluded | (image[:, None] == image)
+        of_image = torch.eye(num_images, dtype=torch.bool, device=device)
+        excluded = excluded | of_image.repeat_interleave(num_parts, 0).repeat_interleave(num_parts, 1)
     candidates = torch.cat([positive, similarity.masked_fill(excluded, -torch.inf)], dim=1)
-    per_anchor = candidates.logsumexp(1) - positive[:, 0]
-    return per_anchor.mean() if normalisation == "release" else per_anchor.sum()
+    first = torch.zeros(len(candidates), dtype=torch.long, device=device)
+    return F.cross_entropy(candidates, first, reduction="mean" if normalisation == "release" else "sum")
 
 
 @full_precision
@@ -134,8 +134,8 @@ def descriptor_distance(
 
 def _rows(positives: Tensor, descriptors: Tensor) -> Tensor:
     """(N K): the row of each anchor's positive among flattened descriptors (N, K, C), on their device."""
-    num_images, num_parts, _ = descriptors.shape
+    num_parts = descriptors.shape[1]
     if descriptors.is_cuda and not positives.is_cuda:
         positives = positives.pin_memory()  # from other memory the copy would not be under way when this goes on
-    part = torch.arange(num_parts, device=descriptors.device).repeat(num_images)
-    return positives.to(descriptors.device, non_blocking=True).flatten() * num_parts + part
+    part = torch.arange(num_parts, device=descriptors.device)
+    return (positives.to(descriptors.device, non_blocking=True) * num_parts + part).flatten()

@@ -21,6 +21,14 @@ def upsampling_matrix(size: int, small_size: int, device: torch.device, dtype: t
         return matrix.contiguous().to(device=device, dtype=dtype)
 
 
+@lru_cache(maxsize=64)
+def _squared_matrix(size: int, small_size: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Shares of the products of a cell with itself, (size, small_size), and with the next, (size, small_size - 1)."""
+    matrix = upsampling_matrix(size, small_size, device, dtype)
+    with torch.inference_mode(False):
+        return matrix.square(), 2 * matrix[:, :-1] * matrix[:, 1:]
+
+
 def _matrices(full: Tensor, small: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(upsampling_matrix(full.shape[axis], small.shape[axis], full.device, full.dtype) for axis in (-2, -1))
 
@@ -52,12 +60,11 @@ def squared_norms(features: list[Tensor], like: Tensor) -> Tensor:
     Returns:
         (N, H, W).
     """
-    total = torch.zeros((), device=like.device, dtype=like.dtype)
+    total = 0.0
     for small in features:
-        rows, columns = _matrices(like, small)
-        rows_same, columns_same = rows.square(), columns.square()
-        rows_next, columns_next = 2 * rows[:, :-1] * rows[:, 1:], 2 * columns[:, :-1] * columns[:, 1:]
-
+        (rows, rows_next), (columns, columns_next) = (
+            _squared_matrix(like.shape[axis], small.shape[axis], like.device, like.dtype) for axis in (-2, -1)
+        )
         same = small.square().sum(1)
         right = (small[..., :-1] * small[..., 1:]).sum(1)
         below = (small[..., :-1, :] * small[..., 1:, :]).sum(1)
@@ -65,8 +72,8 @@ def squared_norms(features: list[Tensor], like: Tensor) -> Tensor:
         rising = (small[..., :-1, 1:] * small[..., 1:, :-1]).sum(1)
         total = (
             total
-            + (rows_same @ same + rows_next @ below) @ columns_same.T
-            + (rows_same @ right + rows_next @ (falling + rising) / 2) @ columns_next.T
+            + (rows @ same + rows_next @ below) @ columns.T
+            + (rows @ right + rows_next @ (falling + rising) / 2) @ columns_next.T
         )
     return total
 
@@ -85,5 +92,5 @@ def spread(masks: Tensor, sums: Tensor, squares: Tensor, epsilon: float) -> Tens
     """
     mass = masks.sum((2, 3))
     means = sums / (mass + epsilon)[..., None]
-    around_means = mass * means.square().sum(2) - 2 * (means * sums).sum(2)
-    return (masks.sum(1) * squares).sum((1, 2)) + around_means.sum(1)
+    around_means = means * (mass[..., None] * means - 2 * sums)
+    return (masks.sum(1) * squares).sum((1, 2)) + around_means.sum((1, 2))

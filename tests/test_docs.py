@@ -38,6 +38,7 @@ PROGRAMS = {
     "benchmarks/evaluate.py": "benchmark_evaluate",
     "benchmarks/fitted.py": None,
     "benchmarks/mutual_information.py": None,
+    "tests.operators": "train",
 }
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

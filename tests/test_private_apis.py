@@ -24,6 +24,16 @@ def test_found_inf_stops_a_fused_optimiser(kind):
         )
 
 
+def test_tensors_are_copied_and_counted_by_lists():
+    counts, copies = [torch.tensor(1), torch.tensor(5)], [torch.tensor(0), torch.tensor(0)]
+    torch._foreach_add_(counts, 2)
+    torch._foreach_copy_(copies, counts)
+    assert [int(count) for count in copies] == [3, 7], (
+        f"PyTorch {torch.__version__} has other _foreach_add_ and _foreach_copy_: models/norms.py counts batches and "
+        "utils/training.py sets statistics aside by them"
+    )
+
+
 def test_a_loader_s_iterator_can_be_told_to_end_its_workers():
     others = set(multiprocessing.active_children())
     iterator = iter(DataLoader([0, 1], num_workers=1))

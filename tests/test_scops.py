@@ -83,11 +83,11 @@ def test_the_basis_starts_as_absolute_normal_numbers_of_the_seed(method):
 def test_the_first_view_is_clean_and_the_second_is_always_jittered_and_never_grey(method):
     views = method.views(batch(), Randomness(0, 0, range(2)))
     seen = []
-    method.full_size_logits, original = lambda inputs: seen.append(inputs) or original(inputs), method.full_size_logits
+    method.logits_of_views, original = lambda *given: seen.extend(given) or original(*given), method.logits_of_views
     try:
         method(views)
     finally:
-        del method.full_size_logits
+        del method.logits_of_views
     assert torch.equal(seen[0], method.predictor.preprocess(views.image))
     assert all((views.jittered_to_warp[place] != views.image[place]).any() for place in range(2))
     assert all(views.jittered_to_warp[place].std(0).max() > 0.05 for place in range(2))

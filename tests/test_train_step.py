@@ -116,7 +116,7 @@ def test_a_method_gives_four_losses_that_train_the_segmenter_alone(method: Metho
     sum(losses.values()).backward()
     assert set(losses) == set(WEIGHTS)
     assert all(loss.ndim == 0 and loss.isfinite() and loss > 0 for loss in losses.values())
-    assert method.predictor.bn1.num_batches_tracked == batches_before + 2  # two separate passes
+    assert method.predictor.bn1.num_batches_tracked == batches_before + 2  # a view at a time
     assert all(parameter.grad is None for parameter in method.perceptual.parameters())
     trained = {id(p) for group in method.parameter_groups(OPTIMIZER) for p in group["params"]}
     assert trained == {id(p) for p in method.parameters() if p.grad is not None}

@@ -299,7 +299,7 @@ def test_what_is_drawn_is_copied_to_the_device_through_page_locked_memory(monkey
     for module in (colour, warp):
         monkeypatch.setattr(module, "to_device", lambda array, device: copied.append(array) or to_device(array, device))
     make_pair(batch_of(pictures(3)), augmentation(), seed=0)
-    assert [(array.dtype, array.shape) for array in copied] == [(np.float32, (9, 6)), (np.float64, (3, 25, 2))]
+    assert [(array.dtype, array.shape) for array in copied] == [(np.float32, (6, 8, 3)), (np.float64, (3, 25, 2))]
 
 
 def test_making_views_leaves_the_batch_as_it_was():

@@ -28,7 +28,7 @@ except ImportError:  # Windows
     fcntl = None
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "torchvision", "lightning", "kornia", "numpy", "scipy", "scikit-learn", "opencv-python-headless")
+PACKAGES = ("torch", "torchvision", "lightning", "numpy", "scipy", "scikit-learn", "opencv-python-headless")
 CARD = "model_card.md"
 UNTRACKED_LIMIT = 1_000_000  # bytes: larger files that git does not know are left out of the saved difference
 

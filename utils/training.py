@@ -74,8 +74,8 @@ class Training:
         self.network.train()
         self._updates = FiniteUpdates(self.optimizer.optimizer)
         # What a step changes before its update, and whether that has begun.
-        self._buffers, self._in_update = [*method.buffers()], False
-        self._buffers_before = [buffer.clone() for buffer in self._buffers]
+        self._buffers, self._in_update = by_dtype(method.buffers()), False
+        self._buffers_before = [[buffer.clone() for buffer in buffers] for buffers in self._buffers]
 
     def random(self, batch: Any) -> Randomness:
         """The random numbers of this rank's part of a step: ``batch`` has ``step`` and ``places``."""
@@ -112,8 +112,8 @@ class Training:
         self.optimizer.step()
         self._in_update = False
         self.step += 1
-        for before, buffer in zip(self._buffers_before, self._buffers, strict=True):
-            before.copy_(buffer)
+        for before, buffers in zip(self._buffers_before, self._buffers, strict=True):
+            torch._foreach_copy_(before, buffers)
         return {**losses, "total": total, **watched, "learning_rate": rate, **norms}
 
     def due(self, every: int) -> bool:
@@ -199,8 +199,8 @@ class Training:
         """
         config = self.config
         release(self.ranks.fabric.device)
-        for before, buffer in zip(self._buffers_before, self._buffers, strict=True):
-            buffer.copy_(before)
+        for before, buffers in zip(self._buffers_before, self._buffers, strict=True):
+            torch._foreach_copy_(buffers, before)
         if not self._in_update:
             self.save(run, logger)
         half, total = config.precision == "32", config.devices * config.num_nodes
@@ -228,6 +228,14 @@ class Training:
             if asked[0] in TO_STOP:
                 command = f"python train.py {to_resume(run.path if run else 'RUN')}"
                 raise Stopped(asked[0], f"saved after {self.step} steps. To go on: {command}")
+
+
+def by_dtype(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Lists of one type each, which PyTorch copies in one kernel."""
+    found: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.dtype, []).append(tensor)
+    return [*found.values()]
 
 
 def _num_bytes(state: Any) -> int:

@@ -1,17 +1,18 @@
 """Colour jitter, image by image, as ``ColorJitter`` and greyscale of torchvision do it on 8-bit pictures."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-import kornia
 import numpy as np
+import torch
 from torch import Tensor
 
 from conf.fields import number, probability
 from datasets.batch import to_device
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-_NOTHING = -1
+_NOTHING, _GREY = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)  # shares, see _blend
 
 
 @dataclass
@@ -60,62 +61,62 @@ def draw_jitter(augmentation: ColourJitter, rng: np.random.Generator) -> Jitter:
 def jitter(pixels: Tensor, draws: list[Jitter]) -> Tensor:
     """Change the colours of each image as ``ColorJitter`` and greyscale do on 8-bit pictures.
 
+    All images go through the same operators, whatever they have drawn: the blends before the hue, the hue, and those
+    after it. What an image has not drawn gives back its pixels to the bit.
+
     Args:
-        pixels: (N, 3, H, W) float with whole numbers 0..255; overwritten.
+        pixels: (N, 3, H, W) float with whole numbers 0..255.
         draws: one per image.
 
     Returns:
         (N, 3, H, W) float with whole numbers 0..255.
     """
-    steps = np.array([draw.order + (_NOTHING,) * (4 - len(draw.order)) for draw in draws])
-    greyscale = np.array([draw.greyscale for draw in draws])
-    # One upload; the images that share an operation in a step are worked on together.
-    parameters = [np.argsort(steps, axis=0, kind="stable").T, np.argsort(~greyscale, kind="stable")[None]]
-    upload = np.concatenate([*parameters, np.array([draw.factors for draw in draws]).T]).astype(np.float32)
-    uploaded = to_device(upload, pixels.device)
-    indices, factors = uploaded[:5].long(), uploaded[5:, :, None, None, None]
-    for step in range(4):
-        start = int((steps[:, step] == _NOTHING).sum())
-        for operation, function in enumerate(_OPERATIONS):
-            stop = start + int((steps[:, step] == operation).sum())
-            if stop > start:
-                chosen = indices[step, start:stop]
-                changed = function(pixels.index_select(0, chosen), factors[operation].index_select(0, chosen))
-                pixels.index_copy_(0, chosen, changed)
-            start = stop
-    grey = indices[4, : int(greyscale.sum())]
-    if len(grey):
-        pixels.index_copy_(0, grey, _grey(pixels.index_select(0, grey)).expand(-1, 3, -1, -1))
+    # One upload: for each image three blends, the hue and four blends, a number for each channel or share.
+    uploaded = to_device(np.array([_operations(draw) for draw in draws], np.float32), pixels.device)
+    for place, numbers in enumerate(uploaded[..., None, None].unbind(1)):
+        pixels = _turn(pixels, numbers) if place == 3 else _blend(pixels, numbers)
     return pixels
 
 
-def _grey(pixels: Tensor) -> Tensor:
-    """Luma (N, 1, H, W), rounded as an 8-bit picture's."""
-    red, green, blue = pixels.split(1, dim=1)
-    return (0.299 * red + 0.587 * green + 0.114 * blue).round_()
+def _operations(draw: Jitter) -> list[Sequence[float]]:
+    brightness, contrast, saturation, turns = np.float32(draw.factors)
+    shares = ((brightness, 0, 0), (contrast, 1 - contrast, 0), (saturation, 0, 1 - saturation))
+    place = draw.order.index(HUE) if HUE in draw.order else len(draw.order)
+    before = [shares[operation] for operation in draw.order[:place]]
+    after = [shares[operation] for operation in draw.order[place + 1 :]] + [_GREY] * draw.greyscale
+    turns = turns if HUE in draw.order else 0
+    hue = [6 * turns + corner for corner in (5, 3, 1)]
+    return [*before, *[_NOTHING] * (3 - len(before)), hue, *after, *[_NOTHING] * (4 - len(after))]
 
 
-def _blend(pixels: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
+def _blend(pixels: Tensor, shares: Tensor) -> Tensor:
+    """The sum of the picture, its mean grey and its grey, with the three shares (N, 3, 1, 1) of each image."""
+    grey = (pixels * _luma(pixels.device)).sum(1, keepdim=True).round_()
+    mean = grey.mean((1, 2, 3), keepdim=True).round_()
+    of_picture, of_mean, of_grey = shares.split(1, dim=1)
     # An 8-bit picture drops the fraction.
-    return (factor * pixels + (1 - factor) * other).clamp_(0, 255).floor_()
+    return (of_picture * pixels + (of_mean * mean + of_grey * grey)).clamp_(0, 255).floor_()
 
 
-def _brightness(pixels: Tensor, factor: Tensor) -> Tensor:
-    return _blend(pixels, 0.0, factor)
+def _turn(pixels: Tensor, corners: Tensor) -> Tensor:
+    """Another hue, with saturation and value of HSV as they are.
+
+    With the hue h in sextants, 0 at red, a channel is max - (max - min) min(1, max(0, min(k, 4 - k))) for
+    k = (h + c) mod 6, c = 5, 3, 1 for red, green, blue.
+
+    Args:
+        corners: (N, 3, 1, 1), c and the turn in sextants.
+    """
+    largest, channel = pixels.max(1, keepdim=True)
+    spread = largest - pixels.amin(1, keepdim=True)
+    differences = pixels.roll(-1, 1) - pixels.roll(-2, 1)  # of the two other channels
+    # In a grey pixel they are 0, and so is whatever its hue is taken times.
+    sextants = differences.gather(1, channel) / spread.clamp(min=1) + 2 * channel
+    k = (sextants + corners) % 6
+    return (largest - spread * torch.minimum(k, 4 - k).clamp_(0, 1)).round_()
 
 
-def _contrast(pixels: Tensor, factor: Tensor) -> Tensor:
-    return _blend(pixels, _grey(pixels).mean((1, 2, 3), keepdim=True).round(), factor)
-
-
-def _saturation(pixels: Tensor, factor: Tensor) -> Tensor:
-    return _blend(pixels, _grey(pixels), factor)
-
-
-def _hue(pixels: Tensor, turns: Tensor) -> Tensor:
-    hsv = kornia.color.rgb_to_hsv(pixels / 255)
-    hsv[:, :1] = (hsv[:, :1] + 2 * math.pi * turns) % (2 * math.pi)
-    return kornia.color.hsv_to_rgb(hsv).mul_(255).round_().clamp_(0, 255)
-
-
-_OPERATIONS = (_brightness, _contrast, _saturation, _hue)  # in the order of BRIGHTNESS, CONTRAST, SATURATION, HUE
+@lru_cache(maxsize=4)
+def _luma(device: torch.device) -> Tensor:
+    """(3, 1, 1): what the channels add to an 8-bit picture's grey."""
+    return torch.tensor((0.299, 0.587, 0.114), device=device)[:, None, None]

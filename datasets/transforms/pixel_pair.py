@@ -77,7 +77,7 @@ def pixel_pair(
     with torch.autocast(pixels.device.type, enabled=False):
         other = pixels
         if "jitter" in named:
-            other = jitter(pixels.clone(), [draw_jitter(augmentation, rng) for rng in random.of_each("jitter")])
+            other = jitter(pixels, [draw_jitter(augmentation, rng) for rng in random.of_each("jitter")])
         return PixelPair(
             image=pixels.div(255),
             other=moved(other.div(255)),

@@ -17,6 +17,7 @@ from datasets.batch import TrainBatch
 from datasets.sample import Purpose
 from models import segmenters
 from models.initialisation import new_segmenter
+from models.norms import of_views
 from models.predictor import require_finite, restore
 from utils.checkpoints import Checkpoint
 from utils.errors import UserError
@@ -189,8 +190,14 @@ class Method(nn.Module):
 
     def full_size_logits(self, inputs: Tensor) -> Tensor:
         """Scores (N, K [+ 1], H, W) of preprocessed images, upsampled with the corners' centres aligned (release)."""
-        logits = self.predictor(inputs).float()
-        return F.interpolate(logits, size=inputs.shape[-2:], mode="bilinear", align_corners=True)
+        (logits,) = self.logits_of_views(inputs)
+        return logits
+
+    def logits_of_views(self, *views: Tensor) -> list[Tensor]:
+        """:meth:`full_size_logits` of each view; batch norm sees one at a time, as in the release."""
+        low = of_views(self.predictor, views).float()
+        logits = F.interpolate(low, views[0].shape[-2:], mode="bilinear", align_corners=True)
+        return [*logits.chunk(len(views))]
 
 
 def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:

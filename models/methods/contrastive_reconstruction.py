@@ -151,10 +151,7 @@ class Method(base.Method):
     ) -> dict[str, Tensor]:
         """As :meth:`forward`, with the views preprocessed and features and positives (of the whole batch) given."""
         # Zeros outside the image are the mean colour only after preprocessing.
-        warped_view = warp(view_to_warp, grid)
-        # Two passes, not one of twice the batch: batch norm sees one view at a time.
-        logits = self.full_size_logits(view)
-        logits_of_warped_view = self.full_size_logits(warped_view)
+        logits, logits_of_warped_view = self.logits_of_views(view, warp(view_to_warp, grid))
 
         part_masks = logits.softmax(1)
         # Every image of the whole batch is compared with every other, whichever device it is on.

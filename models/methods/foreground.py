@@ -73,6 +73,6 @@ class Method(base.Method):
         """Scalar ``foreground``: the mean over both views. The warped one teaches other sizes and angles."""
         warped_view = warp(self.predictor.preprocess(views.jittered_to_warp), views.grid)
         warped_foreground = warp(views.foreground, views.grid)
-        logits = self.full_size_logits(self.predictor.preprocess(views.jittered))
-        loss = foreground_loss(logits, views.foreground)
-        return {"foreground": (loss + foreground_loss(self.full_size_logits(warped_view), warped_foreground)) / 2}
+        logits, of_warped = self.logits_of_views(self.predictor.preprocess(views.jittered), warped_view)
+        losses = foreground_loss(logits, views.foreground), foreground_loss(of_warped, warped_foreground)
+        return {"foreground": sum(losses) / 2}

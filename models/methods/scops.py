@@ -115,8 +115,7 @@ class Method(base.Method):
         self, view: Tensor, view_to_warp: Tensor, features: list[Tensor], foreground: Tensor, grid: Tensor
     ) -> dict[str, Tensor]:
         """As :meth:`forward`, with the views preprocessed and the features given."""
-        logits = self.full_size_logits(view)
-        logits_of_warped_view = self.full_size_logits(warp(view_to_warp, grid))
+        logits, logits_of_warped_view = self.logits_of_views(view, warp(view_to_warp, grid))
         # Outside the picture the warped logits are 0: there every channel is as probable, and that counts (release).
         warped_logits = warp(logits, grid)
         part_masks, warped_masks, masks_of_warped_view = (

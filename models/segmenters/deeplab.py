@@ -10,6 +10,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from conf.fields import choice, path
 from models.inputs import require_pictures
+from models.norms import BatchNorm, count_batches
 from models.segmenters.base import num_parts_of
 from models.segmenters.head import DilatedHead
 from models.weights import RESNET50, copy_by_name, pretrained_state
@@ -53,7 +54,8 @@ class Segmenter(ResNet):
     """
 
     def __init__(self, num_parts: int, variant: Variant = "caffe", has_background: bool = False) -> None:
-        super().__init__(Bottleneck, [3, 4, 6, 3], replace_stride_with_dilation=[False, True, True])
+        dilated = [False, True, True]
+        super().__init__(Bottleneck, [3, 4, 6, 3], replace_stride_with_dilation=dilated, norm_layer=BatchNorm)
         del self.avgpool, self.fc
         self.num_parts, self.has_background = num_parts, has_background
         self.normalisation = RESNET50[variant].normalisation()
@@ -83,6 +85,7 @@ class Segmenter(ResNet):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (N, K [+ 1], h, w), h = H / 8 + 1 for H a multiple of 8, from preprocessed images (N, 3, H, W)."""
+        count_batches(self)
         x = self.maxpool(self.relu(self.bn1(self.conv1(inputs))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.layer5(x.chunk(2, dim=1)[1])

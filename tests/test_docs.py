@@ -38,6 +38,8 @@ PROGRAMS = {
     "benchmarks/evaluate.py": "benchmark_evaluate",
     "benchmarks/fitted.py": None,
     "benchmarks/mutual_information.py": None,
+    "benchmarks/threads.py": None,
+    "benchmarks.gpu": None,
     "tests.operators": "train",
 }
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)

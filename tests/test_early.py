@@ -131,7 +131,7 @@ def test_where_unix_s_modules_and_signals_are_missing_training_and_evaluation_wo
         (["trainer.max_epochs=3"], "unknown key 'trainer.max_epochs': training is counted in steps, num_steps=N"),
         (["model.backbone=x"], "unknown key 'model.backbone': segmenter=NAME is the network"),
         (["model.foo=x"], "unknown key 'model.foo': method=NAME chooses what is trained"),
-        (["optimizer.epochs=x"], "'optimizer.epochs'. Did you mean 'optimizer."),
+        (["optimizer.bs=x"], "'optimizer.bs'. Did you mean 'optimizer."),
         (["+foo=3"], "unknown key 'foo'. Did you mean"),
         (["++epochs=3"], "unknown key 'epochs': training is counted in steps, num_steps=N"),
         (["num_parts =3"], "'num_parts =3': a key and its value are one word, without blanks, give num_parts=3."),

@@ -44,7 +44,7 @@ from evaluation.part_files import PartTable, part_rows, write_coco
 from evaluation.report import painted
 from evaluation.whole_pictures import Found, predictions
 from models import pretrained
-from utils.checkpoints import Checkpoint
+from utils.checkpoints import Checkpoint, find
 from utils.console import stderr
 from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
@@ -55,6 +55,7 @@ from utils.run_directory import argument, versions
 Files = list[dict[str, Path]]
 # Of all pictures together, in output_dir.
 TABLE, COCO, ABOUT = "parts.csv", "coco.json", "prediction.json"
+READING = ("mask_threshold", "box_padding", "ignore_label")  # keys of dataset that pictures of one's own are read with
 
 
 @dataclass
@@ -95,8 +96,8 @@ def predict(config: DictConfig) -> None:
         )
     output = None if config.images is None else output_of(config, labeller.gives_masks)
     made_by = about(config, checkpoint, labeller) if output else None
-    if made_by and config.only_missing and not labeller.gives_masks:
-        refuse_another_checkpoint(output / ABOUT, made_by)
+    if made_by and not labeller.gives_masks:
+        refuse_a_mixture(config, output, made_by)
     if config.foreground is not None:
         config.masks = predict_masks_first(given, config, labeller, fabric)
 
@@ -287,25 +288,46 @@ def about(config: DictConfig, checkpoint: Checkpoint | None, labeller: Labeller)
     if checkpoint:
         made_by = {"checkpoint": str(checkpoint.file), "sha256": digest_of(checkpoint.file), "updates": checkpoint.step}
         made_by["method"] = config.method.name
+    of_foreground = digest_of(find(config.foreground).file) if config.foreground else None
     return made_by | {
+        "foreground_sha256": of_foreground,
         "num_parts": labeller.num_parts,
-        "settings": {key: config[key] for key in settings},
+        "settings": {key: config[key] for key in settings} | {key: config.dataset.get(key) for key in READING},
         "colours": {str(label): "#" + bytes(colours(np.array(label)).tolist()).hex() for label in labels},
         "versions": versions(),
     }
 
 
-def refuse_another_checkpoint(path: Path, made_by: Mapping[str, object]) -> None:
-    """Raises UserError where ``prediction.json`` is there and of another checkpoint: its files are not to be mixed."""
-    if not path.is_file():
+def refuse_a_mixture(config: DictConfig, output: Path, made_by: Mapping[str, object]) -> None:
+    """
+    Raises:
+        UserError: what another checkpoint or other settings have found would stay under a new ``prediction.json``.
+    """
+    path = output / ABOUT
+    if not path.is_file() or not (config.only_missing or config.overwrite):
         return
     with foreign(path, "prediction.json"):
         before = json.loads(path.read_text())
+        unlike = []
         if before["sha256"] != made_by["sha256"]:
-            raise UserError(
-                f"{path.parent} holds what another checkpoint ({before['checkpoint']}) has found: only_missing=true "
-                "would mix the two. Give another output_dir, or overwrite=true."
-            )
+            unlike.append(f"another checkpoint ({before['checkpoint']})")
+        if before.get("foreground_sha256", made_by["foreground_sha256"]) != made_by["foreground_sha256"]:
+            unlike.append(f"masks of another foreground={before['settings']['foreground']}")
+        for key in ("masks", "image_size", "precision", "probabilities", *READING):
+            if (value := before["settings"].get(key, now := made_by["settings"][key])) != now:
+                unlike.append(f"{key}={'null' if value is None else value}")
+    if not unlike:
+        return
+    found = f"{output} holds what was found with {', '.join(unlike)}"
+    if config.only_missing:
+        raise UserError(f"{found}: only_missing=true would mix the two. Give another output_dir, or overwrite=true.")
+    ((pictures, _),) = files_of_a_folder(config, False)
+    renewed = {pictures.sample_name(place) for place in range(len(pictures))}
+    if others := [name for name in PartTable(output / TABLE, made_by["num_parts"]).rows if name not in renewed]:
+        raise UserError(
+            f"{found}, {len(others)} pictures of it that are not among those to predict now: {some(others, 3)}. "
+            "overwrite=true would mix the two: give another output_dir, or all pictures."
+        )
 
 
 def write_json(path: Path, content: dict[str, object]) -> None:
@@ -326,15 +348,20 @@ def told(path: Path) -> Iterator[None]:
 
 @contextmanager
 def taken_back(paths: list[Path], work: list[tuple[Source, Files]]) -> Iterator[None]:
-    """Where a prediction ends before it has any picture's file: those of all pictures that it has begun are deleted."""
+    """Where a prediction ends before it has any picture's file: what it has begun is deleted, folders too."""
+    of_pictures = [path for _, files in work for of_picture in files for path in of_picture.values()]
     begun = [path for path in paths if not path.exists()]
+    folders = {folder for path in (*paths, *of_pictures) for folder in path.parents if not folder.exists()}
     try:
         yield
     except BaseException:
-        if not any(path.exists() for _, files in work for of_picture in files for path in of_picture.values()):
+        if not any(path.exists() for path in of_pictures):
             for path in begun:
                 with suppress(OSError):
                     path.unlink()
+            for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+                with suppress(OSError):  # what is in it is not ours
+                    folder.rmdir()
         raise
 
 

@@ -51,8 +51,12 @@ OTHER_NAMES = {
     "amp": "precision=bf16 (or 16) is that of the networks",
 }
 NETWORKS = ("segmenter", "perceptual")  # the groups of which one has options that are looked for in the other
+# Values that others give, by key.
+OTHER_VALUES = {"device": {"gpu": "device=cuda computes on a GPU, device=mps on Apple's; auto takes what is there"}}
 # Of any program of Hydra's; a program's own files are then not all there is.
 OWN_FILES = ("--config-dir", "--config-path", "--config-name", "-cd", "-cp", "-cn")
+# Of Hydra's too, with a word after them that is no key.
+WITH_WORD = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--shell-completion", "-sc", "--experimental-rerun")
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,28 @@ def _end_with(text: str) -> NoReturn:
 
 
 def mistake_in(config_name: str, arguments: Sequence[str]) -> str | None:
-    """The first name that no YAML file has, or a list of values without a sweep; None where nothing is found."""
+    """The first name that no YAML file has, or key that is not KEY=VALUE; None where nothing is found."""
     groups, keys = groups_of(), {line.key for line in lines_of(config_name)}
     tops, parts = {key.partition(".")[0] for key in keys}, {part for key in keys for part in key.split(".")}
     sweeps = bool({"-m", "--multirun"} & set(arguments))
-    for argument in arguments:
+    before = ""
+    for place, argument in enumerate(arguments):
         key, equals, value = argument.partition("=")
-        if key.startswith(("-", "+", "~", "hydra")) or not equals or "@" in key:
+        of_flag, before = before in WITH_WORD, argument
+        if of_flag or key.startswith(("~", "hydra")) or "@" in key:
             continue
+        bare = key.strip("-+ \t")
+        known = bare in groups or bare in keys or bare in OTHER_NAMES
+        if (key.startswith("--") and known) or (not key.startswith("-") and (not equals or key != key.strip())):
+            return no_value(argument, arguments[place + 1 : place + 2], known, {*keys, *groups})
+        if key.startswith("+"):
+            if bare.partition(".")[0] not in tops | {*groups} and not _in_mapping(bare):
+                return unknown_key(bare, {*keys, *groups})
+            continue
+        if key.startswith("-"):
+            continue
+        if value in OTHER_VALUES.get(key, ()):
+            return f"{argument}: {OTHER_VALUES[key][value]}."
         if key in groups:
             options = [option for option in re.split(r"[\[\],\s]+", value) if re.fullmatch(r"\w[\w./-]*", option)]
             missing = [
@@ -130,9 +148,33 @@ def mistake_in(config_name: str, arguments: Sequence[str]) -> str | None:
 
 def unknown_key(key: str, keys: Iterator[str] | set[str] | Mapping[str, object], where: str = "") -> str:
     """What is said of a key that nobody reads, with the name that it has here or the nearest one."""
-    if key in OTHER_NAMES:
-        return f"unknown key '{key}'{where}: {OTHER_NAMES[key]}. All keys: --help."
+    node, _, name = key.rpartition(".")
+    here = any(known.startswith(f"{node.partition('.')[0]}.") for known in keys)  # there the nearest one is meant
+    if meant := OTHER_NAMES.get(key) or (not here and (OTHER_NAMES.get(name) or OTHER_NAMES.get(node))):
+        return f"unknown key '{key}'{where}: {meant}. All keys: --help."
     return f"unknown key '{key}'{where}.{nearest(key, keys)} All keys: --help."
+
+
+def no_value(argument: str, following: Sequence[str], known: bool, keys: set[str]) -> str:
+    """What is said of ``--num_parts=3``, ``--num_parts 3``, ``num_parts =3`` and ``num_parts``.
+
+    Args:
+        following: the argument after it, if there is one.
+        known: whether its key is one, or what others call one.
+    """
+    key, equals, value = (part.strip() for part in argument.lstrip("-").partition("="))
+    if not known or key in OTHER_NAMES and key not in keys:
+        return unknown_key(key, keys)
+    after = next(iter(following), "")
+    if (
+        not equals
+        and (argument.startswith("-") or after.startswith("="))
+        and after.lstrip("=")
+        and "=" not in after[1:]
+    ):
+        value = after.lstrip("=")
+    what = "keys have no dashes" if argument.startswith("-") else "a key and its value are one word, without blanks"
+    return f"'{argument}': {what}, give {key}={value or 'VALUE'}."
 
 
 def several_values(key: str, value: str) -> str:

@@ -261,7 +261,8 @@ def _settle(own: DictConfig, here: DictConfig, given: Collection[str]) -> None:
         if key == "dataset_root":
             if not Path(instead, below).exists():
                 continue  # the message about what is missing is to name the run's
-            say(f"The run's dataset_root={before} is not here: it is read from dataset_root={instead}.")
+            if here.get("images") is None:  # pictures of one's own are in no data set
+                say(f"The run's dataset_root={before} is not here: it is read from dataset_root={instead}.")
         OmegaConf.update(own, key, instead)
 
 

@@ -505,10 +505,10 @@ def _size(sample: Any) -> str:
 
 
 def flag(text: str) -> bool:
-    """``0`` or ``1``; else ValueError."""
-    if text not in ("0", "1"):
+    """``0`` or ``1``, or true and false, also as Excel writes them in German; else ValueError."""
+    if (value := text.strip().lower()) not in ("0", "1", "true", "false", "wahr", "falsch"):
         raise ValueError(text)
-    return text == "1"
+    return value in ("1", "true", "wahr")
 
 
 def coordinate(text: str) -> float:

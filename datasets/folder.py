@@ -253,7 +253,8 @@ class Folder(BoxCrops):
                 seen = flag(row.get("visible") or "1")
                 x, y = (coordinate(row[axis]) if seen else 0.0 for axis in ("x", "y"))
             except (ValueError, TypeError):
-                raise UserError(f"{place}: expected numbers x and y, and visible 0 or 1: {row}. {HELP}") from None
+                coco = "" if row.get("visible") != "2" else " (COCO's 2 is 1 here, its 1, hidden, is 0)"
+                raise UserError(f"{place}: expected numbers x and y, and visible 0 or 1{coco}: {row}. {HELP}") from None
             of_picture = places.setdefault(self._stem(row["name"]), {})
             if row["keypoint"] in of_picture:
                 raise UserError(f"{place}: a second {row['keypoint']!r} in {row['name']}. {HELP}")
@@ -403,17 +404,25 @@ class Folder(BoxCrops):
 
 
 def _rows(path: Path, needed: Sequence[str], expected: str) -> tuple[Sequence[str], list[tuple[str, dict[str, str]]]]:
-    """Columns of a CSV file, and its rows after where each stands; UserError where columns are missing."""
+    """Columns of a CSV file, and its rows after where each stands; UserError where columns are missing.
+
+    Spreadsheets separate with semicolons where the comma is in their numbers, or with tabs.
+    """
     lines = read_text(path).splitlines()
-    rows = csv.DictReader(lines)
+    first = "".join(lines[:1])
+    separator = next((mark for mark in ",;\t" if {*needed} <= {name.strip('"') for name in first.split(mark)}), ",")
+    rows = csv.DictReader(lines, delimiter=separator)
     try:
         columns, table = rows.fieldnames or (), [(f"{path}, line {rows.line_num}", row) for row in rows]
+        if separator != ",":
+            for _, row in table:
+                row |= {key: row[key].replace(",", ".") for key in ("x", "y", *BOX) if row.get(key)}
     except csv.Error as error:
         raise UserError(f"{path}, line {rows.reader.line_num}: {error}. Mend the line. {HELP}") from None
     if missing := set(needed).difference(columns):
         raise UserError(
-            f"{path}, line 1: no column {', '.join(sorted(missing))} in '{''.join(lines[:1])}'. It must be "
-            f"{expected}. {HELP}"
+            f"{path}, line 1: no column {', '.join(sorted(missing))} in '{first}'. It must be "
+            f"{expected}, separated by commas, semicolons or tabs. {HELP}"
         )
     return columns, table
 

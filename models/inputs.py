@@ -21,9 +21,15 @@ def require_pictures(images: Tensor, network: nn.Module) -> None:
         network: which is to see them.
 
     Raises:
-        TypeError: they are no floats; the message says what to do.
-        ValueError: they have another shape, or numbers outside of [0, 1].
+        TypeError: they are no tensor, or no floats; the message says what to do.
+        ValueError: they have another shape, are none, or have numbers outside of [0, 1].
     """
+    if not isinstance(images, Tensor):
+        kind = type(images)
+        raise TypeError(
+            f"images are {kind.__module__}.{kind.__name__}, and not a tensor: of an array (N, 3, H, W) make "
+            "torch.from_numpy(images)."
+        )
     if not images.is_floating_point():
         kind = str(images.dtype).removeprefix("torch.")
         raise TypeError(f"images are {kind}, and not floats in [0, 1]: give images.float() / 255.")
@@ -32,6 +38,8 @@ def require_pictures(images: Tensor, network: nn.Module) -> None:
             f"images have the shape {tuple(images.shape)}, and not (N, 3, H, W): of one picture (H, W, 3) as files "
             "give it, make picture.permute(2, 0, 1)[None]."
         )
+    if 0 in images.shape:
+        raise ValueError(f"images have the shape {tuple(images.shape)}: there are no pictures in them.")
     if torch.compiler.is_compiling() or (network.training and network in _trained):
         return
     low, high = (float(bound) for bound in images.detach().aminmax())

@@ -351,6 +351,10 @@ def test_keypoints_of_no_held_out_picture_are_not_used_and_noted(root):
         ("name,keypoint,x,y\ncreature_001,eye,3,nan\n", "line 2: expected numbers"),
         ("name,keypoint,x,y\ncreature_001,eye,3\n", "line 2: expected numbers"),
         ("name,keypoint,x,y,visible\ncreature_001,eye,3,4,yes\n", "line 2: expected numbers"),
+        (
+            "name,keypoint,x,y,visible\ncreature_001,eye,3,4,2\n",
+            "line 2: .*visible 0 or 1 .COCO's 2 is 1 here, its 1, hidden, is",
+        ),
         ("name,keypoint,x,y\ncreature_001,eye,3,4\ncreature_001.jpg,eye,3,4\n", "line 3: a second 'eye'"),
     ],
 )
@@ -364,6 +368,19 @@ def test_a_table_from_a_spreadsheet_is_read(root):
     (root / "keypoints.csv").write_bytes(b"\xef\xbb\xbfname,keypoint,x,y,visible\r\ncreature_001,eye,1,2,\r\n")
     (root / "test.txt").write_bytes(b"\xef\xbb\xbfcreature_001\r\n")
     np.testing.assert_array_equal(folder(root, "test")[0].keypoints, [[1, 2, 1]])
+
+
+@pytest.mark.parametrize(("separator", "point"), [(";", ","), (";", "."), ("\t", ","), (",", ".")])
+def test_a_table_with_the_separator_and_the_words_of_another_language_is_read(root, separator, point):
+    rows = [["name", "keypoint", "x", "y", "visible"], ["creature_001", "eye", f"1{point}5", "2", "WAHR"]]
+    rows += [["creature_001", "ear", "3", f"4{point}25", "true"], ["creature_001", "tail", "3", "4", "False"]]
+    (root / "keypoints.csv").write_text("\n".join(map(separator.join, rows)))
+    boxes = [["name", "x", "y", "width", "height"], ["creature_001", f"1{point}5", "2", "9", "8"]]
+    (root / "objects.csv").write_text("\n".join(map(separator.join, boxes)))
+    (root / "test.txt").write_text("creature_001\n")
+    sample = folder(root, "test")[0]
+    np.testing.assert_array_equal(sample.keypoints, [[1.5, 2, 1], [3, 4.25, 1], [0, 0, 0]])
+    np.testing.assert_array_equal(sample.box, [1.5, 2, 9.5, 9])
 
 
 @pytest.mark.slow

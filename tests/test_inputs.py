@@ -30,6 +30,9 @@ def test_what_is_no_float_from_0_to_1_is_refused_with_what_to_do(network, traini
     for images, error, message in (
         ((PICTURES * 255).byte(), TypeError, r"images are uint8, and not .*: give images.float\(\) / 255"),
         (PICTURES > 0.5, TypeError, "images are bool"),
+        (PICTURES.numpy(), TypeError, r"images are numpy.ndarray, and not a tensor: .* torch.from_numpy\(images\)"),
+        (PICTURES[:0], ValueError, r"the shape \(0, 3, 32, 32\): there are no pictures"),
+        (PICTURES[..., :0], ValueError, r"the shape \(2, 3, 32, 0\): there are no pictures"),
         (PICTURES * 255, ValueError, r"reach from 0\.\d+ to 25\d.*divide by 255"),
         ((PICTURES - 0.45) / 0.22, ValueError, "undo a normalisation"),
         (broken, ValueError, "images have NaN"),

@@ -309,6 +309,53 @@ def test_what_is_missing_after_an_interruption_is_written_with_its_rows(parts, p
         run(f"checkpoint={other}", *arguments[1:], "only_missing=true")
 
 
+def test_what_other_settings_or_checkpoints_have_found_is_not_mixed(parts, foreground, pictures):
+    arguments = (f"checkpoint={parts}", f"images={pictures / 'images'}", f"output_dir={pictures / 'out'}")
+    run(*arguments, f"masks={pictures / 'masks'}", "image_size=32")
+    before = (pictures / "out/prediction.json").read_bytes()
+    for changes, told in (
+        ([f"masks={pictures / 'masks'}", "image_size=64"], r"with image_size=32: "),
+        ([f"masks={pictures / 'masks'}", "image_size=32", "probabilities=true"], r"with probabilities=False: "),
+        ([f"foreground={foreground}", "image_size=32"], rf"another foreground=None, masks={pictures / 'masks'}: "),
+        (["image_size=32"], rf"with masks={pictures / 'masks'}: "),
+    ):
+        with pytest.raises(UserError, match=f"{told}only_missing=true would mix the two"):
+            run(*arguments, *changes, "only_missing=true")
+    one = (f"images={pictures / 'images/a.png'}", f"output_dir={pictures / 'out'}", f"masks={pictures / 'masks'}")
+    other = save_segmenter(pictures / "model_2.pth", 4)
+    with pytest.raises(UserError, match="another checkpoint .*model_1.pth.*, 2 pictures .* b.jpg, more/c.v2.png.*over"):
+        run(f"checkpoint={other}", *one, "image_size=32", "overwrite=true")
+    assert (pictures / "out/prediction.json").read_bytes() == before
+    run(f"checkpoint={parts}", *one, "image_size=32", "overwrite=true")  # nothing is mixed
+    run(f"checkpoint={other}", *arguments[1:], "image_size=64", "overwrite=true")  # nor of all of them
+    assert json.loads((pictures / "out/prediction.json").read_text())["settings"]["image_size"] == 64
+
+
+def test_masks_of_another_foreground_network_are_not_mixed(parts, foreground, pictures):
+    again = pictures / "again.pth"
+    again.write_bytes(foreground.read_bytes())
+    arguments = (f"checkpoint={parts}", f"images={pictures / 'images'}", f"output_dir={pictures / 'out'}")
+    arguments += ("image_size=32", f"foreground={again}")
+    run(*arguments)
+    made_by = json.loads((pictures / "out/prediction.json").read_text())
+    assert made_by["foreground_sha256"] == hashlib.sha256(again.read_bytes()).hexdigest()
+    run(*arguments, "only_missing=true")
+    payload = torch.load(again, weights_only=False)
+    torch.save(payload | {"iter": 5}, again)
+    with pytest.raises(UserError, match="with masks of another foreground=.*again.pth: only_missing=true"):
+        run(*arguments, "only_missing=true")
+
+
+def test_a_prediction_that_fails_at_its_first_picture_leaves_no_folder(parts, pictures):
+    (pictures / "images/a.png").write_text("no picture")
+    with pytest.raises(UserError, match="a.png"):
+        run(
+            f"checkpoint={parts}", f"images={pictures / 'images/a.png'}", f"output_dir={pictures / 'new/out'}",
+            "image_size=32",
+        )  # fmt: skip
+    assert not (pictures / "new").exists()
+
+
 def test_without_masks_it_is_said_at_once_that_the_background_gets_parts(parts, pictures, capsys):
     run(f"checkpoint={parts}", f"images={pictures / 'images'}", f"output_dir={pictures / 'out'}", "image_size=32")
     first = capsys.readouterr().out.splitlines()

@@ -1,5 +1,6 @@
 """python -m utils.slim: a checkpoint without what only training needs predicts the same, and no run goes on from it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 
 from conf.trained import resumed_config
 from evaluation.labellers.trained import of_checkpoint
+from evaluation.pages import model_card
 from models import segmenters
 from tests.composition import composed, given
 from utils import checkpoints
@@ -57,10 +59,33 @@ def test_it_is_smaller_predicts_the_same_and_says_both_sizes(run, capsys):
     assert checkpoints.latest(run) == whole  # a run does not take it for one of its own
 
 
-def test_the_run_s_model_card_goes_with_it(run, tmp_path):
-    (run / "model_card.md").write_text("# run\n")
+def test_the_model_card_goes_with_it_and_of_an_earlier_checkpoint_tells_that_one_alone(run, tmp_path):
+    payload = torch.load(run / "checkpoints/model_4.pth", weights_only=False)
+    checkpoints.save(run / "checkpoints/model_8.pth", payload | {"iter": 8})
+    (run / "evaluation.csv").write_text("step,FG-NMI\n4,10.0\n8,20.0\n")
+    for name, updates in (("a", 4), ("b", 8)):
+        (run / "evaluations" / name).mkdir(parents=True)
+        made = {"updates": updates, "dataset_name": "CUB", "counts": {}, "eval_mask": None}
+        (run / "evaluations" / name / "metrics.json").write_text(
+            json.dumps({"FG-NMI": float(updates), "produced_by": made})
+        )
+    model_card.write(run)
     slim(run, tmp_path / "birds.pth")
-    assert (tmp_path / "birds.md").read_text() == "# run\n"
+    assert (tmp_path / "birds.md").read_text() == (run / "model_card.md").read_text()
+    slim(run / "checkpoints/model_4.pth", tmp_path / "earlier.pth")
+    card = (tmp_path / "earlier.md").read_text()
+    assert "| Steps | 4 of" in card and "| Checkpoint | `checkpoints/model_4.pth` |" in card
+    assert "| FG-NMI | 10.0 | 4.0 |" in card and "evaluations/a" in card and "evaluations/b" not in card
+    slim(tmp_path / "earlier.pth", tmp_path / "again.pth")
+    assert (tmp_path / "again.md").read_text() == card
+
+
+def test_a_text_that_lies_beside_it_is_not_taken_for_its_card(run, tmp_path):
+    model_card.write(run)
+    (tmp_path / "birds.md").write_text("my notes")
+    with pytest.raises(UserError, match="There already: .*birds.md. Give another name"):
+        slim(run, tmp_path / "birds.pth")
+    assert (tmp_path / "birds.md").read_text() == "my notes" and not (tmp_path / "birds.pth").exists()
 
 
 def test_no_run_goes_on_from_it(run):

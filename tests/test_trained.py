@@ -176,6 +176,8 @@ def test_where_the_runs_data_are_not_any_more_those_of_the_program_are_taken_if_
     told = "The run's dataset_root=/gone is not here: it is read from dataset_root=data.\n"
     assert capsys.readouterr().err == told
     assert used(run, "dataset_root=/given").dataset_root == "/given" and capsys.readouterr().err == ""
+    used(run, "images=mine", name="predict")  # which are in no data set
+    assert capsys.readouterr().err == ""
     (tmp_path / "own").mkdir()
     assert used(trained("dataset_name=folder", "dataset_root=own")).dataset_root == "own"
 

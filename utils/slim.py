@@ -7,19 +7,19 @@
 ``RUN`` is a run directory, of which the newest checkpoint is meant, or a ``.pth`` file; without ``FILE.pth`` the new
 one lies beside it, as ``model_ITER_slim.pth``. Left out is what only training needs: the optimiser's state, and what a
 method trains beside its network. ``evaluate.py`` and ``predict.py`` read it as any other. The run's model card goes
-with it, as ``FILE.md``.
+with it, as ``FILE.md``, of an earlier checkpoint with the steps and figures of that one.
 """
 
 import conf.start  # noqa: F401
 
 # isort: split
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from evaluation.pages import model_card
 from utils import checkpoints
 from utils.errors import UserError
 from utils.files import written_whole
@@ -35,12 +35,13 @@ def slim(source: Path | str, output: Path | str | None = None) -> Path:
         output: the new file; None: beside the one that is read.
 
     Raises:
-        UserError: there is no checkpoint, the new file is there already, or it cannot be written.
+        UserError: there is no checkpoint, the new file or its card is there already, or it cannot be written.
     """
     checkpoint = checkpoints.find(source)
     output = checkpoint.file.with_name(f"{checkpoint.file.stem}_slim.pth") if output is None else Path(output)
-    if output.exists():
-        raise UserError(f"There already: {output}. Give another name, or take it away.")
+    card, card_file = card_of(checkpoint), output.with_suffix(".md")
+    if present := [str(file) for file in (output, *([card_file] if card else [])) if file.exists()]:
+        raise UserError(f"There already: {', '.join(present)}. Give another name, or take it away.")
     # A tensor that is a part of a larger one would be saved with all of it.
     payload = {
         "iter": checkpoint.step,
@@ -50,13 +51,12 @@ def slim(source: Path | str, output: Path | str | None = None) -> Path:
         "versions": checkpoint.versions,
         checkpoints.SLIM: True,
     }
-    card = checkpoint.run and checkpoint.run / CARD
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(output) as part, part.open("wb") as file:
             torch.save({key: value for key, value in payload.items() if value not in (None, {})}, file)
-        if card and card.is_file():
-            shutil.copyfile(card, output.with_suffix(".md"))
+        if card:
+            card_file.write_text(card, encoding="utf-8")
     except (OSError, RuntimeError) as error:  # PyTorch's own hides why it could not be written
         reason = error if isinstance(error, OSError) else error.__context__
         if not isinstance(reason, OSError):
@@ -65,6 +65,16 @@ def slim(source: Path | str, output: Path | str | None = None) -> Path:
     before, after = (path.stat().st_size / 2**20 for path in (checkpoint.file, output))
     print(f"{checkpoint.file}: {before:.1f} MiB\n{output}: {after:.1f} MiB")
     return output
+
+
+def card_of(checkpoint: checkpoints.Checkpoint) -> str | None:
+    """The model card of a run's checkpoint, or the one that lies beside a file that was made to be shared."""
+    if checkpoint.is_slim:
+        beside = checkpoint.file.with_suffix(".md")
+        return beside.read_text(encoding="utf-8") if beside.is_file() else None
+    if checkpoint.run is None or not (checkpoint.run / CARD).is_file():
+        return None
+    return model_card.rendered(checkpoint.run, checkpoint)
 
 
 def main(arguments: Sequence[str]) -> None:

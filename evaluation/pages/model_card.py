@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from conf.trained import saved_config
 from models.licences import weights_of
 from models.methods import method_class
-from utils.checkpoints import latest
+from utils.checkpoints import Checkpoint, latest
 from utils.console import say
 from utils.errors import UserError
 from utils.files import written_whole
@@ -56,18 +56,26 @@ def write(run: Path) -> None:
         say(f"warning: cannot write {path}: {reason} Going on without it.")
 
 
-def rendered(run: Path) -> str:
+def rendered(run: Path, shared: Checkpoint | None = None) -> str:
     """The card's Markdown.
+
+    Args:
+        run: the run's directory.
+        shared: one of its checkpoints; of an earlier one than the newest its own steps and figures alone are told.
+            None: the newest, with all figures.
 
     Raises:
         UserError: the run's config is damaged.
         OSError: it cannot be read.
     """
     config = saved_config(run / "config.yaml")
-    checkpoint = latest(run)
+    checkpoint, only = latest(run), None
     steps = int(checkpoint.stem.rpartition("_")[2]) if checkpoint else 0
-    seconds = training_figures(run).get("seconds")
-    environments, columns = list(_environments(run)), list(_columns(run, config))
+    if shared and shared.file != checkpoint:
+        checkpoint, steps = shared.file, shared.step or 0
+        only = steps
+    seconds = training_figures(run).get("seconds") if only is None else None  # of all steps
+    environments, columns = list(_environments(run)), list(_columns(run, config, only))
     names = dict.fromkeys(name for column in columns for name in column["metrics"])
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -111,17 +119,23 @@ def _network(node: str, options: Mapping[str, Any]) -> dict[str, str]:
     return {"role": node, "name": name, "weights": weights, "licence": licence}
 
 
-def _columns(run: Path, config: DictConfig) -> Iterator[dict[str, Any]]:
-    """What the run was evaluated with, the training's last evaluation first: ``what`` and ``metrics``, in percent."""
+def _columns(run: Path, config: DictConfig, only: int | None) -> Iterator[dict[str, Any]]:
+    """What the run was evaluated with, the training's last evaluation first: ``what`` and ``metrics``, in percent.
+
+    ``only`` is the step whose evaluations are told; None: the last of training, and all others.
+    """
     of_training = read(run / "evaluation.csv")
-    if of_training:
-        step = max(steps[-1] for steps, _ in of_training.values())
-        metrics = {name: values[-1] for name, (steps, values) in of_training.items() if steps[-1] == step}
+    last = max((steps[-1] for steps, _ in of_training.values()), default=0)
+    step = last if only is None else only
+    metrics = {name: values[steps.index(step)] for name, (steps, values) in of_training.items() if step in steps}
+    if metrics:
         yield {"what": f"while training, after {step} steps, `{config.dataset_name}`", "metrics": metrics}
     for path in sorted((run / "evaluations").glob("*/metrics.json"))[-MOST_EVALUATIONS:]:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             made = found["produced_by"]
+            if only not in (None, made["updates"]):
+                continue
             what = f"`evaluations/{path.parent.name}`: after {made['updates']} steps, `{made['dataset_name']}`"
             what += f", {made['counts']['images']} pictures" if "images" in made["counts"] else ""
             what += f", masks `{made['eval_mask']}`" if made["eval_mask"] else ""

@@ -148,7 +148,7 @@ LISTS = [
         "keypoints.csv, line 3: expected a value in each of the columns x, y, keypoint, name",
     ),
     FOLDER.broken(
-        "semicolons", keypoints(CSV.replace(",", ";")), "keypoints.csv, line 1: no column", "name;keypoint;x;y"
+        "bars between columns", keypoints(CSV.replace(",", "|")), "line 1: no column", "separated by commas, semicolons"
     ),
     FOLDER.broken(
         "another encoding",

@@ -136,7 +136,7 @@ def test_a_prediction_that_failed_leaves_nothing_in_the_way_of_the_next_one(plac
     place.checkpoint()
     line = f"predict.py checkpoint=PLACE/model_1.pth image_size=32 loader.num_workers=0 device=cpu {TO_OUT}"
     assert ended(line, place.path, monkeypatch) == 2
-    assert not [*(place.path / "out").iterdir()]
+    assert not (place.path / "out").exists()
     save_picture(place.path / "pictures/one.png", np.zeros((32, 32, 3)))
     accepted(line)
     before = tree(place.path / "out")

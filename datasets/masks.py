@@ -3,14 +3,14 @@
 A mask is read in this order:
 
 1. Where an alpha channel or transparent colour leaves some pixels out and not others, the object is what is not
-   transparent; unless what is left is black and white, and so a mask itself. Alpha that is the same everywhere says
-   nothing, but that there is no object where nothing is to be seen at all.
+   transparent; unless what is left is flat black and white, but for soft edges, and so a mask itself. Alpha that is the
+   same everywhere says nothing, but that there is no object where nothing is to be seen at all.
 2. A palette of greys stands for its greys, however they are numbered. Colours, of a palette or of up to 32 in a
    picture, are of labels: what is black is background; of a palette without black, index 0.
 3. With two values the larger is the object, as long as they are far enough apart. Of a trimap, black and white with a
    grey band between them, the band is void.
-4. Up to 32 values from 0 are labels, of parts or objects, if they are dark, or greys in areas: whatever is not 0 is
-   object.
+4. Up to 32 values from 0 are labels, of parts or objects, if they are dark, or greys in areas (beside white such that
+   are far apart): whatever is not 0 is object.
 5. Other values are shades, as of saliency networks, soft edges and JPEG: object is what has half of white or more.
    Where nothing has, nothing says what the object is, and the file is refused.
 
@@ -39,6 +39,7 @@ _BELOW_VOID = 64  # labels that void stands beside; 0, 128 and 255 are black, gr
 _FAR_APART, _LABELS_APART = 64, 8  # of 256 shades: two values of a mask; labels that are drawn in greys
 _THICK = 9  # pixels: a border that is drawn around objects is thinner nearly everywhere
 _LOSSY = {"AVIF", "HEIF", "JPEG"}  # formats that leave noise around an object
+_SHADES_OF_BLACK = 16  # the part of all shades that is nearly black, and of those that are nearly white
 _COLOUR_NOISE = 16  # of a grey picture's channels in them
 _VOID_16_BITS = 65535  # what -1 and white become, as 255 in bytes
 _VOC_VOID, _WHITE = (224, 224, 192), (255, 255, 255)  # as palettes show the label 255
@@ -276,19 +277,28 @@ def _of_alpha(planes: _Planes, path: Path, threshold: int | None, ignore_label: 
         void = _void_border(np.where(opaque, planes.values, 0), ignore_label)
     if void is not None and threshold is None:
         return (opaque & (planes.values > 0) if is_grey else opaque) & ~void, void, TRANSPARENT
-    if not (is_grey and _is_mask(planes.values[opaque])):
+    if not (is_grey and _is_mask(planes.values, opaque)):
         return opaque, None, TRANSPARENT
     found, void, _ = _of_values(planes.values * opaque, planes.lossy, path, threshold, ignore_label)
     return opaque & found, void, TRANSPARENT
 
 
-def _is_mask(values: np.ndarray) -> bool:
-    """Whether grey values are 0 and another one, or mostly near black and near white, both of them."""
-    found = np.unique(values)
+def _is_mask(values: np.ndarray, opaque: np.ndarray) -> bool:
+    """Whether the grey values (H, W) of what is opaque are 0 and another one, or flat black and white with soft edges.
+
+    Grey photographs have black and white too, but grey areas beside them, or no flat ones.
+    """
+    found = _used(values[opaque])
     if len(found) == 2 and found[0] == 0:
         return True
-    dark, bright = values < 64, values > 191
-    return bool(dark.any() and bright.any() and (dark | bright).mean() >= 0.8)
+    few = _white(values) // _SHADES_OF_BLACK
+    black, white = opaque & (values < few), opaque & (values > _white(values) - few)
+    plain, count = black | white, opaque.sum()
+    if min(black.sum(), white.sum()) * 100 < count or plain.sum() * 2 < count or not _are_areas(plain, values):
+        return False
+    around = np.ones((2 * _THICK + 1, 2 * _THICK + 1), np.uint8)
+    edge = cv2.dilate(black.astype(np.uint8), around) & cv2.dilate(white.astype(np.uint8), around)
+    return (plain | (opaque & (edge > 0))).sum() >= 0.95 * count
 
 
 def _are_few(coloured: np.ndarray) -> bool:
@@ -368,6 +378,10 @@ def _of_values(values: np.ndarray, lossy: bool, path: Path, threshold: int | Non
         if is_band and _keeps_apart(between, values == largest, values == 0):
             return values == largest, between, TRIMAP
         if largest < half or spread:
+            return values != 0, None, LABELS
+        # Labels may be close, but noise of black and white is as well.
+        is_white = largest > _white(values) - _white(values) // _SHADES_OF_BLACK
+        if not is_white and _are_areas(between, values):
             return values != 0, None, LABELS
         if void_of(values, ignore_label) is not None and found[-2] < _BELOW_VOID and _are_areas(between, values):
             return values >= half, None, WHITE_AREAS

@@ -39,6 +39,13 @@ def noise(low: int, high: int) -> np.ndarray:
     return np.random.default_rng(low).integers(low, high, SHAPE)
 
 
+# Grey photographs: of all shades; of dark ones, but for two highlights; of black and white hair
+PHOTOGRAPH = cv2.GaussianBlur(PICTURE[..., 0], (5, 5), 2)
+DARK = noise(0, 50)
+DARK[20:22, 30:32] = 250
+FUR = np.where(PICTURE[..., 1] < 128, noise(0, 40), noise(215, 256))
+
+
 def grey(values: np.ndarray, dtype: type = np.uint8) -> Image.Image:
     return Image.fromarray(np.asarray(values).astype(dtype))
 
@@ -117,6 +124,12 @@ CASES: dict[str, tuple] = {
         OBJECT & ~WIDE,
         masks.TRIMAP,
     ),
+    "labels, close ones and one above 127": (
+        "png",
+        grey(np.where(np.arange(SHAPE[1]) > 40, 140, 1 + (np.arange(SHAPE[1]) > 30)) * OBJECT),
+        OBJECT,
+        masks.LABELS,
+    ),
     "parts in black, grey and white": ("png", grey(np.minimum(LABELLED * 128, 255)), OBJECT, masks.LABELS),
     "VOC": ("png", indexed(np.where(RING, 255, LABELLED * 15), VOC), OBJECT & (RING == 0), masks.LABELS),
     "VOC in greys": ("png", grey(np.where(RING, 255, LABELLED)), OBJECT & (RING == 0), masks.LABELS),
@@ -159,6 +172,15 @@ CASES: dict[str, tuple] = {
     "white, shape in alpha": ("png", with_alpha(255, OBJECT * 255), OBJECT, masks.TRANSPARENT),
     "black, shape in alpha": ("png", with_alpha(0, OBJECT * 255), OBJECT, masks.TRANSPARENT),
     "a photograph cut out": ("png", with_alpha(PICTURE, OBJECT * 255), OBJECT, masks.TRANSPARENT),
+    "a grey photograph cut out": ("png", with_alpha(PHOTOGRAPH, OBJECT * 255), OBJECT, masks.TRANSPARENT),
+    "a grey photograph cut out, in RGB": (
+        "png",
+        with_alpha(np.repeat(PHOTOGRAPH[..., None], 3, -1), OBJECT * 255),
+        OBJECT,
+        masks.TRANSPARENT,
+    ),
+    "a dark photograph cut out": ("png", with_alpha(DARK, OBJECT * 255), OBJECT, masks.TRANSPARENT),
+    "one of black and white fur": ("png", with_alpha(FUR, OBJECT * 255), OBJECT, masks.TRANSPARENT),
     "cut out with soft edges": ("png", with_alpha(PICTURE, SOFT), SOFT >= 128, masks.TRANSPARENT),
     "0 and 1 below alpha": ("png", with_alpha(OBJECT, FRAMED), OBJECT, masks.TRANSPARENT),
     "soft edges below alpha": ("png", with_alpha(SOFT, FRAMED), SOFT >= 128, masks.TRANSPARENT),

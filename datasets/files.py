@@ -122,6 +122,16 @@ def read_turned_picture(path: Path) -> tuple[np.ndarray, int]:
     return turned(pixels, turn), turn
 
 
+def shape_and_turn(path: Path) -> tuple[tuple[int, int], int]:
+    """Height and width of a picture as viewers show it, and its turn, of its head alone.
+
+    Raises:
+        MissingFile, UnreadableFile: the message names the file.
+    """
+    (width, height), turn = decoded(path, lambda picture: picture.size)
+    return ((width, height) if swaps_sides(turn) else (height, width)), turn
+
+
 def read_label_map(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
     """As :func:`read_labels`, for a map that belongs to a picture; see :func:`turn_of_map`.
 

@@ -59,10 +59,17 @@ WHITE_AREAS = (
     "labels, give void pixels 0."
 )
 AS_STORED = "{count} masks or label maps are of pixels as stored: they are turned as their pictures' EXIF says."
-PLACES_AS_STORED = "{count} pictures have keypoints of pixels as stored: they are turned as the pictures' EXIF says."
+PLACES_AS_STORED = (
+    "{count} pictures have keypoints or boxes of pixels as stored: they are turned as the pictures' EXIF says."
+)
 UNTOLD = (
-    "{count} pictures are turned by EXIF within the same size, so that nothing says whether their masks, label maps "
-    "and keypoints are too: they are taken as viewers show the pictures."
+    "{count} pictures are turned by EXIF within the same size, so that nothing says whether their masks and label maps "
+    "are too: they are taken as viewers show the pictures, and so are keypoints and boxes where no others of their "
+    "file tell."
+)
+UNTOLD_PLACES = (
+    "{count} pictures are turned by EXIF, and nothing says whether their keypoints and boxes are too: they are taken "
+    "as viewers show the pictures."
 )
 VOID_PIXELS = "{pixels} pixels in {count} pictures are void, and left out of every figure."
 VOID_PREDICTED = "{pixels} pixels in the given label maps of {count} pictures are void, and left out of every figure."

@@ -189,6 +189,8 @@ class Damaged(UserError):
 def _read(path: Path) -> Checkpoint:
     try:
         payload = load_tensors(path)
+    except MemoryError:
+        raise
     except Exception as error:  # on damaged bytes PyTorch raises nearly anything
         raise Damaged(f"{path} cannot be read as a checkpoint: {why_unreadable(path, error)}") from error
     is_bare = not (isinstance(payload, dict) and "model_state_dict" in payload)

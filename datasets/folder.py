@@ -134,7 +134,7 @@ class Folder(BoxCrops):
         self.notes: list[str] = []
         self._root, self._mask = Path(root), None if mask == "none" else mask
         self.has_masks = self._mask is not None
-        self._mask_threshold, self._ignore_label = given(options.mask_threshold), given(options.ignore_label)
+        self._mask_rules, self._ignore_label = options.mask_rules(options.ignore_label), given(options.ignore_label)
         self._pictures = self._pictures_in("images")
         if not self._pictures:
             told = " ".join(
@@ -436,7 +436,7 @@ class Folder(BoxCrops):
     def _mask_of(self, index: int, picture_path: Path, image: np.ndarray) -> LabelMap | None:
         if self._mask is None:
             return None
-        rules = {"threshold": self._mask_threshold, "ignore_label": self._ignore_label}
+        rules = self._mask_rules | {"ignore_label": self._ignore_label}  # which a part may have
         return read_mask(self._mask_path(index), picture_path, image, **rules)
 
     def _part_map(self, stem: str, picture_path: Path, image: np.ndarray) -> LabelMap | None:

@@ -115,6 +115,7 @@ def evaluate(config: DictConfig) -> None:
             for name, result in results.items()
         ]
         write_report(output, report.Evaluated(config, columns, seen, len(sets.test), checkpoint, num_parts))
+    shown = {}
     if pictures:
         picture = part_picture(pictures, labellers[first].caption)
         with left_out_if_not_written("The picture", output):
@@ -126,7 +127,8 @@ def evaluate(config: DictConfig) -> None:
                 "pictures/evaluation_parts": picture,
                 "evaluation/pictures": picture_rows(pictures, picture, num_parts),
             }
-            log_to_run(Path(config.checkpoint), config, checkpoint, metrics, shown, output / "report.html")
+    if on_own_data:
+        log_to_run(Path(config.checkpoint), config, checkpoint, metrics, shown, output / "report.html")
 
 
 def write_report(output: Path, evaluated: report.Evaluated) -> None:
@@ -195,7 +197,8 @@ def log_to_run(
     with alone:
         wandb = WandbRun(alone, trained, say=print, step=checkpoint.step)
         wandb.log(checkpoint.step, {f"evaluation/{name}": value for name, value in metrics.items()})
-        wandb.log(checkpoint.step, shown)
+        if shown:
+            wandb.log(checkpoint.step, shown)
         if report.is_file():
             wandb.add(report, "report")
         wandb.close()

@@ -30,7 +30,7 @@ import datasets
 from conf import app
 from conf.schema import PredictConfig
 from conf.trained import tells_own_data
-from datasets.base import NoPictures, Source
+from datasets.base import NoPictures, Source, forced
 from datasets.files import foreign, pictures_in, some
 from datasets.folder import WITHOUT_OBJECT
 from datasets.lists import lists_of
@@ -402,7 +402,7 @@ def files_of_a_folder(config: DictConfig, gives_masks: bool) -> list[tuple[Pictu
         config.images,
         config.masks,
         box_padding=config.dataset.get("box_padding"),
-        mask_threshold=config.dataset.get("mask_threshold"),
+        forced=forced(config.dataset.get("mask_threshold"), config.dataset.get("mask_values")),
         ignore_label=config.dataset.ignore_label,
         on_error=config.dataset.on_error,
     )

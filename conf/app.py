@@ -19,7 +19,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.early import no_option, several_values, unknown_key
+from conf.early import in_quotes, no_option, several_values, unknown_key
 from conf.modules import nearest
 from conf.schema import NODES, TrainConfig, known_keys, owners, typed, validate
 from conf.trained import CONF, command_line_keys, on_modules_of_run, resumed_config
@@ -215,8 +215,7 @@ def _explain(error: Exception, schema: type) -> str:
 
 def _in_quotes(key: str, value: str) -> str:
     """How a shell is told to hand over special characters so that they stay text."""
-    bare = value.replace('"', "").replace("'", "")
-    return f"""brackets and other special characters need quotes within quotes, '{key}="{bare}"'"""
+    return f"brackets and other special characters need quotes within quotes, {in_quotes(key, value)}"
 
 
 def _file_of(key: str) -> str | None:

@@ -7,6 +7,7 @@ checked there in full (``conf.app``); both tell a mistake in the same words.
 import ast
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -180,7 +181,17 @@ def no_value(argument: str, following: Sequence[str], known: bool, keys: set[str
 def several_values(key: str, value: str) -> str:
     """What is said of ``num_parts=3,4`` outside a sweep."""
     as_list = "" if key in groups_of() else f"; if they are one list: '{key}=[{value}]'"
+    if "/" in value or " " in value:
+        as_list = f"; if it is one path, with quotes within quotes: {in_quotes(key, value)}"
     return f"{key}={value} is several values. For a run with each of them: -m {key}={value}{as_list}"
+
+
+def in_quotes(key: str, value: str) -> str:
+    """How a shell is told to hand over a value with special characters so that it stays text."""
+    bare = value.replace('"', "")
+    if bare[:1] == bare[-1:] == "'":
+        bare = bare[1:-1]
+    return shlex.quote(f'{key}="{bare}"')
 
 
 def no_option(group: str, option: str, options: Sequence[str]) -> str:

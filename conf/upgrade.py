@@ -23,7 +23,7 @@ _AUTOREGRESSIVE = {"initialisation": "xavier"}
 _PROBE = {"kinds": [], "hidden": 512, "num_points": 100000, "steps": 2000, "batch_size": 1024, "rate": 0.001}
 
 # How files were read before that had keys; of data sets with a choice of masks.
-_READING, _READING_MASKS = {"ignore_label": 255}, {"mask_threshold": None}
+_READING, _READING_MASKS = {"ignore_label": 255}, {"mask_threshold": None, "mask_values": None}
 
 # Node -> what stood for keys that it did not have yet.
 _BEFORE = {

@@ -1,8 +1,9 @@
 """What every data set brings: its options, and one split that is read sample by sample."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from omegaconf import MISSING
@@ -20,7 +21,24 @@ class NoPictures(UserError):
     """A data set has no picture of a split."""
 
 
-def given(value: int | None) -> int | None:
+def forced(threshold: int | None, values: Sequence[int] | None) -> int | tuple[int, ...] | None:
+    """What ``dataset.mask_threshold`` and ``dataset.mask_values`` say of masks; see ``datasets.masks``.
+
+    Raises:
+        UserError: both are given, or no value.
+    """
+    threshold, values = given(threshold), given(values)
+    if values is None:
+        return threshold
+    if threshold is not None or not values:
+        told = f"dataset.mask_threshold={threshold} is given too" if threshold is not None else "it names no value"
+        raise UserError(
+            f"dataset.mask_values={[*values]} says which values of a mask are the object, and {told}: give one."
+        )
+    return tuple(values)
+
+
+def given(value: Any) -> Any:
     """The value of a key; None, too, where a data set is made without a config."""
     return None if value == MISSING else value
 
@@ -50,6 +68,11 @@ class Masked:
     train_mask: str = reading(choice(*get_args(Mask)))
     eval_mask: str = reading(choice(*get_args(Mask)))
     mask_threshold: int | None = reading(number(low=1, high=65535))
+    mask_values: list[int] | None = reading(number(low=0, high=65535))
+
+    def mask_rules(self, ignore_label: int | None) -> dict[str, Any]:
+        """How ``datasets.masks.read_mask`` is to read masks; UserError as of :func:`forced`."""
+        return {"forced": forced(self.mask_threshold, self.mask_values), "ignore_label": given(ignore_label)}
 
     def mask(self, purpose: Purpose) -> Mask | None:
         """Which masks are read; None, for a prediction of masks, which needs none."""

@@ -30,7 +30,16 @@ from datasets.files import (
     require_masks,
     turn_of_map,
 )
-from datasets.masks import FORCE, PLACES_AS_STORED, LabelMap, at_least, read_mask, read_part_map, remarks_of, united
+from datasets.masks import (
+    FORCE,
+    PLACES_AS_STORED,
+    LabelMap,
+    forced_object,
+    read_mask,
+    read_part_map,
+    remarks_of,
+    united,
+)
 from datasets.sample import Purpose, Remark, Sample
 from datasets.turns import UPRIGHT, shown_places, turned
 from utils.errors import UserError
@@ -105,7 +114,7 @@ class CUB(BoxCrops):
         self._root, self._base = Path(root), Path(root) / "CUB_200_2011"
         self._mask = None if mask == "none" else mask
         self.has_masks = self._mask is not None
-        self._mask_threshold, self._ignore_label = given(options.mask_threshold), given(options.ignore_label)
+        self._mask_rules, self._ignore_label = options.mask_rules(options.ignore_label), given(options.ignore_label)
         self._check_presence()
 
         self.keypoint_names = read_names(self._base / "parts/parts.txt")
@@ -271,11 +280,10 @@ class CUB(BoxCrops):
             return LabelMap(np.ones(image.shape[:2], np.uint8))
         mask_path = self.mask_path(index, self._mask)
         if self._mask != "gt":
-            rules = {"threshold": self._mask_threshold, "ignore_label": self._ignore_label}
-            return read_mask(mask_path, path, image, **rules)
+            return read_mask(mask_path, path, image, **self._mask_rules)
         values = read_label_map(mask_path, path, image)
-        if self._mask_threshold is not None:
-            return LabelMap(at_least(values, self._mask_threshold, mask_path).astype(np.uint8))
+        if (forced := self._mask_rules["forced"]) is not None:
+            return LabelMap(forced_object(values, forced, mask_path).astype(np.uint8))
         if values.max() != 0 and not _ONE_ANNOTATOR <= values.max() <= _ALL_ANNOTATORS:
             raise UnreadableFile(
                 f"{mask_path} has values up to {values.max()}, but 255 is the object in a mask of CUB: save it with 0 "

@@ -10,7 +10,7 @@ import numpy as np
 
 from conf.fields import numbers, reading
 from datasets import base, crops
-from datasets.base import Mask, NoPictures, Split, given
+from datasets.base import Mask, NoPictures, Split
 from datasets.files import HELP, UnreadableFile, foreign, read_picture, require_masks, turn_of_map
 from datasets.masks import read_mask, remarks_of
 from datasets.part_views import PartView, PartViewOptions
@@ -87,7 +87,7 @@ class DeepFashion:
         self.split = split
         self._root, self._base = Path(root), Path(root) / "Anno/segmentation"
         self._mask, self.has_masks = mask, mask != "none"
-        self._mask_rules = {"threshold": given(options.mask_threshold), "ignore_label": given(options.ignore_label)}
+        self._mask_rules = options.mask_rules(options.ignore_label)
         self._crop_area, self._crop_aspect = tuple(options.crop_area), tuple(options.crop_aspect)
         self._flip_probability = options.flip_probability
         lists = [self._base / f"DeepFashion_segmentation_{name}.json" for name in LISTS[split]]

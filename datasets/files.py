@@ -43,8 +43,8 @@ ENDINGS = {ending for endings in FORMATS.values() for ending in endings}
 LACKING = {} if features.check("avif") else {"AVIF": "a newer Pillow (python -m pip install -U pillow)"}
 if pillow_heif is None:
     LACKING["HEIF"] = "the package pillow-heif (python -m pip install pillow-heif)"
-# Of systems, in folders of pictures; what begins with a dot is as well.
-_OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+# Files and folders of systems, among pictures (Synology keeps small ones in @eaDir); what begins with a dot is as well.
+_OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
 
 
 class MissingFile(UserError):
@@ -70,11 +70,11 @@ def foreign(path: Path, kind: str | None = None, again: str = "fetch it again") 
 
     Raises:
         MissingFile, UnreadableFile: the message names the file, what is wrong with it and what to do. A UserError that
-            is raised in it stays as it is.
+            is raised in it stays as it is, and so does want of memory, which is no fault of the file.
     """
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # on damaged bytes libraries raise nearly anything
         found, system = stand_in(path), error.__cause__ or error  # SciPy wraps what the system says
@@ -120,6 +120,16 @@ def read_turned_picture(path: Path) -> tuple[np.ndarray, int]:
     """As :func:`read_picture`, with the turn that was needed; see ``datasets.turns``."""
     pixels, turn = decoded(path, lambda picture: np.asarray(_to_rgb(picture)))
     return turned(pixels, turn), turn
+
+
+def shape_and_turn(path: Path) -> tuple[tuple[int, int], int]:
+    """Height and width of a picture as viewers show it, and its turn, of its head alone.
+
+    Raises:
+        MissingFile, UnreadableFile: the message names the file.
+    """
+    (width, height), turn = decoded(path, lambda picture: picture.size)
+    return ((width, height) if swaps_sides(turn) else (height, width)), turn
 
 
 def read_label_map(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
@@ -363,7 +373,7 @@ def told_apart(
     needs = {ending: f"{name} needs {LACKING[name]}" for name in LACKING for ending in FORMATS[name]}
     for name in names:
         path, ending = root / name, Path(name).suffix.lower()
-        if of_system(path.name):
+        if any(map(of_system, Path(name).parts)):
             continue
         if name in dead:
             left_out.setdefault("links to nothing", []).append(name)

@@ -5,6 +5,7 @@ import os
 import shlex
 import zlib
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -30,20 +31,32 @@ from datasets.files import (
     read_text,
     read_turned_picture,
     require_masks,
+    shape_and_turn,
     some,
     spellings,
     spelt_alike,
     stem_of,
 )
-from datasets.masks import PLACES_AS_STORED, LabelMap, mask_box, read_mask, read_part_map, remarks_of, united
+from datasets.masks import (
+    PLACES_AS_STORED,
+    UNTOLD_PLACES,
+    LabelMap,
+    mask_box,
+    read_mask,
+    read_part_map,
+    remarks_of,
+    united,
+)
 from datasets.sample import Purpose, Remark, Sample
-from datasets.turns import shown_places
+from datasets.turns import UPRIGHT, tells_of_stored, turned_places
 from utils.errors import UserError
 from utils.run_directory import argument
 
+KEYPOINTS = "keypoints.csv"
 OBJECTS, BOX = "objects.csv", ("x", "y", "width", "height")
 WITHOUT_OBJECT = "without_object.txt"  # predict.py lists there in which pictures it has found nothing
 MASKS = {"gt": "masks", "supervised": "supervisedlabels", "unsupervised": "pseudolabels"}
+_CLEAR = 20  # votes
 MAX_LABEL = 255  # part maps hold bytes
 _HEADERS = {"name", "names", "file", "files", "filename", "file_name", "image", "images", "path", "picture", "pictures"}
 
@@ -121,7 +134,7 @@ class Folder(BoxCrops):
         self.notes: list[str] = []
         self._root, self._mask = Path(root), None if mask == "none" else mask
         self.has_masks = self._mask is not None
-        self._mask_threshold, self._ignore_label = given(options.mask_threshold), given(options.ignore_label)
+        self._mask_rules, self._ignore_label = options.mask_rules(options.ignore_label), given(options.ignore_label)
         self._pictures = self._pictures_in("images")
         if not self._pictures:
             told = " ".join(
@@ -149,7 +162,9 @@ class Folder(BoxCrops):
             else:
                 self.part_names = [f"part {label}" for label in range(1, MAX_LABEL + (self._ignore_label != MAX_LABEL))]
         self.keypoint_names, self._keypoints = [], {}
-        if (self._root / "keypoints.csv").is_file():
+        self._marked: dict[str, dict[str, np.ndarray]] = {}  # all places (N, 2) of a file, by pictures
+        self._votes: dict[str, int] = {}
+        if (self._root / KEYPOINTS).is_file():
             self._read_keypoints(stem for stem, is_test in held_out.items() if is_test)
         self._labels, self._boxes, self.num_classes = {}, {}, 0
         if (self._root / OBJECTS).is_file():
@@ -242,7 +257,7 @@ class Folder(BoxCrops):
         return found or next(filter(None, (self._alike.get(spelt_alike(stem)) for stem in meant)), meant[-1])
 
     def _read_keypoints(self, held_out: Iterable[str]) -> None:
-        path = self._root / "keypoints.csv"
+        path = self._root / KEYPOINTS
         places: dict[str, dict[str, tuple[float, float, bool]]] = {}
         names: dict[str, None] = {}
         columns, table = _rows(path, ("name", "keypoint", "x", "y"), "name,keypoint,x,y or name,keypoint,x,y,visible")
@@ -266,6 +281,10 @@ class Folder(BoxCrops):
             self.notes.append(f"{path} has no visible keypoint of a held-out picture, so it is not used.")
             return
         self.keypoint_names = list(names)
+        self._marked[KEYPOINTS] = {
+            stem: np.array([(x, y) for x, y, seen in of_picture.values() if seen])
+            for stem, of_picture in places.items()
+        }
         for stem in self._stems:
             of_picture = places.get(stem, {})
             self._keypoints[stem] = np.array([of_picture.get(name, (0, 0, 0)) for name in names], float)
@@ -297,6 +316,7 @@ class Folder(BoxCrops):
                         f"{place}: expected numbers {', '.join(BOX)}, the last two 1 or more: {row}. {HELP}"
                     ) from None
                 self._boxes[stem] = np.array([[x, y], [x + width - 1, y + height - 1]])
+        self._marked[OBJECTS] = self._boxes
         self._note_unknown(path, found)
         if has_class and (without := [stem for stem in used if stem not in classes]):
             raise UserError(
@@ -354,16 +374,17 @@ class Folder(BoxCrops):
         mask, part_map = self._mask_of(index, path, image), self._part_map(stem, path, image)
         maps = [label_map for label_map in (mask, part_map) if label_map is not None]
         foreground = np.ones(image.shape[:2], np.uint8) if mask is None else mask.labels
-        keypoints, remarks = self._keypoints.get(stem), remarks_of(path, turn, maps)
+        keypoints, corners = self._keypoints.get(stem), self._boxes.get(stem)
+        box, told = mask_box(foreground), []
         if keypoints is not None:
             keypoints, visible = keypoints.copy(), keypoints[:, 2] > 0
-            were_stored = any(label_map.was_stored for label_map in maps)
-            keypoints[visible, :2], moved = shown_places(keypoints[visible, :2], turn, image.shape, were_stored)
-            remarks += (Remark(PLACES_AS_STORED, path),) * moved
-        box = mask_box(foreground)
-        if (corners := self._boxes.get(stem)) is not None:
-            corners, _ = shown_places(corners, turn, image.shape, any(label_map.was_stored for label_map in maps))
+            keypoints[visible, :2], kind = self._shown(keypoints[visible, :2], KEYPOINTS, turn, image, maps)
+            told.append(kind)
+        if corners is not None:
+            corners, kind = self._shown(corners, OBJECTS, turn, image, maps)
+            told.append(kind)
             box = _inside(np.sort(corners, axis=0), image, path, self._root / OBJECTS)
+        told = tuple(Remark(kind, path) for kind in dict.fromkeys(told) if kind is not None)
         sample = Sample(
             name=self.sample_name(index),
             path=path,
@@ -374,16 +395,48 @@ class Folder(BoxCrops):
             keypoints=keypoints,
             part_map=None if part_map is None else part_map.labels,
             void=united(*(label_map.void for label_map in maps)),
-            remarks=remarks,
+            remarks=remarks_of(path, turn, maps) + told,
         )
         if keypoints is not None:
-            check_keypoints(sample, self.keypoint_names, self._root / "keypoints.csv")
+            check_keypoints(sample, self.keypoint_names, self._root / KEYPOINTS)
         return sample
+
+    def _shown(
+        self, places: np.ndarray, source: str, turn: int, image: np.ndarray, maps: Sequence[LabelMap]
+    ) -> tuple[np.ndarray, str | None]:
+        """Places (N, 2) of a file where a picture shows them, and the kind of a remark.
+
+        One program has marked all that are in a file; where none of them tells how, the picture's maps do.
+        """
+        if turn == UPRIGHT or not len(places):
+            return places, None
+        votes = self._votes_of(source)
+        if votes > 0 or (votes == 0 and any(label_map.was_stored for label_map in maps)):
+            return turned_places(places, turn, image.shape), PLACES_AS_STORED
+        return places, UNTOLD_PLACES if votes == 0 and not maps else None
+
+    def _votes_of(self, source: str) -> int:
+        """How many more pictures of a file have places that fit the stored pixels alone than those shown alone.
+
+        Read of the pictures' heads once a turned one is met, and only until it is clear.
+        """
+        if source not in self._votes:
+            votes = 0
+            for stem, places in self._marked[source].items():
+                if stem not in self._pictures or not len(places):
+                    continue
+                with suppress(UserError):  # the reading of the picture tells it
+                    shape, turn = shape_and_turn(self._pictures[stem])
+                    votes += {True: 1, False: -1, None: 0}[tells_of_stored(places, turn, shape)]
+                if abs(votes) == _CLEAR:
+                    break
+            self._votes[source] = votes
+        return self._votes[source]
 
     def _mask_of(self, index: int, picture_path: Path, image: np.ndarray) -> LabelMap | None:
         if self._mask is None:
             return None
-        rules = {"threshold": self._mask_threshold, "ignore_label": self._ignore_label}
+        rules = self._mask_rules | {"ignore_label": self._ignore_label}  # which a part may have
         return read_mask(self._mask_path(index), picture_path, image, **rules)
 
     def _part_map(self, stem: str, picture_path: Path, image: np.ndarray) -> LabelMap | None:

@@ -3,14 +3,14 @@
 A mask is read in this order:
 
 1. Where an alpha channel or transparent colour leaves some pixels out and not others, the object is what is not
-   transparent; unless what is left is black and white, and so a mask itself. Alpha that is the same everywhere says
-   nothing, but that there is no object where nothing is to be seen at all.
+   transparent; unless what is left is flat black and white, but for soft edges, and so a mask itself. Alpha that is the
+   same everywhere says nothing, but that there is no object where nothing is to be seen at all.
 2. A palette of greys stands for its greys, however they are numbered. Colours, of a palette or of up to 32 in a
    picture, are of labels: what is black is background; of a palette without black, index 0.
 3. With two values the larger is the object, as long as they are far enough apart. Of a trimap, black and white with a
    grey band between them, the band is void.
-4. Up to 32 values from 0 are labels, of parts or objects, if they are dark, or greys in areas: whatever is not 0 is
-   object.
+4. Up to 32 values from 0 are labels, of parts or objects, if they are dark, or greys in areas (beside white such that
+   are far apart): whatever is not 0 is object.
 5. Other values are shades, as of saliency networks, soft edges and JPEG: object is what has half of white or more.
    Where nothing has, nothing says what the object is, and the file is refused.
 
@@ -18,7 +18,8 @@ Beside labels, those of 3 too, void pixels are known: in a palette of colours th
 ``dataset.ignore_label``; else that value below 64 others, or of 255 the colour that it has in PASCAL VOC, or white,
 where it is a thin border that keeps labels from background. In 16 bits 65535 stands for 255.
 
-``dataset.mask_threshold`` takes the place of 3 to 5.
+``dataset.mask_threshold`` takes the place of 3 to 5, and so does ``dataset.mask_values``, but of alpha: it says what
+is object in a mask below it.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ _BELOW_VOID = 64  # labels that void stands beside; 0, 128 and 255 are black, gr
 _FAR_APART, _LABELS_APART = 64, 8  # of 256 shades: two values of a mask; labels that are drawn in greys
 _THICK = 9  # pixels: a border that is drawn around objects is thinner nearly everywhere
 _LOSSY = {"AVIF", "HEIF", "JPEG"}  # formats that leave noise around an object
+_SHADES_OF_BLACK = 16  # the part of all shades that is nearly black, and of those that are nearly white
 _COLOUR_NOISE = 16  # of a grey picture's channels in them
 _VOID_16_BITS = 65535  # what -1 and white become, as 255 in bytes
 _VOC_VOID, _WHITE = (224, 224, 192), (255, 255, 255)  # as palettes show the label 255
@@ -58,15 +60,32 @@ WHITE_AREAS = (
     "labels, give void pixels 0."
 )
 AS_STORED = "{count} masks or label maps are of pixels as stored: they are turned as their pictures' EXIF says."
-PLACES_AS_STORED = "{count} pictures have keypoints of pixels as stored: they are turned as the pictures' EXIF says."
+PLACES_AS_STORED = (
+    "{count} pictures have keypoints or boxes of pixels as stored: they are turned as the pictures' EXIF says."
+)
 UNTOLD = (
-    "{count} pictures are turned by EXIF within the same size, so that nothing says whether their masks, label maps "
-    "and keypoints are too: they are taken as viewers show the pictures."
+    "{count} pictures are turned by EXIF within the same size, so that nothing says whether their masks and label maps "
+    "are too: they are taken as viewers show the pictures, and so are keypoints and boxes where no others of their "
+    "file tell."
+)
+UNTOLD_PLACES = (
+    "{count} pictures are turned by EXIF, and nothing says whether their keypoints and boxes are too: they are taken "
+    "as viewers show the pictures."
 )
 VOID_PIXELS = "{pixels} pixels in {count} pictures are void, and left out of every figure."
 VOID_PREDICTED = "{pixels} pixels in the given label maps of {count} pictures are void, and left out of every figure."
 
-FORCE = "dataset.mask_threshold=VALUE says which values are the object."
+INVERTED = (
+    "{count} masks have the object all around the picture and none in its middle: if it is what is black, "
+    "dataset.mask_values=[0] says so."
+)
+
+FORCE = (
+    "dataset.mask_values=[1], for example, says that 1 is the object, and dataset.mask_threshold=VALUE that it is "
+    "what has this value or more."
+)
+
+Forced = int | tuple[int, ...] | None  # ``dataset.mask_threshold``, ``dataset.mask_values``, or neither
 
 
 @dataclass
@@ -90,22 +109,24 @@ class LabelMap:
 
 
 def read_mask(
-    path: Path, picture_path: Path, image: np.ndarray, *, threshold: int | None, ignore_label: int | None
+    path: Path, picture_path: Path, image: np.ndarray, *, forced: Forced, ignore_label: int | None
 ) -> LabelMap:
     """A mask of any common type.
 
     Args:
         picture_path, image: of its picture, (H, W, 3).
-        threshold: the object is what has this value or more; None: see above.
+        forced: the object is what has this value or more, or one of these; None: see above.
         ignore_label: of void pixels; None: there are none.
 
     Raises:
         UserError: as of ``files.read_label_map``; or nothing in the file says what the object is.
     """
     planes, own_turn = decoded(path, _planes)
-    found, void, kind = _object_of(planes, path, threshold, ignore_label)
+    found, void, kind = _object_of(planes, path, forced, ignore_label)
     turn = turn_of_map(str(path), found.shape, picture_path, image, own_turn)
     remarks = [] if kind is None else [Remark(kind, path)]
+    if forced is None and kind not in (TRANSPARENT, COLOURS) and _is_around(found):
+        remarks.append(Remark(INVERTED, path))
     return _turned(path, found, void, turn, own_turn, remarks)
 
 
@@ -175,18 +196,27 @@ def void_of(labels: np.ndarray | None, ignore_label: int | None) -> np.ndarray |
     return void if void.any() else None
 
 
-def at_least(values: np.ndarray, threshold: int, path: Path) -> np.ndarray:
-    """Where a mask's values (H, W) are those of the object by ``dataset.mask_threshold``, bool.
+def forced_object(values: np.ndarray, forced: int | tuple[int, ...], path: Path) -> np.ndarray:
+    """Where a mask's values (H, W) are those of the object by ``dataset.mask_threshold`` or ``mask_values``, bool.
 
     Raises:
         UserError: no value of so many bits is.
     """
-    if threshold > (white := _white(values)):
+    is_threshold = isinstance(forced, int)
+    if (forced if is_threshold else min(forced)) > (white := _white(values)):
+        given = f"dataset.mask_threshold={forced}" if is_threshold else f"dataset.mask_values={[*forced]}"
         raise UserError(
-            f"dataset.mask_threshold={threshold} is above {white}, the largest value that {path} can have: its mask "
-            f"would be empty. {HELP}"
+            f"{given} is above {white}, the largest value that {path} can have: its mask would be empty. {HELP}"
         )
-    return values >= threshold
+    return values >= forced if is_threshold else np.isin(values, forced)
+
+
+def _is_around(found: np.ndarray) -> bool:
+    """Whether an object (H, W) fills most of each of the picture's edges, and little of its middle."""
+    height, width = found.shape
+    middle = found[height // 3 : height - height // 3, width // 3 : width - width // 3]
+    edges = (found[0], found[-1], found[:, 0], found[:, -1])
+    return min(edge.mean() for edge in edges) >= 0.75 and middle.size > 0 and middle.mean() <= 0.25
 
 
 def _white(values: np.ndarray) -> int:
@@ -252,43 +282,53 @@ def _planes(picture: Image.Image) -> _Planes:
 _Found = tuple[np.ndarray, np.ndarray | None, str | None]  # object and void, (H, W) bool; a remark's kind
 
 
-def _object_of(planes: _Planes, path: Path, threshold: int | None, ignore_label: int | None) -> _Found:
+def _object_of(planes: _Planes, path: Path, forced: Forced, ignore_label: int | None) -> _Found:
     if planes.alpha is not None:
         if planes.alpha.min() != planes.alpha.max():
-            return _of_alpha(planes, path, threshold, ignore_label)
+            return _of_alpha(planes, path, forced, ignore_label)
         is_flat = planes.coloured is None and planes.values.min() == planes.values.max()
         if is_flat and planes.values.any() and not planes.alpha.any():
             return np.zeros(planes.values.shape, bool), None, TRANSPARENT
     if planes.coloured is not None:
         return _of_colours(planes.coloured, path, ignore_label)
     if planes.colours is not None:
-        return _of_palette(planes, path, threshold, ignore_label)
-    return _of_values(planes.values, planes.lossy, path, threshold, ignore_label)
+        return _of_palette(planes, path, forced, ignore_label)
+    return _of_values(planes.values, planes.lossy, path, forced, ignore_label)
 
 
-def _of_alpha(planes: _Planes, path: Path, threshold: int | None, ignore_label: int | None) -> _Found:
-    opaque, _, _ = _of_values(planes.alpha, False, path, threshold, None)
+def _of_alpha(planes: _Planes, path: Path, forced: Forced, ignore_label: int | None) -> _Found:
+    # Values that are the object are those of a mask; of alpha only a threshold can be.
+    opaque, _, _ = _of_values(planes.alpha, False, path, forced if isinstance(forced, int) else None, None)
     void, is_grey = None, planes.coloured is None and planes.colours is None
     if planes.coloured is not None:
         if _are_few(planes.coloured):
             void = _coloured_void(planes.coloured, opaque, ignore_label)
     elif len(_used(planes.values[opaque])) <= _MOST_LABELS:
         void = _void_border(np.where(opaque, planes.values, 0), ignore_label)
-    if void is not None and threshold is None:
+    if void is not None and forced is None:
         return (opaque & (planes.values > 0) if is_grey else opaque) & ~void, void, TRANSPARENT
-    if not (is_grey and _is_mask(planes.values[opaque])):
+    if not (is_grey and _is_mask(planes.values, opaque)):
         return opaque, None, TRANSPARENT
-    found, void, _ = _of_values(planes.values * opaque, planes.lossy, path, threshold, ignore_label)
+    found, void, _ = _of_values(planes.values * opaque, planes.lossy, path, forced, ignore_label)
     return opaque & found, void, TRANSPARENT
 
 
-def _is_mask(values: np.ndarray) -> bool:
-    """Whether grey values are 0 and another one, or mostly near black and near white, both of them."""
-    found = np.unique(values)
+def _is_mask(values: np.ndarray, opaque: np.ndarray) -> bool:
+    """Whether the grey values (H, W) of what is opaque are 0 and another one, or flat black and white with soft edges.
+
+    Grey photographs have black and white too, but grey areas beside them, or no flat ones.
+    """
+    found = _used(values[opaque])
     if len(found) == 2 and found[0] == 0:
         return True
-    dark, bright = values < 64, values > 191
-    return bool(dark.any() and bright.any() and (dark | bright).mean() >= 0.8)
+    few = _white(values) // _SHADES_OF_BLACK
+    black, white = opaque & (values < few), opaque & (values > _white(values) - few)
+    plain, count = black | white, opaque.sum()
+    if min(black.sum(), white.sum()) * 100 < count or plain.sum() * 2 < count or not _are_areas(plain, values):
+        return False
+    around = np.ones((2 * _THICK + 1, 2 * _THICK + 1), np.uint8)
+    edge = cv2.dilate(black.astype(np.uint8), around) & cv2.dilate(white.astype(np.uint8), around)
+    return (plain | (opaque & (edge > 0))).sum() >= 0.95 * count
 
 
 def _are_few(coloured: np.ndarray) -> bool:
@@ -312,7 +352,7 @@ def _coloured_void(coloured: np.ndarray, found: np.ndarray, ignore_label: int | 
     return None
 
 
-def _of_palette(planes: _Planes, path: Path, threshold: int | None, ignore_label: int | None) -> _Found:
+def _of_palette(planes: _Planes, path: Path, forced: Forced, ignore_label: int | None) -> _Found:
     used = _used(planes.values)
     # Pillow leaves out the end of a palette; what is not there is black.
     palette = np.zeros((256, 3), np.uint8)
@@ -321,13 +361,13 @@ def _of_palette(planes: _Planes, path: Path, threshold: int | None, ignore_label
     shades = np.unique(colours[:, 0])
     are_told_apart = len(shades) == len(used) or (len(shades) > 1 and used[-1] < len(planes.colours))
     if (colours == colours[:, :1]).all() and are_told_apart:
-        void = _void_border(planes.values, ignore_label) if threshold is None else None
+        void = _void_border(planes.values, ignore_label) if forced is None else None
         if void is not None:
             return (palette[:, 0][planes.values] > 0) & ~void, void, LABELS
-        found, void, kind = _of_values(palette[:, 0][planes.values], planes.lossy, path, threshold, ignore_label)
+        found, void, kind = _of_values(palette[:, 0][planes.values], planes.lossy, path, forced, ignore_label)
         return found, void, kind or (GREYS if (found != (planes.values != 0)).any() else None)
-    if threshold is not None:
-        return at_least(planes.values, threshold, path), None, None
+    if forced is not None:
+        return forced_object(planes.values, forced, path), None, None
     black = used[~colours.any(1) & (used < len(planes.colours))] if palette[0].any() else used[:0]
     background = black if len(black) else [0]
     found = ~np.isin(planes.values, background)
@@ -341,9 +381,9 @@ def _of_palette(planes: _Planes, path: Path, threshold: int | None, ignore_label
     return found if void is None else found & ~void, void, kind
 
 
-def _of_values(values: np.ndarray, lossy: bool, path: Path, threshold: int | None, ignore_label: int | None) -> _Found:
-    if threshold is not None:
-        return at_least(values, threshold, path), None, None
+def _of_values(values: np.ndarray, lossy: bool, path: Path, forced: Forced, ignore_label: int | None) -> _Found:
+    if forced is not None:
+        return forced_object(values, forced, path), None, None
     found = _used(values)
     smallest, largest, shade = int(found[0]), int(found[-1]), (_white(values) + 1) // 256
     half = 128 * shade
@@ -368,6 +408,10 @@ def _of_values(values: np.ndarray, lossy: bool, path: Path, threshold: int | Non
         if is_band and _keeps_apart(between, values == largest, values == 0):
             return values == largest, between, TRIMAP
         if largest < half or spread:
+            return values != 0, None, LABELS
+        # Labels may be close, but noise of black and white is as well.
+        is_white = largest > _white(values) - _white(values) // _SHADES_OF_BLACK
+        if not is_white and _are_areas(between, values):
             return values != 0, None, LABELS
         if void_of(values, ignore_label) is not None and found[-2] < _BELOW_VOID and _are_areas(between, values):
             return values >= half, None, WHITE_AREAS

@@ -10,7 +10,7 @@ from scipy.io import loadmat
 
 from conf.fields import choice, number
 from datasets import base
-from datasets.base import Mask, Split, given
+from datasets.base import Mask, Split
 from datasets.box_crops import BoxCrops
 from datasets.files import (
     HELP,
@@ -156,7 +156,7 @@ class PascalPart(BoxCrops):
         self.name = f"PASCAL-Part {self.category}"
         self.split = split
         self._root, self._mask, self.has_masks = Path(root), mask, mask != "none"
-        self._mask_rules = {"threshold": given(options.mask_threshold), "ignore_label": given(options.ignore_label)}
+        self._mask_rules = options.mask_rules(options.ignore_label)
         self._check_presence()
 
         listed, lost = self._read_lists(options.on_error == "skip")

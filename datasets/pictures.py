@@ -30,7 +30,7 @@ class Pictures:
         masks: Path | str | None,
         *,
         box_padding: float | None,
-        mask_threshold: int | None = None,
+        forced: int | tuple[int, ...] | None = None,
         ignore_label: int | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
@@ -42,14 +42,14 @@ class Pictures:
             masks: a folder with a mask for every picture, under the picture's name, whatever the ending; see
                 ``datasets.masks``. None: every mask is the whole picture.
             box_padding: of the crop around a mask, a share of its size. None: pictures are not cropped to their masks.
-            mask_threshold, ignore_label: of masks; see ``datasets.masks``.
+            forced, ignore_label: of masks; see ``datasets.masks``.
             on_error: "raise" asks for every mask at once; "skip" leaves that to the reading of its picture.
 
         Raises:
             UserError: there is no such folder, no picture in it, or a picture without a mask.
         """
         self._box_padding = box_padding if masks is not None else None
-        self._rules = {"threshold": mask_threshold, "ignore_label": ignore_label}
+        self._rules = {"forced": forced, "ignore_label": ignore_label}
         self._root, self._pictures, self.notes = _chosen(str(images))
         self._stems = list(self._pictures)
         if not self._stems:

@@ -65,6 +65,11 @@ class CompareConfig(EvaluateConfig):
                 "Nothing to compare: name runs, checkpoints, baselines or folders of label maps, for example "
                 "python -m evaluation.compare RUN_A RUN_B kmeans_features."
             )
+        if not all(name.strip() for name in config.methods):
+            raise UserError(
+                "One of what is to be compared is empty: give its name, or leave it out. (So is a shell variable that "
+                "is not set.)"
+            )
         if config.titles and len(config.titles) != len(config.methods):
             raise UserError(f"titles are {len(config.titles)}, methods {len(config.methods)}: give one each, or none.")
 

@@ -5,9 +5,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from conf import app
+from datasets.pictures import Pictures
 from evaluation.whole_pictures import label_maps
 from models.methods import contrastive_reconstruction
 from tests.quadrants import ColourLabeller, draw_split, evaluated
@@ -47,6 +49,23 @@ def test_what_was_needed_and_what_there_was_is_read_from_the_error():
     with pytest.raises(RuntimeError) as of_cpu:
         torch.empty(2**58)
     assert f"{2**60 / 2**30:.2f} GiB more asked for" in shortage(of_cpu.value, CPU)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_want_of_memory_in_the_reading_of_a_picture_is_no_fault_of_the_file(tmp_path, monkeypatch, on_error):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+
+    def lacking(*_: object) -> None:
+        raise MemoryError("Unable to allocate 20.5 GiB for an array with shape (9, 9) and data type uint8")
+
+    monkeypatch.setattr(Image.Image, "load", lacking)
+    pictures = Pictures(tmp_path, None, box_padding=None, on_error=on_error)
+    with pytest.raises(MemoryError) as of_picture:
+        pictures[0]
+    assert "20.5 GiB more asked for; the machine has" in shortage(of_picture.value, CPU)
+    monkeypatch.setattr(checkpoints, "load_tensors", lacking)
+    with pytest.raises(MemoryError):
+        checkpoints.find(tmp_path / "a.png")
 
 
 def test_an_error_is_of_memory_where_it_comes_from_one_that_is():

@@ -74,8 +74,14 @@ def test_what_systems_leave_among_pictures_is_nothing(root):
             (root / place / name).write_bytes(b"\0\5\x16\7")
         (root / place / ".ipynb_checkpoints").mkdir()
         shutil.copy(root / "images/creature_001.jpg", root / place / ".ipynb_checkpoints/creature_001-checkpoint.jpg")
+        for small in ("@eaDir/creature_001.jpg", "__MACOSX/images"):
+            (root / place / small).mkdir(parents=True)
+            shutil.copy(root / "images/creature_001.jpg", root / place / small / "SYNOPHOTO_THUMB_M.jpg")
     assert (names(folder(root)), folder(root).notes) == expected
     assert Pictures(root / "images", root / "masks", box_padding=0.05).notes == []
+    assert names(Pictures(f"{root}/images/**/*.jpg", None, box_padding=None)) == sorted(
+        path.name for path in (root / "images").glob("creature*.jpg")
+    )
 
 
 def test_what_cannot_be_read_is_counted_and_named_in_one_line(root, monkeypatch):

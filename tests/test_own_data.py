@@ -18,6 +18,7 @@ from datasets.lists import lists_of
 from models.segmenters.deeplab import Segmenter
 from tests.composition import composed, given
 from tests.test_datasets import DRAWN, SMALL
+from tests.test_logging import history
 from utils import checkpoints
 from utils.logging import WANDB_ID
 
@@ -110,6 +111,15 @@ def test_the_figures_of_a_run_with_a_damaged_config_go_to_its_wandb_run(data, tm
     (of_run / "config.yaml").write_text("logging: [")
     printed = call("evaluate", f"checkpoint={of_run}", "logging.name=mine", f"output_dir={tmp_path / 'out'}")
     assert "W&B: offline" in printed and len(wandb_runs(of_run)) == 1
+
+
+def test_the_figures_of_an_evaluation_without_pictures_go_to_the_wandb_run_too(data, tmp_path, call):
+    of_run = run(tmp_path / "run", 4, "dataset_name=folder", f"dataset_root={data}")
+    call("evaluate", f"checkpoint={of_run}", "evaluation.pictures=0", f"output_dir={tmp_path / 'out'}")
+    (folder,) = wandb_runs(of_run)
+    logged = {name: value for row in history(folder) for name, value in row.items()}
+    found = figures(tmp_path / "out")
+    assert logged["evaluation/FG-NMI"] == pytest.approx(found["FG-NMI"]) and "pictures/evaluation_parts" not in logged
 
 
 def test_a_foreground_run_writes_the_masks_of_its_own_data_and_of_others_that_are_named(data, tmp_path, call):

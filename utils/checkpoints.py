@@ -189,11 +189,18 @@ class Damaged(UserError):
 def _read(path: Path) -> Checkpoint:
     try:
         payload = load_tensors(path)
+    except MemoryError:
+        raise
     except Exception as error:  # on damaged bytes PyTorch raises nearly anything
         raise Damaged(f"{path} cannot be read as a checkpoint: {why_unreadable(path, error)}") from error
     is_bare = not (isinstance(payload, dict) and "model_state_dict" in payload)
     if is_bare:
-        payload = {"model_state_dict": dict(tensors_in(payload))}
+        read, payload = payload, {"model_state_dict": dict(tensors_in(payload))}
+        if not payload["model_state_dict"] and isinstance(read, list | tuple):
+            raise Damaged(
+                f"{path} holds a {type(read).__name__} of {len(read)}, and tensors are looked for in mappings alone: "
+                f"{_SAVE_TENSORS}"
+            )
     model = payload["model_state_dict"]
     if not isinstance(model, Mapping) or not model or any(not isinstance(item, Tensor) for item in model.values()):
         raise Damaged(

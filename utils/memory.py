@@ -35,12 +35,14 @@ def shortage(error: BaseException, device: torch.device) -> str | None:
     if (found := _out_of_memory(error)) is None:
         return None
     text = str(found)
-    asked = re.search(r"ried to allocate (\d+) bytes", text) or re.search(r"ried to allocate ([\d.]+ \w+)", text)
+    asked = re.search(r"ried to allocate (\d+) bytes", text) or re.search(
+        r"(?:ried|nable) to allocate ([\d.]+ \w+)", text
+    )
     more = f" and {_size(asked[1])} more asked for" if asked else ""
     held = re.search(r"([\d.]+ \w+) is allocated by PyTorch", text)
     used = held[1] if held else _size(peak * 2**20) if (peak := peak_memory_mb()) else "an unknown amount"
-    if device.type != "cuda":
-        left = memory_available(device)
+    if device.type != "cuda" or isinstance(found, MemoryError):
+        left = memory_available(torch.device("cpu"))
         return f"{used} in use{more}" + (f"; the machine has {_size(left)} left" if left is not None else "")
     free, total = torch.cuda.mem_get_info(device)
     others = total - free - torch.cuda.memory_reserved(device)  # CUDA's own is in it
@@ -50,7 +52,7 @@ def shortage(error: BaseException, device: torch.device) -> str | None:
 def _out_of_memory(error: BaseException | None) -> BaseException | None:
     """What an error comes from, if that is want of memory; compiling wraps it in errors of its own."""
     while error is not None and not isinstance(error, UserError):
-        if isinstance(error, torch.OutOfMemoryError):
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):  # the second of Python, NumPy, Pillow
             return error
         if isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS):
             return error

@@ -93,6 +93,7 @@ OTHERS = [
         "it is no checkpoint of a segmenter",
         "layer5.conv2d_list.0.weight",
     ),
+    other("tensors in a tuple", lambda: (segmenter_state(3),), "holds a tuple of 1", "torch.save(network.state_dict()"),
     other("words for weights", {"model_state_dict": {"weight": "heavy"}}, "no 'model_state_dict' of tensors"),
     other("other shapes", lambda: with_tensor("conv1.weight", torch.zeros(3)), "does not fit", "conv1.weight"),
     other(

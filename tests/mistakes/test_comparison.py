@@ -48,6 +48,7 @@ REFUSED = [
     ),
     comparing("too few titles", "PLACE/maps,PLACE/maps", "titles are 1, methods 2", overrides="titles=[a]"),
     comparing("an output that exists", "PLACE/maps", "holds another comparison", damage=another_output),
+    comparing("an empty name", r"PLACE/maps,\'\'", "One of what is to be compared is empty", "shell variable"),
     comparing("a key of evaluate.py", "PLACE/maps", "checkpoint=a is of evaluate.py", overrides="checkpoint=a"),
 ]
 

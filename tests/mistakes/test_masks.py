@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from datasets import masks
+from datasets.base import forced
 from datasets.files import UnreadableFile
 from datasets.pictures import Pictures
 from tests.mistakes.harness import DataSet, Place
@@ -37,6 +38,13 @@ BLACK_AND_WHITE, RED = np.array([(0, 0, 0), (255, 255, 255)]), np.array([(0, 0, 
 
 def noise(low: int, high: int) -> np.ndarray:
     return np.random.default_rng(low).integers(low, high, SHAPE)
+
+
+# Grey photographs: of all shades; of dark ones, but for two highlights; of black and white hair
+PHOTOGRAPH = cv2.GaussianBlur(PICTURE[..., 0], (5, 5), 2)
+DARK = noise(0, 50)
+DARK[20:22, 30:32] = 250
+FUR = np.where(PICTURE[..., 1] < 128, noise(0, 40), noise(215, 256))
 
 
 def grey(values: np.ndarray, dtype: type = np.uint8) -> Image.Image:
@@ -117,6 +125,12 @@ CASES: dict[str, tuple] = {
         OBJECT & ~WIDE,
         masks.TRIMAP,
     ),
+    "labels, close ones and one above 127": (
+        "png",
+        grey(np.where(np.arange(SHAPE[1]) > 40, 140, 1 + (np.arange(SHAPE[1]) > 30)) * OBJECT),
+        OBJECT,
+        masks.LABELS,
+    ),
     "parts in black, grey and white": ("png", grey(np.minimum(LABELLED * 128, 255)), OBJECT, masks.LABELS),
     "VOC": ("png", indexed(np.where(RING, 255, LABELLED * 15), VOC), OBJECT & (RING == 0), masks.LABELS),
     "VOC in greys": ("png", grey(np.where(RING, 255, LABELLED)), OBJECT & (RING == 0), masks.LABELS),
@@ -159,6 +173,15 @@ CASES: dict[str, tuple] = {
     "white, shape in alpha": ("png", with_alpha(255, OBJECT * 255), OBJECT, masks.TRANSPARENT),
     "black, shape in alpha": ("png", with_alpha(0, OBJECT * 255), OBJECT, masks.TRANSPARENT),
     "a photograph cut out": ("png", with_alpha(PICTURE, OBJECT * 255), OBJECT, masks.TRANSPARENT),
+    "a grey photograph cut out": ("png", with_alpha(PHOTOGRAPH, OBJECT * 255), OBJECT, masks.TRANSPARENT),
+    "a grey photograph cut out, in RGB": (
+        "png",
+        with_alpha(np.repeat(PHOTOGRAPH[..., None], 3, -1), OBJECT * 255),
+        OBJECT,
+        masks.TRANSPARENT,
+    ),
+    "a dark photograph cut out": ("png", with_alpha(DARK, OBJECT * 255), OBJECT, masks.TRANSPARENT),
+    "one of black and white fur": ("png", with_alpha(FUR, OBJECT * 255), OBJECT, masks.TRANSPARENT),
     "cut out with soft edges": ("png", with_alpha(PICTURE, SOFT), SOFT >= 128, masks.TRANSPARENT),
     "0 and 1 below alpha": ("png", with_alpha(OBJECT, FRAMED), OBJECT, masks.TRANSPARENT),
     "soft edges below alpha": ("png", with_alpha(SOFT, FRAMED), SOFT >= 128, masks.TRANSPARENT),
@@ -207,8 +230,8 @@ def write(path: Path, name: str) -> Path:
     return path
 
 
-def read(path: Path, threshold: int | None = None, ignore_label: int | None = 255) -> masks.LabelMap:
-    return masks.read_mask(path, Path("picture.jpg"), PICTURE, threshold=threshold, ignore_label=ignore_label)
+def read(path: Path, forced: masks.Forced = None, ignore_label: int | None = 255) -> masks.LabelMap:
+    return masks.read_mask(path, Path("picture.jpg"), PICTURE, forced=forced, ignore_label=ignore_label)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -244,9 +267,11 @@ def test_void_pixels_of_a_label_map_in_the_place_of_a_mask_are_known(tmp_path):
 )
 def test_where_nothing_says_what_is_object_a_threshold_is_asked_for(tmp_path, values, words):
     grey(values).save(tmp_path / "mask.png")
-    with pytest.raises(UnreadableFile, match=f"mask.png has {words}.*dataset.mask_threshold=VALUE"):
+    with pytest.raises(
+        UnreadableFile, match=f"mask.png has {words}.*dataset.mask_values=.1..*dataset.mask_threshold=VALUE"
+    ):
         read(tmp_path / "mask.png")
-    np.testing.assert_array_equal(read(tmp_path / "mask.png", threshold=3).labels, values >= 3)
+    np.testing.assert_array_equal(read(tmp_path / "mask.png", 3).labels, values >= 3)
 
 
 @pytest.mark.parametrize("name", ["1 to 5 for background", "labels", "soft edges", "0 and 255", "JPEG"])
@@ -256,6 +281,49 @@ def test_a_threshold_takes_the_place_of_the_rule(tmp_path, name, threshold):
     found = read(path, threshold)
     np.testing.assert_array_equal(found.labels, np.asarray(Image.open(path)) >= threshold)
     assert found.remarks == ()
+
+
+PETS = np.where(RING, 3, np.where(OBJECT, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("mask", "values", "expected"),
+    [
+        (grey(PETS), (1,), OBJECT & (RING == 0)),
+        (grey(PETS), (1, 3), OBJECT | (RING > 0)),
+        (grey(PETS, np.uint16), (1,), OBJECT & (RING == 0)),
+        (grey(~OBJECT * 255), (0,), OBJECT),
+        (Image.fromarray(~OBJECT), (0,), OBJECT),
+        (indexed(LABELLED, VOC), (2,), LABELLED == 2),
+        (with_alpha(~OBJECT * 255, FRAMED), (0,), OBJECT),
+        (with_alpha(PICTURE, OBJECT * 255), (0,), OBJECT),
+    ],
+    ids=["pets", "pets with border", "16 bits", "black on white", "one bit", "palette", "below alpha", "cut out"],
+)
+def test_values_that_are_the_object_take_the_place_of_the_rule(tmp_path, mask, values, expected):
+    mask.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read(tmp_path / "mask.png", values).labels, expected)
+
+
+@pytest.mark.parametrize("mask", [grey(~OBJECT * 255), Image.fromarray(~OBJECT), grey(255 - SOFT)])
+def test_an_object_all_around_the_picture_is_suspected_to_be_the_background(tmp_path, mask):
+    mask.save(tmp_path / "mask.png")
+    assert masks.INVERTED in [remark.kind for remark in read(tmp_path / "mask.png").remarks]
+    assert read(tmp_path / "mask.png", (255,)).remarks == ()
+
+
+def test_a_threshold_beside_values_is_refused_and_so_are_none():
+    with pytest.raises(UserError, match="mask_values=.1. says .*mask_threshold=2 is given too"):
+        forced(2, [1])
+    with pytest.raises(UserError, match="names no value"):
+        forced(None, [])
+    assert (forced(3, None), forced(None, [1, 3]), forced(None, None)) == (3, (1, 3), None)
+
+
+def test_values_that_no_file_can_have_are_refused(tmp_path):
+    path = write(tmp_path / "mask", "0 and 255")
+    with pytest.raises(UserError, match=r"dataset.mask_values=\[300\] is above 255, the largest value that .*mask.png"):
+        read(path, (300,))
 
 
 @pytest.mark.parametrize("name", ["0 and 255", "labels", "red is 1", "white, shape in alpha", "JPEG"])
@@ -290,8 +358,9 @@ def test_shades_are_read_counted_and_named_by_the_check_and_a_threshold_silences
     accepted(f"check {FOLDER.config}")
     line = re.escape(masks.SHADES.format(count=3)) + " For example .*masks/creature_00[124].png"
     assert len(re.findall(line, capsys.readouterr().out)) == 1
-    accepted(f"check {FOLDER.config} dataset.mask_threshold=128")
-    assert "of shades" not in capsys.readouterr().out
+    for rule in ("mask_threshold=128", "mask_values=[1,255]"):
+        accepted(f"check {FOLDER.config} dataset.{rule}")
+        assert "of shades" not in capsys.readouterr().out
 
 
 def folder_samples(root: Path, split: str) -> list:

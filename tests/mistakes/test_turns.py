@@ -135,6 +135,53 @@ def test_where_sizes_do_not_tell_annotation_is_taken_as_shown_and_that_is_told(t
     assert kinds(sample) == {masks.UNTOLD}
 
 
+LONG, NEAR, FLAT = (5, 20, 55, 30), (22, 6, 30, 30), (25, 2, 38, 9)  # x0, y0, x1, y1 in 60 x 40; the first tells
+
+
+def annotated(root: Path, as_stored: bool, boxes: list[tuple], turns: list[int]) -> dict[str, np.ndarray]:
+    """Turned pictures without masks: of each a box and two keypoints, its corners. The right boxes."""
+    (root / "masks").mkdir(parents=True)
+    rows, objects, names = ["name,keypoint,x,y"], ["name,x,y,width,height"], [f"p{i}" for i in range(len(boxes))]
+    for name, box, turn in zip(names, boxes, turns, strict=True):
+        with_note(root / f"images/{name}.png", np.random.default_rng(1).integers(0, 256, (40, 60, 3)), turn)
+        corners = np.array(box, float).reshape(2, 2)
+        if as_stored:
+            corners = turned_places(corners, UNDONE[turn], (60, 40) if swaps_sides(turn) else (40, 60))
+        rows += [f"{name},{end},{x:g},{y:g}" for end, (x, y) in zip(("first", "last"), corners, strict=True)]
+        (x0, y0), (x1, y1) = corners.min(0), corners.max(0)
+        objects.append(f"{name},{x0:g},{y0:g},{x1 - x0 + 1:g},{y1 - y0 + 1:g}")
+    (root / "keypoints.csv").write_text("\n".join(rows) + "\n")
+    (root / "objects.csv").write_text("\n".join(objects) + "\n")
+    (root / "test.txt").write_text("\n".join(names[1:]) + "\n")
+    return dict(zip(names, np.array(boxes, float), strict=True))
+
+
+@pytest.mark.parametrize("as_stored", [True, False])
+@pytest.mark.parametrize("turn", [6, 8, 5, 7, 3, 2])
+def test_one_program_marked_a_file_so_that_one_picture_tells_of_all(tmp_path, as_stored, turn):
+    """That picture may be of the other split; the others fit either way, or are turned within their size."""
+    boxes = annotated(tmp_path, as_stored, [LONG, NEAR, FLAT], [6, turn, turn])
+    for split in ("train", "test"):
+        dataset = folder(tmp_path, split, "none")
+        for sample in (dataset[index] for index in range(len(dataset))):
+            np.testing.assert_array_equal(sample.box, boxes[sample.name.removesuffix(".png")])
+            np.testing.assert_array_equal(sample.keypoints[:, :2].ravel(), sample.box)
+            assert kinds(sample) == ({masks.PLACES_AS_STORED} if as_stored else set())
+
+
+@pytest.mark.parametrize("file", ["keypoints.csv", "objects.csv"])
+def test_places_of_which_nothing_tells_are_taken_as_shown_and_counted(tmp_path, file):
+    boxes = annotated(tmp_path, False, [NEAR, NEAR, FLAT], [6, 8, 3])
+    (tmp_path / ({"keypoints.csv", "objects.csv"} - {file}).pop()).unlink()
+    dataset = folder(tmp_path, "test", "none")
+    for sample in (dataset[index] for index in range(len(dataset))):
+        if file == "objects.csv":
+            np.testing.assert_array_equal(sample.box, boxes[sample.name.removesuffix(".png")])
+        else:
+            np.testing.assert_array_equal(sample.keypoints[:, :2].ravel(), boxes[sample.name.removesuffix(".png")])
+        assert kinds(sample) == {masks.UNTOLD_PLACES}
+
+
 def test_a_mask_that_has_a_note_of_its_own_is_as_viewers_show_it_or_as_it_fits(tmp_path):
     turned_folder(tmp_path, 6, "shown", "shown")
     with_note(tmp_path / "masks/turned.png", MASK * 255, 6)

@@ -19,6 +19,7 @@ from models.segmenters.deeplab import Segmenter
 from tests.composition import composed, given
 from tests.test_datasets import DRAWN, SMALL
 from tests.test_logging import history
+from tests.test_wandb_sync import finished
 from utils import checkpoints
 from utils.logging import WANDB_ID
 
@@ -116,6 +117,7 @@ def test_the_figures_of_a_run_with_a_damaged_config_go_to_its_wandb_run(data, tm
 def test_the_figures_of_an_evaluation_without_pictures_go_to_the_wandb_run_too(data, tmp_path, call):
     of_run = run(tmp_path / "run", 4, "dataset_name=folder", f"dataset_root={data}")
     call("evaluate", f"checkpoint={of_run}", "evaluation.pictures=0", f"output_dir={tmp_path / 'out'}")
+    finished(of_run)
     (folder,) = wandb_runs(of_run)
     logged = {name: value for row in history(folder) for name, value in row.items()}
     found = figures(tmp_path / "out")

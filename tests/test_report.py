@@ -1,5 +1,6 @@
 import csv
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import permutations
 from pathlib import Path
@@ -220,6 +221,24 @@ NOTHING = (
     "quadrants has no part maps and no keypoints: there is nothing to compare with. These figures need no truth: "
     "docs/evaluation.md says what they mean."
 )
+
+
+def test_the_run_s_config_is_its_own_and_the_evaluation_s_has_no_default_of_training():
+    found = seen_by_page(Sloppy(), *both(4))
+    found.checkpoint = replace(found.checkpoint, config={"num_steps": 7, "optimizer": {"name": "adam"}})
+    page = Reader(report.rendered(found)).text
+    of_run, of_evaluation = (
+        page[place + 2]
+        for what in ("run", "evaluation")
+        for place, text in enumerate(page)
+        if text == f"The whole config of the {what}"
+    )
+    assert of_run == "num_steps: 7\noptimizer:\n  name: adam\n"
+    keys = {line.partition(":")[0] for line in of_evaluation.splitlines()}
+    assert {"dataset_name", "evaluation", "checkpoint", "seed"} <= keys
+    assert not {"num_steps", "batch_size", "optimizer", "augmentation"} & keys
+    made = evaluate.made_from(found.checkpoint, found.config)
+    assert made["trained_with"] == {"num_steps": 7, "optimizer": {"name": "adam"}}
 
 
 def test_every_picture_says_what_it_shows_and_nothing_comes_from_elsewhere():

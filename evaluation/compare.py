@@ -11,6 +11,7 @@ figure for a paper. Keys are in conf/evaluation_compare.yaml; the page is docs/r
 import conf.start  # noqa: F401
 
 # isort: split
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -167,7 +168,31 @@ def methods_of(chosen: Sequence[str], config: DictConfig, fabric: Fabric) -> lis
             raise UserError(
                 f"{name} is no run, checkpoint, baseline or folder of label maps.{nearest(name, names('baseline'))}"
             )
+    for name, title in distinct_titles(made).items():
+        made[name].title = title
     return [made[name] for name in chosen]
+
+
+def distinct_titles(made: Mapping[str, Method]) -> dict[str, str]:
+    """Titles of what was chosen by its name: of those alike, with as many folders before as tell them apart.
+
+    Checkpoints of one run, which no folder does, get their steps.
+    """
+    titles = {name: method.title for name, method in made.items()}
+    for title in set(titles.values()):
+        places = {name: _place_of(name) for name in made if made[name].title == title and not made[name].baseline}
+        others = len(set(places.values()))
+        length = 1
+        while len({place.parts[-length:] for place in places.values()}) < others:
+            length += 1
+        for name, place in places.items():
+            titles[name] = "/".join(place.parts[-length:])
+            beside = [other for other in places if places[other] == place]
+            if len({made[other].checkpoint.file for other in beside if made[other].checkpoint}) > 1:
+                checkpoint = made[name].checkpoint
+                of_file = checkpoint.file.stem if checkpoint.step is None else f"step {checkpoint.step:,}"
+                titles[name] += f", {of_file}"
+    return titles
 
 
 def is_trained(name: str) -> bool:
@@ -337,8 +362,15 @@ def _data_of(config: DictConfig) -> str:
 
 
 def _name_of(name: str) -> str:
-    path = Path(name)
-    return path.parent.parent.name if path.parent.name == "checkpoints" else path.stem if path.is_file() else path.name
+    return _place_of(name).name
+
+
+def _place_of(name: str) -> Path:
+    """The run of a checkpoint in one, or what is named itself; its last part is its title."""
+    path = Path(os.path.abspath(name))
+    if path.parent.name == "checkpoints":
+        return path.parent.parent
+    return path.with_suffix("") if path.is_file() else path
 
 
 if __name__ == "__main__":

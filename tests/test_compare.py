@@ -1,16 +1,19 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
 from datasets.example import draw_folder
-from evaluation.compare import Method, as_overrides, colour_alike, compare, shared_pictures
+from evaluation.compare import Method, as_overrides, colour_alike, compare, distinct_titles, shared_pictures
 from evaluation.options import Sets
 from evaluation.pages.comparison import Column, painted
 from evaluation.palette import PALETTE
 from tests.composition import composed, given
 from tests.quadrants import ColourLabeller, draw_split
 from tests.test_report import Reader
+from utils.checkpoints import Checkpoint
 from utils.errors import UserError
 
 
@@ -116,6 +119,24 @@ def method_on(title: str, names: list[str]) -> Method:
         sample.name = name
     config = OmegaConf.create({"dataset_name": title.upper(), "dataset_root": "data"})
     return Method(title, ColourLabeller(), config, Sets(split, None))
+
+
+def test_methods_of_one_name_are_told_apart_by_their_folders_or_steps(tmp_path):
+    def at(step: int | None = None, baseline: str | None = None) -> Method:
+        made = method_on("run", ["1"])
+        made.checkpoint = step and Checkpoint(Path(f"model_{step}.pth"), {}, step=step)
+        made.baseline = baseline
+        return made
+
+    runs = [tmp_path / "a/run", tmp_path / "b/run"]
+    files = [runs[0] / f"checkpoints/model_{step}.pth" for step in (10, 1000)]
+    of_folders = distinct_titles({str(run): at(10) for run in runs})
+    assert [*of_folders.values()] == ["a/run", "b/run"]
+    of_steps = distinct_titles({str(file): at(step) for file, step in zip(files, (10, 1000), strict=True)})
+    assert [*of_steps.values()] == ["run, step 10", "run, step 1,000"]
+    mixed = distinct_titles({str(files[0]): at(10), str(runs[0]): at(1000), str(runs[1]): at(10), "run": at(None, "x")})
+    assert [*mixed.values()] == ["a/run, step 10", "a/run, step 1,000", "b/run", "run"]
+    assert distinct_titles({str(runs[0]): at(10)}) == {str(runs[0]): "run"}
 
 
 def test_of_different_splits_the_pictures_are_those_that_all_have_and_a_line_says_so(capsys):

@@ -28,6 +28,7 @@ from conf import app
 from conf.fields import number, probability
 from conf.modules import module, names, nearest
 from conf.schema import MAX_PARTS, EvaluateConfig, TrainConfig
+from datasets.lists import lists_of
 from datasets.sample import Sample
 from evaluation import run
 from evaluation.labellers import label_maps
@@ -123,7 +124,9 @@ def compare(config: DictConfig) -> None:
     columns = [comparison.Column(comparison.TRUE, true)] if len(true) == len(samples) else []
     columns += [comparison.Column(*of_one) for of_one in zip(titles_of(config, methods), found, figures, strict=True)]
     colour_alike(columns)
-    files = comparison.write(output, config, [samples[name] for name in shown], columns)
+    if note := of_other_pictures(methods, titles_of(config, methods), figures):
+        say(note)
+    files = comparison.write(output, config, [samples[name] for name in shown], columns, note)
     print("Comparison: " + ", ".join(map(str, files)))
 
 
@@ -230,6 +233,15 @@ def measured(method: Method, device: torch.device) -> Figures | None:
         say(f"{method.title} has no figures: {error}")
         return None
     return Figures(result.metrics, len(method.sets.test))
+
+
+def of_other_pictures(methods: Sequence[Method], titles: Sequence[str], figures: Sequence[Figures | None]) -> str:
+    """A sentence where the figures are not all of the same list of test pictures; else nothing."""
+    own = [(title, method.sets.test) for title, method, of_one in zip(titles, methods, figures, strict=True) if of_one]
+    if len({lists_of(test)[test.split] for _, test in own}) < 2:
+        return ""
+    said = ", ".join(f"{title} on {len(test):,}" for title, test in own)
+    return f"The figures are of different lists of test pictures and cannot be compared: {said}."
 
 
 def fit(method: Method, device: torch.device) -> None:

@@ -6,9 +6,18 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from datasets.example import draw_folder
-from evaluation.compare import Method, as_overrides, colour_alike, compare, distinct_titles, shared_pictures
+from evaluation.compare import (
+    Method,
+    as_overrides,
+    colour_alike,
+    compare,
+    distinct_titles,
+    of_other_pictures,
+    shared_pictures,
+)
 from evaluation.options import Sets
-from evaluation.pages.comparison import Column, painted
+from evaluation.pages.comparison import Column, painted, write
+from evaluation.pages.measured import Figures
 from evaluation.palette import PALETTE
 from tests.composition import composed, given
 from tests.quadrants import ColourLabeller, draw_split
@@ -173,3 +182,18 @@ def test_methods_are_evaluated_on_request_and_the_page_has_their_figures(picture
     assert "few has no figures: 1 of 4 held-out pictures have no label map" in capsys.readouterr().err
     page = compared(pictures, tmp_path / "without", methods, *chosen)
     assert "With evaluate=true they are measured." in " ".join(page.text)
+
+
+def test_figures_of_different_test_pictures_are_said_to_be_and_of_the_same_ones_not(pictures, tmp_path):
+    first, second = method_on("a", ["1", "2", "3"]), method_on("b", ["2", "3"])
+    own = Figures({"FG-NMI": 40.0}, 3)
+    note = of_other_pictures([first, second], ["a", "b"], [own, own])
+    assert note == ("The figures are of different lists of test pictures and cannot be compared: a on 3, b on 2.")
+    assert not of_other_pictures([first, second], ["a", "b"], [own, None])
+    assert not of_other_pictures([first, first], ["a", "c"], [own, own])
+    maps = np.ones((8, 8), np.uint8)
+    sample = first.sets.test.samples[0]
+    columns = [Column(title, {sample.name: maps}, own) for title in "ab"]
+    config = composed("methods=[a,b]", name="evaluation_compare")
+    assert note not in (write(tmp_path / "without", config, [sample], columns)[0]).read_text()
+    assert note in write(tmp_path / "with", config, [sample], columns, note)[0].read_text()

@@ -161,7 +161,8 @@ def draw(
         left, base = place * width / per_line, legend - LINE * (line + 1)
         chip = made.add_axes([left / width, base / height, 0.1 / width, 0.1 / height])
         chip.imshow(tint(np.full((20, 20), colour[part + 1])), interpolation="none")
-        chip.set_axis_off()
+        chip.set(xticks=[], yticks=[])
+        chip.spines[:].set(linewidth=0.3, color="gray")
         said = f"{part + 1} {config.part_names[part]}" if config.part_names else str(part + 1)
         made.text((left + 0.14) / width, base / height, said, va="bottom", fontsize=7)
     return made

@@ -169,7 +169,8 @@ def methods_of(chosen: Sequence[str], config: DictConfig, fabric: Fabric) -> lis
             made[name] = Method(_name_of(name), LabelMaps(Path(name), MAX_PARTS, has_background=True), base, sets)
         else:
             raise UserError(
-                f"{name} is no run, checkpoint, baseline or folder of label maps.{nearest(name, names('baseline'))}"
+                f"{name} is no run, checkpoint, baseline or folder of label maps."
+                + nearest(name, names("baseline"), cutoff=0.7)
             )
     for name, title in distinct_titles(made).items():
         made[name].title = title

@@ -156,7 +156,7 @@ def test_of_different_splits_the_pictures_are_those_that_all_have_and_a_line_say
 
 
 def test_what_is_refused_leaves_no_folder_behind(pictures, tmp_path):
-    with pytest.raises(UserError, match="elsewhere is no run, checkpoint, baseline or folder"):
+    with pytest.raises(UserError, match="elsewhere is no run, checkpoint, baseline or folder of label maps.$"):
         compared(pictures, tmp_path / "out", "methods=[elsewhere]")
     assert not (tmp_path / "out").exists()
 

@@ -324,6 +324,21 @@ def test_a_report_that_cannot_be_written_is_one_line_and_no_error(small_disk, ca
     assert not [*small_disk.glob("*report.html*")], "what there is of it goes, and leaves room for the picture"
 
 
+def test_a_folder_in_the_place_of_the_report_is_named_by_the_report_s_own_name(tmp_path, capsys):
+    (tmp_path / "report.html").mkdir()
+    evaluate.write_report(tmp_path, seen_by_page(Sloppy(), *both(4)))
+    said = capsys.readouterr().err.replace("\n", "")
+    assert f"The report is left out: cannot write {tmp_path}/report.html: Is a directory" in said
+
+
+def test_label_maps_of_an_evaluation_are_named_where_its_folder_is_given(tmp_path, drawn_maps):
+    (drawn_maps / "found").rename(drawn_maps / "label_maps")
+    with pytest.raises(UserError, match=f"Did you mean predictions={drawn_maps}/label_maps\\?"):
+        keys = (f"predictions={drawn_maps}", f"output_dir={tmp_path}/out")
+        with given("dataset_name=folder", f"dataset_root={drawn_maps}", *keys, name="evaluate") as config:
+            evaluate.evaluate(config)
+
+
 def test_figures_that_cannot_be_written_are_a_message(small_disk):
     (small_disk / "full").write_bytes(bytes((2 << 20) - 4096))
     with pytest.raises(UserError, match="metrics.json: No space left on device. The figures are in the table above"):

@@ -346,8 +346,14 @@ def metrics_in(found: Mapping[str, Any]) -> dict[str, float]:
 
 
 def metrics_after(evaluations: Path, num_steps: int) -> dict[str, float] | None:
-    """The last row of a run's ``evaluation.csv`` if that is of its last step, ``num_steps``; else None."""
+    """The last row of a run's ``evaluation.csv`` if that is of its last step, ``num_steps``; else None.
+
+    Raises:
+        ValueError, TypeError: it is damaged.
+    """
     last = (_rows(evaluations) or [{}])[-1]
+    if last and not (last.get("step") or "").isdecimal():
+        raise ValueError("its last row has no step")
     if last.pop("step", None) != str(num_steps):
         return None
     return {name: float(value) for name, value in last.items() if value}

@@ -19,7 +19,9 @@ from pathlib import Path, PurePosixPath
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from omegaconf import MISSING, DictConfig
 
 from conf import app
@@ -142,6 +144,7 @@ def draw(
     legend = LINE * (-(-num_parts // per_line) + 0.5) if config.legend else 0
     height = sum(heights) + len(rows) * (GAP + text) - GAP + legend
     made = Figure(figsize=(width, height))
+    FigureCanvasAgg(made)  # which knows how wide a text is
     top = height
     for row, row_height in zip(rows, heights, strict=True):
         for column, (sample, labels) in enumerate(row):
@@ -154,7 +157,8 @@ def draw(
             if config.file_names:
                 name = PurePosixPath(sample.name).name
                 middle = (place[0] + config.cell / 2) / width
-                made.text(middle, (place[1] - 0.03) / height, name, ha="center", va="top", fontsize=6)
+                said = made.text(middle, (place[1] - 0.03) / height, name, ha="center", va="top", fontsize=6)
+                _shorten(said, config.cell, keeps_end=True)  # many begin alike
         top -= row_height + GAP + text
     for part in range(num_parts if config.legend else 0):
         line, place = divmod(part, per_line)
@@ -164,8 +168,18 @@ def draw(
         chip.set(xticks=[], yticks=[])
         chip.spines[:].set(linewidth=0.3, color="gray")
         said = f"{part + 1} {config.part_names[part]}" if config.part_names else str(part + 1)
-        made.text((left + 0.14) / width, base / height, said, va="bottom", fontsize=7)
+        beside = made.text((left + 0.14) / width, base / height, said, va="bottom", fontsize=7)
+        _shorten(beside, width / per_line - 0.14 - GAP)
     return made
+
+
+def _shorten(text: Text, room: float, keeps_end: bool = False) -> None:
+    """To what fits into some inches, with an ellipsis for the rest."""
+    whole = text.get_text()
+    for length in range(len(whole) - 1, -1, -1):
+        if text.get_window_extent().width <= room * text.figure.dpi:
+            return
+        text.set_text("…" + whole[len(whole) - length :] if keeps_end else whole[:length] + "…")
 
 
 def _name_points(axes: Axes, sample: Sample, names: Sequence[str]) -> None:

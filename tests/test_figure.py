@@ -1,9 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.figure import colours_of_parts, figure
-from tests.composition import given
+from evaluation.figure import colours_of_parts, draw, figure
+from tests.composition import composed, given
 from tests.quadrants import draw_split
 from tests.test_compare import pictures  # noqa: F401
 from utils.errors import UserError
@@ -84,3 +86,19 @@ def test_a_part_without_a_true_one_has_a_colour_after_theirs():
     assert colours_of_parts("abcd", 6, [(sample, found[sample.part_map])])[[1, 2, 3, 5]].tolist() == [3, 1, 2, 4]
     assert sorted(colours_of_parts("abcd", 6, [(sample, found[sample.part_map])])) == [*range(7)]
     assert colours_of_parts(None, 3, []).tolist() == [0, 1, 2, 3]
+
+
+def test_long_names_are_shortened_and_no_two_texts_overlap():
+    samples = draw_split("test", 4).samples
+    for place, sample in enumerate(samples):
+        sample.name = f"folder/a_picture_with_a_rather_long_name_of_its_own_{place}.jpg"
+    names = [f"the {side} wing with all its feathers" for side in ("left", "right", "upper", "lower")]
+    config = composed("checkpoint=run", f"part_names=[{','.join(names)}]", "columns=4", name="evaluation_figure")
+    found = [(sample, np.ones(sample.image.shape[:2], np.uint8)) for sample in samples]
+    made = draw(config, found, np.arange(5), [])
+    texts = [text.get_text() for text in made.texts]
+    assert [text[0] + text[-6:] for text in texts[:4]] == [f"…_{place}.jpg" for place in range(4)]
+    assert [text[:3] + text[-1] for text in texts[4:]] == [f"{part} t…" for part in range(1, 5)]
+    boxes = [text.get_window_extent() for text in made.texts]
+    assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
+    assert all(box.x1 <= made.bbox.x1 for box in boxes)

@@ -150,7 +150,8 @@ def left_out_if_not_written(what: str, output: Path) -> Iterator[None]:
 def made_from(checkpoint: Checkpoint | None, config: DictConfig) -> dict[str, object]:
     """What was evaluated, for ``metrics.json``."""
     if checkpoint:
-        return {"checkpoint": str(checkpoint.file), "updates": checkpoint.step}
+        trained_with = {"trained_with": dict(checkpoint.config)} if checkpoint.config else {}
+        return {"checkpoint": str(checkpoint.file), "updates": checkpoint.step, **trained_with}
     if config.predictions is None:
         return {}
     return {"predictions": config.predictions, "predictions_background": config.predictions_background}

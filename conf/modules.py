@@ -40,14 +40,18 @@ def names(kind: str) -> list[str]:
     return [name for name, defined in found if all(hasattr(defined, attribute) for attribute in wanted)]
 
 
-def nearest(name: str, candidates: Iterable[str]) -> str:
-    """`` Did you mean ...?``: the candidates whose last part is the name, or else the most similar one."""
+def nearest(name: str, candidates: Iterable[str], cutoff: float = 0) -> str:
+    """`` Did you mean ...?``: the candidates whose last part is the name, or else the most similar one.
+
+    Args:
+        cutoff: how similar that has to be, in [0, 1]; where a name may be of other things than the candidates.
+    """
     inside = [candidate for candidate in candidates if candidate.startswith(f"{name.rpartition('.')[0]}.")]
     last = {candidate: candidate.rpartition(".")[2].lower() for candidate in inside or candidates}
     best = [candidate for candidate in last if last[candidate] == name.lower()]
     if not best:
         spelled = {spelling: candidate for candidate in last for spelling in (candidate.lower(), last[candidate])}
-        best = [spelled[close] for close in difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0)]
+        best = [spelled[close] for close in difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=cutoff)]
     return f" Did you mean {' or '.join(repr(candidate) for candidate in best)}?" if best else ""
 
 

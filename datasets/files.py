@@ -26,6 +26,7 @@ else:
 Read = TypeVar("Read")
 
 HELP = "See docs/data/."
+FETCH = "Fetch both again."  # a map and its picture, which come from elsewhere
 # Pillow's names and the endings of files; of others it runs foreign programs (EPS) or reads a part.
 FORMATS = {
     "BMP": (".bmp",),
@@ -132,20 +133,21 @@ def shape_and_turn(path: Path) -> tuple[tuple[int, int], int]:
     return ((width, height) if swaps_sides(turn) else (height, width)), turn
 
 
-def read_label_map(path: Path, picture_path: Path, image: np.ndarray) -> np.ndarray:
+def read_label_map(path: Path, picture_path: Path, image: np.ndarray, advice: str = FETCH) -> np.ndarray:
     """As :func:`read_labels`, for a map that belongs to a picture; see :func:`turn_of_map`.
 
     Args:
         path: of the mask or label map.
         picture_path: of the picture that it belongs to.
         image: (H, W, 3), that picture.
+        advice: what to do where sizes differ.
 
     Raises:
         MissingFile, UnreadableFile: the message names the file.
         SizesDiffer: the message names both files and both sizes.
     """
     labels, turn = stored_labels(path)
-    return turned(labels, turn_of_map(str(path), labels.shape, picture_path, image, turn))
+    return turned(labels, turn_of_map(str(path), labels.shape, picture_path, image, turn, advice))
 
 
 def read_labels(path: Path) -> np.ndarray:
@@ -201,7 +203,14 @@ def no_labels(path: Path | str, what: str) -> UnreadableFile:
     )
 
 
-def turn_of_map(what: str, shape: tuple[int, ...], picture_path: Path, image: np.ndarray, turn: int = UPRIGHT) -> int:
+def turn_of_map(
+    what: str,
+    shape: tuple[int, ...],
+    picture_path: Path,
+    image: np.ndarray,
+    turn: int = UPRIGHT,
+    advice: str = FETCH,
+) -> int:
     """How a stored mask or label map is to be turned to lie on its picture.
 
     As viewers show it, if its sizes fit. If they fit as stored, its note was left behind by a program that had turned
@@ -214,6 +223,7 @@ def turn_of_map(what: str, shape: tuple[int, ...], picture_path: Path, image: np
         picture_path: of the picture that it belongs to.
         image: (H, W, 3), that picture, as it is shown.
         turn: that viewers give the map.
+        advice: what to do where sizes differ.
 
     Raises:
         SizesDiffer: it does not fit; the message names both files, both sizes, and what turns there are.
@@ -232,7 +242,6 @@ def turn_of_map(what: str, shape: tuple[int, ...], picture_path: Path, image: np
         return of_picture
     note = f", stored as {flat[1]} x {flat[0]} and turned by its EXIF" if stored != shown else ""
     own = " before its EXIF turns it" if swaps_sides(turn) else ""
-    advice = "Fetch both again."
     if shape == flat:
         advice = "Another copy's EXIF may say to turn it, this one's does not: turn the mask, or take that copy."
     raise SizesDiffer(

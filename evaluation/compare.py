@@ -11,6 +11,7 @@ figure for a paper. Keys are in conf/evaluation_compare.yaml; the page is docs/r
 import conf.start  # noqa: F401
 
 # isort: split
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from conf import app
 from conf.fields import number, probability
 from conf.modules import module, names, nearest
 from conf.schema import MAX_PARTS, EvaluateConfig, TrainConfig
+from datasets.lists import lists_of
 from datasets.sample import Sample
 from evaluation import run
 from evaluation.labellers import label_maps
@@ -127,7 +129,9 @@ def compare(config: DictConfig) -> None:
     columns = [comparison.Column(comparison.TRUE, true)] if len(true) == len(samples) else []
     columns += [comparison.Column(*of_one) for of_one in zip(titles_of(config, methods), found, figures, strict=True)]
     colour_alike(columns)
-    files = comparison.write(output, config, [samples[name] for name in shown], columns)
+    if note := of_other_pictures(methods, titles_of(config, methods), figures):
+        say(note)
+    files = comparison.write(output, config, [samples[name] for name in shown], columns, note)
     print("Comparison: " + ", ".join(map(str, files)))
 
 
@@ -170,9 +174,34 @@ def methods_of(chosen: Sequence[str], config: DictConfig, fabric: Fabric) -> lis
             made[name] = Method(_name_of(name), LabelMaps(Path(name), MAX_PARTS, has_background=True), base, sets)
         else:
             raise UserError(
-                f"{name} is no run, checkpoint, baseline or folder of label maps.{nearest(name, names('baseline'))}"
+                f"{name} is no run, checkpoint, baseline or folder of label maps."
+                + nearest(name, names("baseline"), cutoff=0.7)
             )
+    for name, title in distinct_titles(made).items():
+        made[name].title = title
     return [made[name] for name in chosen]
+
+
+def distinct_titles(made: Mapping[str, Method]) -> dict[str, str]:
+    """Titles of what was chosen by its name: of those alike, with as many folders before as tell them apart.
+
+    Checkpoints of one run, which no folder does, get their steps.
+    """
+    titles = {name: method.title for name, method in made.items()}
+    for title in set(titles.values()):
+        places = {name: _place_of(name) for name in made if made[name].title == title and not made[name].baseline}
+        others = len(set(places.values()))
+        length = 1
+        while len({place.parts[-length:] for place in places.values()}) < others:
+            length += 1
+        for name, place in places.items():
+            titles[name] = "/".join(place.parts[-length:])
+            beside = [other for other in places if places[other] == place]
+            if len({made[other].checkpoint.file for other in beside if made[other].checkpoint}) > 1:
+                checkpoint = made[name].checkpoint
+                of_file = checkpoint.file.stem if checkpoint.step is None else f"step {checkpoint.step:,}"
+                titles[name] += f", {of_file}"
+    return titles
 
 
 def is_trained(name: str) -> bool:
@@ -210,6 +239,15 @@ def measured(method: Method, device: torch.device) -> Figures | None:
         say(f"{method.title} has no figures: {error}")
         return None
     return Figures(result.metrics, len(method.sets.test))
+
+
+def of_other_pictures(methods: Sequence[Method], titles: Sequence[str], figures: Sequence[Figures | None]) -> str:
+    """A sentence where the figures are not all of the same list of test pictures; else nothing."""
+    own = [(title, method.sets.test) for title, method, of_one in zip(titles, methods, figures, strict=True) if of_one]
+    if len({lists_of(test)[test.split] for _, test in own}) < 2:
+        return ""
+    said = ", ".join(f"{title} on {len(test):,}" for title, test in own)
+    return f"The figures are of different lists of test pictures and cannot be compared: {said}."
 
 
 def fit(method: Method, device: torch.device) -> None:
@@ -342,8 +380,15 @@ def _data_of(config: DictConfig) -> str:
 
 
 def _name_of(name: str) -> str:
-    path = Path(name)
-    return path.parent.parent.name if path.parent.name == "checkpoints" else path.stem if path.is_file() else path.name
+    return _place_of(name).name
+
+
+def _place_of(name: str) -> Path:
+    """The run of a checkpoint in one, or what is named itself; its last part is its title."""
+    path = Path(os.path.abspath(name))
+    if path.parent.name == "checkpoints":
+        return path.parent.parent
+    return path.with_suffix("") if path.is_file() else path
 
 
 if __name__ == "__main__":

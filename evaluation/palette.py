@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-# Background, then the parts. The first seven are Okabe and Ito's for colour-blind readers, the rest darker and paler
-# relatives of them; with many parts neighbours stay apart in lightness if not in hue.
+# Background, then the parts. The first seven are Okabe and Ito's for colour-blind readers, whose eighth is black; the
+# violet is as far from them for these readers too, and seen on pages of either scheme. The rest are darker and paler
+# relatives; with many parts neighbours stay apart in lightness if not in hue.
 _HEX = (
     *("000000", "e69f00", "56b4e9", "009e73", "f0e442", "d55e00", "0072b2", "cc79a7"),
-    *("ffffff", "7a3e00", "aadcbe", "581c6e", "ffbebe", "5a6414", "bebebe", "142864", "ff7864"),
+    *("7733ff", "7a3e00", "aadcbe", "581c6e", "ffbebe", "5a6414", "bebebe", "142864", "ff7864"),
 )
 STRIPES = (2, 4, 7, 11)  # pixels, of labels that share a colour
 PALETTE = np.array([ImageColor.getrgb(f"#{colour}") for colour in _HEX], np.uint8)
@@ -61,7 +62,7 @@ def with_legend(image: np.ndarray, num_labels: int) -> np.ndarray:
     for place in range(num_labels):
         left, top = place % columns * cell, place // columns * height
         colour = tuple(colours(np.array(place + 1)).tolist())
-        draw.rectangle((left, top, left + cell - 2, top + height - 2), fill=colour)
+        draw.rectangle((left, top, left + cell - 2, top + height - 2), fill=colour, outline="gray")
         ink = "black" if np.dot(colour, (0.299, 0.587, 0.114)) > 128 else "white"
         draw.text((left + cell / 2 - 1, top + height / 2 - 1), str(place + 1), fill=ink, font=font, anchor="mm")
     return np.concatenate([image, np.asarray(strip)])

@@ -174,8 +174,8 @@ def chosen_protocols(
     if not found:
         lacking = dict.fromkeys(protocol.annotation for protocol in classes)
         without.notes = [
-            f"{dataset.name} has no {' and no '.join(lacking)}: there is nothing to compare with. These figures need "
-            "no truth: docs/evaluation.md says what they mean."
+            f"{dataset.name} has no {' and no '.join(lacking)}: these figures are of what was found alone, and "
+            "docs/evaluation.md says what they mean."
         ]
     return [*found, without]
 

@@ -1,16 +1,28 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
 from datasets.example import draw_folder
-from evaluation.compare import Method, as_overrides, colour_alike, compare, shared_pictures
+from evaluation.compare import (
+    Method,
+    as_overrides,
+    colour_alike,
+    compare,
+    distinct_titles,
+    of_other_pictures,
+    shared_pictures,
+)
 from evaluation.options import Sets
-from evaluation.pages.comparison import Column, painted
+from evaluation.pages.comparison import Column, painted, write
+from evaluation.pages.measured import Figures
 from evaluation.palette import PALETTE
 from tests.composition import composed, given
 from tests.quadrants import ColourLabeller, draw_split
 from tests.test_report import Reader
+from utils.checkpoints import Checkpoint
 from utils.errors import UserError
 
 
@@ -118,6 +130,24 @@ def method_on(title: str, names: list[str]) -> Method:
     return Method(title, ColourLabeller(), config, Sets(split, None))
 
 
+def test_methods_of_one_name_are_told_apart_by_their_folders_or_steps(tmp_path):
+    def at(step: int | None = None, baseline: str | None = None) -> Method:
+        made = method_on("run", ["1"])
+        made.checkpoint = step and Checkpoint(Path(f"model_{step}.pth"), {}, step=step)
+        made.baseline = baseline
+        return made
+
+    runs = [tmp_path / "a/run", tmp_path / "b/run"]
+    files = [runs[0] / f"checkpoints/model_{step}.pth" for step in (10, 1000)]
+    of_folders = distinct_titles({str(run): at(10) for run in runs})
+    assert [*of_folders.values()] == ["a/run", "b/run"]
+    of_steps = distinct_titles({str(file): at(step) for file, step in zip(files, (10, 1000), strict=True)})
+    assert [*of_steps.values()] == ["run, step 10", "run, step 1,000"]
+    mixed = distinct_titles({str(files[0]): at(10), str(runs[0]): at(1000), str(runs[1]): at(10), "run": at(None, "x")})
+    assert [*mixed.values()] == ["a/run, step 10", "a/run, step 1,000", "b/run", "run"]
+    assert distinct_titles({str(runs[0]): at(10)}) == {str(runs[0]): "run"}
+
+
 def test_of_different_splits_the_pictures_are_those_that_all_have_and_a_line_says_so(capsys):
     first, second = method_on("a", ["1", "2", "3", "4"]), method_on("b", ["5", "4", "2"])
     assert shared_pictures([first, first]) == ["1", "2", "3", "4"] and not capsys.readouterr().err
@@ -126,7 +156,7 @@ def test_of_different_splits_the_pictures_are_those_that_all_have_and_a_line_say
 
 
 def test_what_is_refused_leaves_no_folder_behind(pictures, tmp_path):
-    with pytest.raises(UserError, match="elsewhere is no run, checkpoint, baseline or folder"):
+    with pytest.raises(UserError, match="elsewhere is no run, checkpoint, baseline or folder of label maps.$"):
         compared(pictures, tmp_path / "out", "methods=[elsewhere]")
     assert not (tmp_path / "out").exists()
 
@@ -152,3 +182,18 @@ def test_methods_are_evaluated_on_request_and_the_page_has_their_figures(picture
     assert "few has no figures: 1 of 4 held-out pictures have no label map" in capsys.readouterr().err
     page = compared(pictures, tmp_path / "without", methods, *chosen)
     assert "With evaluate=true they are measured." in " ".join(page.text)
+
+
+def test_figures_of_different_test_pictures_are_said_to_be_and_of_the_same_ones_not(pictures, tmp_path):
+    first, second = method_on("a", ["1", "2", "3"]), method_on("b", ["2", "3"])
+    own = Figures({"FG-NMI": 40.0}, 3)
+    note = of_other_pictures([first, second], ["a", "b"], [own, own])
+    assert note == ("The figures are of different lists of test pictures and cannot be compared: a on 3, b on 2.")
+    assert not of_other_pictures([first, second], ["a", "b"], [own, None])
+    assert not of_other_pictures([first, first], ["a", "c"], [own, own])
+    maps = np.ones((8, 8), np.uint8)
+    sample = first.sets.test.samples[0]
+    columns = [Column(title, {sample.name: maps}, own) for title in "ab"]
+    config = composed("methods=[a,b]", name="evaluation_compare")
+    assert note not in (write(tmp_path / "without", config, [sample], columns)[0]).read_text()
+    assert note in write(tmp_path / "with", config, [sample], columns, note)[0].read_text()

@@ -319,6 +319,26 @@ def test_parts_have_colours_of_their_own_up_to_sixteen():
     assert (colours(np.array([0, 17])) == PALETTE[[0, 1]]).all()
 
 
+def contrast(first: np.ndarray, second: np.ndarray) -> float:
+    """As WCAG defines it, of two sRGB colours: from 1 to 21."""
+    dark, light = sorted(
+        float(np.where((c := np.array(rgb) / 255) <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ LUMINANCE)
+        for rgb in (first, second)
+    )
+    return (light + 0.05) / (dark + 0.05)
+
+
+LUMINANCE = (0.2126, 0.7152, 0.0722)
+
+
+def test_the_eighth_part_is_seen_on_light_and_dark_pages_and_apart_from_the_other_seven():
+    eighth = colours(np.array(8))
+    assert contrast(eighth, (255, 255, 255)) > 3 and contrast(eighth, (0x15, 0x17, 0x1A)) > 3
+    distances = np.linalg.norm(PALETTE[1:8].astype(float) - eighth, axis=1)
+    assert distances.min() > 100
+    assert 255 * 3 not in PALETTE.sum(1, dtype=int), "white is on no page, and on no white bird, seen"
+
+
 def test_metrics_are_written_with_what_produced_them(tmp_path):
     path = tmp_path / "new" / "metrics.json"
     write_metrics(path, {"FG-NMI": 46.03, "keypoint_error_all": 9.2}, {"checkpoint": "model.pth", "images": 50})

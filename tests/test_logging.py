@@ -334,6 +334,26 @@ def test_a_file_goes_to_the_wandb_run_as_an_artifact(tmp_path):
     assert len(said) == 1, "only how to upload it"
 
 
+def test_the_newest_file_of_a_kind_is_in_a_later_offline_folder_too(tmp_path):
+    """The folder that had it is superseded, and is not what one is told to upload."""
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.html").write_text(f"<title>{name}</title>")
+    settings, said, deadline = config(tmp_path, "offline"), [], time.monotonic() + 60
+    run = WandbRun(RunDirectory(tmp_path), settings, said.append)
+    for name in ("first", "second"):
+        run.add(tmp_path / f"{name}.html", "report")
+    run.close()
+    time.sleep(1)  # a folder is named by its second
+    WandbRun(RunDirectory(tmp_path), settings, said.append).close()
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    assert len([*tmp_path.glob("wandb/superseded-offline-run-*")]) == 1
+    while not (found := [one.artifact for one in records(folder) if one.WhichOneof("record_type") == "artifact"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert [[entry.path for entry in artifact.manifest.contents] for artifact in found] == [["second.html"]]
+    assert len(said) == 2, "only how to upload each"
+
+
 def test_wandb_gets_the_config_and_the_names(offline):
     path, (folder, _) = offline
     (run,) = (record.run for record in records(folder) if record.WhichOneof("record_type") == "run")

@@ -102,3 +102,11 @@ def test_a_damaged_evaluation_is_said_and_the_others_count(run, capsys):
 
 def test_without_runs_nothing_is_kept():
     assert Kept([]).of_baseline("kmeans_features", 4, config_of(), SETS) is None
+
+
+@pytest.mark.parametrize("content", ["\x01\x02 garbage\nmore", "step,FG-NMI\n10,3o.5\n", "FG-NMI\n30.5\n"])
+def test_a_damaged_table_of_a_run_is_said(run, capsys, content):
+    table = run / "evaluation.csv"
+    table.write_text(content)
+    assert Kept([run]).of_checkpoint(checkpoint_of(run), config_of(), SETS) is None
+    assert f"{table} left out: it is damaged" in capsys.readouterr().err.replace("\n", "")

@@ -172,6 +172,7 @@ def test_in_a_browser_slider_and_curves_answer_and_a_run_that_was_killed_is_told
     title = re.search("<title>(.*)</title>", done.stdout)[1]
     told = json.loads(title)
     assert told[0].startswith("No news for 10 minutes")
+    assert "<dt>Time left</dt>" in text and "<dt>Time left</dt>" not in done.stdout
     assert told[1:3] == ["pictures/parts_10.png", "after 10 steps"]
     assert told[3] == "step 19: 29"
 

@@ -1,5 +1,6 @@
 import csv
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import permutations
 from pathlib import Path
@@ -209,17 +210,31 @@ def test_without_annotation_the_page_does_not_speak_of_a_truth(tmp_path, monkeyp
     ids = {attributes.get("id") for _, attributes in page.elements}
     assert {"figures", "parts", "pictures", "made"} <= ids and not ids & {"known-1", "points"}
     said = " ".join(page.text[: next(place for place, text in enumerate(page.text) if "The whole config" in text)])
+    lacking = "has no part maps and no keypoints: "
+    assert lacking in said
     assert not re.search(
         "true|truth|agree|known|keypoint|error|against|published",
-        said.replace(NOTHING, "").replace("warp_agreement", ""),
+        said.replace(lacking, "").replace("warp_agreement", ""),
         re.I,
     )
 
 
-NOTHING = (
-    "quadrants has no part maps and no keypoints: there is nothing to compare with. These figures need no truth: "
-    "docs/evaluation.md says what they mean."
-)
+def test_the_run_s_config_is_its_own_and_the_evaluation_s_has_no_default_of_training():
+    found = seen_by_page(Sloppy(), *both(4))
+    found.checkpoint = replace(found.checkpoint, config={"num_steps": 7, "optimizer": {"name": "adam"}})
+    page = Reader(report.rendered(found)).text
+    of_run, of_evaluation = (
+        page[place + 2]
+        for what in ("run", "evaluation")
+        for place, text in enumerate(page)
+        if text == f"The whole config of the {what}"
+    )
+    assert of_run == "num_steps: 7\noptimizer:\n  name: adam\n"
+    keys = {line.partition(":")[0] for line in of_evaluation.splitlines()}
+    assert {"dataset_name", "evaluation", "checkpoint", "seed"} <= keys
+    assert not {"num_steps", "batch_size", "optimizer", "augmentation"} & keys
+    made = evaluate.made_from(found.checkpoint, found.config)
+    assert made["trained_with"] == {"num_steps": 7, "optimizer": {"name": "adam"}}
 
 
 def test_every_picture_says_what_it_shows_and_nothing_comes_from_elsewhere():
@@ -303,6 +318,21 @@ def test_a_report_that_cannot_be_written_is_one_line_and_no_error(small_disk, ca
     assert "The report is left out: cannot write" in said.err and "No space left" in said.err
     assert "Report:" not in said.out
     assert not [*small_disk.glob("*report.html*")], "what there is of it goes, and leaves room for the picture"
+
+
+def test_a_folder_in_the_place_of_the_report_is_named_by_the_report_s_own_name(tmp_path, capsys):
+    (tmp_path / "report.html").mkdir()
+    evaluate.write_report(tmp_path, seen_by_page(Sloppy(), *both(4)))
+    said = capsys.readouterr().err.replace("\n", "")
+    assert f"The report is left out: cannot write {tmp_path}/report.html: Is a directory" in said
+
+
+def test_label_maps_of_an_evaluation_are_named_where_its_folder_is_given(tmp_path, drawn_maps):
+    (drawn_maps / "found").rename(drawn_maps / "label_maps")
+    with pytest.raises(UserError, match=f"Did you mean predictions={drawn_maps}/label_maps\\?"):
+        keys = (f"predictions={drawn_maps}", f"output_dir={tmp_path}/out")
+        with given("dataset_name=folder", f"dataset_root={drawn_maps}", *keys, name="evaluate") as config:
+            evaluate.evaluate(config)
 
 
 def test_figures_that_cannot_be_written_are_a_message(small_disk):

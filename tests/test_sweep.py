@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 
 from tests.composition import composed
-from utils.sweep import Job, job_name, main, read, report, summary
+from utils.sweep import Job, final_metrics, job_name, main, read, report, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
@@ -315,3 +315,10 @@ def test_a_seed_trains_in_a_sweep_as_it_does_alone(tmp_path, alone, launcher):
     assert yaml.safe_load((run / "config.yaml").read_text())["logging"]["group"] == "swept"
     assert (run / "wandb_id.txt").read_text() != (other / "wandb_id.txt").read_text()
     assert rows(tmp_path / "swept/sweep_mean.csv")[0]["seeds"] == "2"
+
+
+def test_a_damaged_table_of_a_run_is_said_and_ends_no_table_of_a_sweep(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("num_steps: 10\n")
+    (tmp_path / "evaluation.csv").write_text("step,FG-NMI\n10,3o.5\n")
+    assert final_metrics(tmp_path) is None
+    assert "evaluation.csv left out: it is damaged" in capsys.readouterr().err.replace("\n", " ")

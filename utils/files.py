@@ -24,13 +24,21 @@ def flush_to_disk(path: Path) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Gives the name to write a file under; it becomes ``path`` once all of it is on disk, what failed is deleted."""
+    """Gives the name to write a file under; it becomes ``path`` once all of it is on disk, what failed is deleted.
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``.
+    """
     part = path.with_name(f".{path.name}.part")
     try:
         yield part
         flush_to_disk(part)
         os.replace(part, path)
         flush_to_disk(path.parent)  # a renamed file survives a power cut once its folder is on disk too
+    except OSError as error:
+        if str(error.filename) == str(part):
+            error.filename = str(path)  # which whoever reads of it knows
+        raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """What a run tells: tables in its directory, a progress bar, and Weights & Biases."""
 
 import csv
+import json
 import os
 import secrets
 import shlex
@@ -29,6 +30,7 @@ from utils.page import Page, State
 from utils.run_directory import RunDirectory
 
 WANDB_ID = "wandb_id.txt"  # in the run directory
+WANDB_FILES = "wandb_files.json"  # beside it: the last file of each kind that was added
 RECENT = 100  # steps by which the time that is left is told
 # Tables, and what stands before their numbers' names on W&B.
 TABLES = {"metrics": "train"} | {name: name for name in ("timing", "evaluation", "part_areas", "largest_part")}
@@ -99,7 +101,7 @@ class WandbRun:
 
     Offline each opening makes a folder of its own. `wandb sync` writes each over the beginning of the run's history,
     whatever another one has put there. So each begins with what the run's tables and pictures have from before, and
-    the older ones, which it supersedes, get another name.
+    with the last file of each kind that was added; the older ones, which it supersedes, get another name.
 
     Nothing that goes wrong here ends the program: it is told once, and nothing more is sent.
 
@@ -111,7 +113,7 @@ class WandbRun:
     """
 
     def __init__(self, run: RunDirectory, config: DictConfig, say: Callable[[str], None], step: int = 0) -> None:
-        self.say, self.step = say, step
+        self.say, self.step, self._path = say, step, run.path
         self.run: Any = None
         mode = config.logging.wandb
         if mode == "auto":
@@ -136,7 +138,7 @@ class WandbRun:
 
     def add(self, file: Path, kind: str) -> None:
         """A file, as an artifact of the run; a later one of its kind is another version."""
-        self._attempt(lambda: self.run and self.run.log_artifact(str(file), f"{self.run.id}_{kind}", kind))
+        self._attempt(lambda: self.run and self._add(file, kind))
 
     def alert(self, title: str, message: str) -> None:
         """A message that W&B sends on."""
@@ -150,6 +152,18 @@ class WandbRun:
     def _send(self, step: int, values: Mapping[str, Any]) -> None:
         # Pictures are written to the system's folder for temporary files, which may be full.
         self.run.log({"step": step, **{name: _medium(value) for name, value in values.items()}})
+
+    def _add(self, file: Path, kind: str) -> None:
+        self.run.log_artifact(str(file), f"{self.run.id}_{kind}", kind)
+        place = file.resolve()
+        inside = place.is_relative_to(self._path.resolve())
+        place = place.relative_to(self._path.resolve()) if inside else place  # a run may be moved
+        with written_whole(self._path / WANDB_FILES) as part:
+            part.write_text(json.dumps(self._added() | {kind: str(place)}) + "\n")
+
+    def _added(self) -> dict[str, str]:
+        kept = self._path / WANDB_FILES
+        return json.loads(kept.read_text()) if kept.is_file() else {}
 
     def _start(self, path: Path, config: DictConfig, mode: str) -> None:
         options, identity = config.logging, path / WANDB_ID
@@ -178,6 +192,9 @@ class WandbRun:
     def _catch_up(self, path: Path) -> None:
         for step, values in _told_before(path, self.step):
             self._send(step, values)
+        for kind, file in self._added().items():
+            if (path / file).is_file():
+                self._add(path / file, kind)
         current = Path(self.run.settings.sync_dir)
         for folder in current.parent.glob(f"offline-run-*-{self.run.id}"):
             if folder != current:

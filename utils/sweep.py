@@ -46,7 +46,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.box import SIMPLE
 from rich.table import Table
 
-from utils.console import stdout
+from utils.console import say, stdout
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = "sweep.yaml"  # in the sweep's directory
@@ -335,9 +335,14 @@ def final_metrics(run: Path) -> dict[str, float] | None:
     """The metrics in a directory of evaluate.py, or those of the last step in one of train.py; None where none are."""
     if (run / "metrics.json").is_file():
         return metrics_in(json.loads((run / "metrics.json").read_text()))
-    if not (run / "evaluation.csv").is_file():
+    table = run / "evaluation.csv"
+    if not table.is_file():
         return None
-    return metrics_after(run / "evaluation.csv", yaml.safe_load((run / "config.yaml").read_text())["num_steps"])
+    try:
+        return metrics_after(table, yaml.safe_load((run / "config.yaml").read_text())["num_steps"])
+    except (ValueError, TypeError) as error:
+        say(f"{table} left out: it is damaged ({error}).")
+        return None
 
 
 def metrics_in(found: Mapping[str, Any]) -> dict[str, float]:
@@ -346,8 +351,14 @@ def metrics_in(found: Mapping[str, Any]) -> dict[str, float]:
 
 
 def metrics_after(evaluations: Path, num_steps: int) -> dict[str, float] | None:
-    """The last row of a run's ``evaluation.csv`` if that is of its last step, ``num_steps``; else None."""
+    """The last row of a run's ``evaluation.csv`` if that is of its last step, ``num_steps``; else None.
+
+    Raises:
+        ValueError, TypeError: it is damaged.
+    """
     last = (_rows(evaluations) or [{}])[-1]
+    if last and not (last.get("step") or "").isdecimal():
+        raise ValueError("its last row has no step")
     if last.pop("step", None) != str(num_steps):
         return None
     return {name: float(value) for name, value in last.items() if value}

@@ -23,6 +23,8 @@ from utils.errors import UserError
 # Softmax takes scores this much smaller than the largest to 0, to the last bit; the second is still above the first.
 _NEVER, _HARDLY = -1e4, -2e2
 
+RESIZE = "Resize the label map to its picture's size, by the nearest pixel: means of labels are other labels."
+
 
 class LabelMaps(Labeller):
     """A directory of label maps: ``NAME.png`` for a sample's name, at its picture's own size.
@@ -55,7 +57,7 @@ class LabelMaps(Labeller):
             UserError: it is missing, broken, of another size than its picture, or has a label that is none.
         """
         path = self.directory / f"{sample.name}.png"
-        labels = read_label_map(path, sample.path, sample.image)
+        labels = read_label_map(path, sample.path, sample.image, RESIZE)
         smallest = 0 if self.has_background else 1
         void = void_of(labels, self.ignore_label)
         known = labels if void is None else labels[~void]
@@ -105,11 +107,11 @@ def given(config: DictConfig, sets: Sets) -> LabelMaps:
         [directory / f"{pictures.sample_name(index)}.png" for index in range(len(pictures))]
         for pictures in (sets.test, sets.fit or ())
     )
-    _require(paths, "held-out")
+    _require(paths, "held-out", directory)
     knows_training_pictures = bool(sets.test.keypoint_names) and any(path.is_file() for path in of_training)
     if knows_training_pictures:
         if sets.on_error == "raise":
-            _require(of_training, "training")
+            _require(of_training, "training", directory)
         paths += [path for path in of_training if path.is_file()]
     if num_parts is None:
         shown = {"console": stderr, "transient": True, "disable": not stderr.is_terminal}
@@ -134,10 +136,16 @@ def _largest(labels: np.ndarray, ignore_label: int | None) -> tuple[int, int]:
     return int((labels if void is None else np.where(void, 0, labels)).max()), int(labels.max())
 
 
-def _require(paths: Sequence[Path], kind: str) -> None:
+def _require(paths: Sequence[Path], kind: str, directory: Path) -> None:
     if missing := [path for path in paths if not path.is_file()]:
         raise UserError(
             f"{len(missing):,} of {len(paths):,} {kind} pictures have no label map, for example "
             f"{', '.join(map(str, missing[:3]))}. A map is named as the sample, with its ending and .png after it. "
-            "Those of training pictures are for the keypoint error alone: all have one, or none."
+            f"Those of training pictures are for the keypoint error alone: all have one, or none.{_meant(directory)}"
         )
+
+
+def _meant(directory: Path) -> str:
+    """Where our own programs put label maps below their ``output_dir``, for a message."""
+    inside = directory / "label_maps"
+    return f" Did you mean predictions={inside}?" if inside.is_dir() else ""

@@ -52,8 +52,13 @@ class Column:
         self.recolouring = np.arange(self.num_labels + 1)
 
 
-def write(output: Path, config: DictConfig, samples: Sequence[Sample], columns: Sequence[Column]) -> list[Path]:
+def write(
+    output: Path, config: DictConfig, samples: Sequence[Sample], columns: Sequence[Column], note: str = ""
+) -> list[Path]:
     """Write ``comparison.html``, ``.png`` and ``.pdf``: a row for each sample, a column for each of ``columns``.
+
+    Args:
+        note: beside the figures.
 
     Returns:
         The files.
@@ -64,7 +69,7 @@ def write(output: Path, config: DictConfig, samples: Sequence[Sample], columns: 
     files = [output / f"comparison.{ending}" for ending in ("html", "png", "pdf")]
     try:
         output.mkdir(parents=True, exist_ok=True)
-        files[0].write_text(_page(config, samples, columns), encoding="utf-8", errors="backslashreplace")
+        files[0].write_text(_page(config, samples, columns, note), encoding="utf-8", errors="backslashreplace")
         with matplotlib.rc_context(STYLE):
             figure = _figure(samples, columns, config.opacity)
             for file in files[1:]:
@@ -74,7 +79,7 @@ def write(output: Path, config: DictConfig, samples: Sequence[Sample], columns: 
     return files
 
 
-def _page(config: DictConfig, samples: Sequence[Sample], columns: Sequence[Column]) -> str:
+def _page(config: DictConfig, samples: Sequence[Sample], columns: Sequence[Column], note: str) -> str:
     rows = []
     for sample in samples:
         name = sample.name
@@ -96,6 +101,7 @@ def _page(config: DictConfig, samples: Sequence[Sample], columns: Sequence[Colum
             for column in columns
         ],
         figures=_figures(columns),
+        note=note,
         rows=rows,
         opacity=round(100 * config.opacity),
         command=shlex.join(["python", "-m", "evaluation.compare", *sys.argv[1:]]),

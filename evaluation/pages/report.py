@@ -29,6 +29,11 @@ from utils.files import written_whole
 
 QUALITY = 80  # of WebP, of photographs
 ALSO = ("compactness", "warp_agreement")  # of the figures of each part that need no truth, beside the page's own
+# Keys that an evaluation takes with those of training, and does not use: their defaults are no setting of the run's.
+OF_TRAINING = (
+    *("batch_size", "num_steps", "devices", "num_nodes", "strategy", "compile", "resume", "logging", "checkpointing"),
+    *("optimizer", "augmentation", "loss_weights"),
+)
 MOST_PLOTTED = 40  # parts, or keypoints, before a plot of them is left out: the table has them
 
 
@@ -184,7 +189,7 @@ def rendered(evaluated: Evaluated) -> str:
         classes=_classes(numbers),
         keypoints=[{"name": name, "colour": _hex(place)} for place, name in enumerate(dataset.keypoint_names, start=1)],
         commands=_commands(evaluated.checkpoint),
-        config=OmegaConf.to_yaml(evaluated.config),
+        configs=_configs(evaluated),
     )
 
 
@@ -406,3 +411,13 @@ def _commands(checkpoint: Checkpoint | None) -> Mapping[str, str]:
             commands["the run"] = f"python {trained}"
     commands["this page"] = shlex.join(["python", *sys.argv])
     return commands
+
+
+def _configs(evaluated: Evaluated) -> Mapping[str, str]:
+    """As YAML what the checkpoint was trained with, if it says that, and what the evaluation went by."""
+    configs = {}
+    if evaluated.checkpoint and evaluated.checkpoint.config:
+        configs["the run"] = OmegaConf.to_yaml(OmegaConf.create(dict(evaluated.checkpoint.config)))
+    own = [key for key in evaluated.config if key not in OF_TRAINING]
+    configs["the evaluation"] = OmegaConf.to_yaml(OmegaConf.masked_copy(evaluated.config, own))
+    return configs

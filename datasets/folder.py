@@ -183,11 +183,14 @@ class Folder(BoxCrops):
         masks = as_pictures_are_called(self._pictures_in(MASKS[mask]) if folder.is_dir() else {}, self._pictures)
         if not masks and not any(other.is_dir() for other in folders.values()):
             images = shlex.quote(argument("images", self._root / "images"))
+            root = shlex.quote(argument("dataset_root", self._root))
             raise MissingFile(
                 f"{self.name}: no masks in {folder}. Three ways on: a network of torchvision's makes them, python "
                 f"predict.py task=foreground pretrained=maskrcnn {images}; one learns from a few made by hand, python "
                 "train.py method=foreground dataset_name=folder dataset_root=FEW, where FEW holds those pictures and "
-                "masks; or each object is taken to fill its picture, dataset.train_mask=none dataset.eval_mask=none. "
+                f"masks, and makes the rest, python predict.py checkpoint=RUN {images} only_missing=true; or each "
+                f"object is taken to fill its picture, python train.py dataset_name=folder {root} "
+                "dataset.train_mask=none (and dataset.eval_mask=none in an evaluation). "
                 "See docs/masks.md."
             )
         require_masks(self.name, mask, {mask: folder, **folders})

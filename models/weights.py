@@ -102,9 +102,10 @@ def read_state(choice: str, weights_dir: str | Path, option: str) -> dict[str, T
                 "of a run, or none."
             )
         known = f" A run that goes on has them in its checkpoint: there {option}=none does."
+        other = f" A run that goes on needs the same: {option}=PATH says where they are now."
         raise UserError(
             f"{option}={choice}: there is no such file or run. Give another one{', or none' * _needless(option)}."
-            f"{known if option.startswith('segmenter') else ''}"
+            f"{known if option.startswith('segmenter') else other * _needless(option)}"
         )
     return dict(checkpoints.find(path).model) if path.is_dir() else _read(path)
 

@@ -64,7 +64,8 @@ THREE_WAYS = (
     "Three ways on",
     "python predict.py task=foreground pretrained=maskrcnn images=PLACE/data/images;",
     "python train.py method=foreground dataset_name=folder dataset_root=FEW",
-    "dataset.train_mask=none dataset.eval_mask=none. See docs/masks.md.",
+    "python predict.py checkpoint=RUN images=PLACE/data/images only_missing=true;",
+    "python train.py dataset_name=folder dataset_root=PLACE/data dataset.train_mask=none (and dataset.eval_mask=none",
 )
 
 MASKS = [

@@ -98,9 +98,13 @@ def test_foreign_files_are_refused_by_name(tmp_path):
         path.write_bytes(content)
         with pytest.raises(UserError, match="foreign.pth"):
             checkpoints.find(path)
-    for content in ({"state_dict": {}}, [1, 2], torch.zeros(3)):
+    for content, reason in (
+        ({"state_dict": {}}, "model_state_dict"),
+        ([1, 2], "a list of 2, and tensors are looked for in mappings"),
+        (torch.zeros(3), "model_state_dict"),
+    ):
         torch.save(content, path)
-        with pytest.raises(UserError, match="foreign.pth.*model_state_dict"):
+        with pytest.raises(UserError, match=f"foreign.pth.*{reason}"):
             checkpoints.find(path)
 
 

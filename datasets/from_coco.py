@@ -149,24 +149,13 @@ def convert(file: Path, images: Path, folder: Path, object_name: str | None = No
     content = read(file)
     if folder.exists():
         raise UserError(f"{folder} is there already: name a new folder.")
-    pictures = {picture["id"]: picture for picture in content["images"]}
-    if missing := [name for picture in pictures.values() if not (images / (name := picture["file_name"])).is_file()]:
-        raise UserError(
-            f"{len(missing)} of the {len(pictures)} pictures of {file} are not in {images}, for example {missing[0]}: "
-            "give the folder that the names are seen from."
-        )
-    for picture in pictures.values():
-        check_size(images / picture["file_name"], picture, file)
+    pictures = pictures_in(content, images, file)
     names = [category["name"] for category in content["categories"]]
     if object_name is not None and object_name not in names:
         raise UserError(f"{file} has no category {object_name}: it has {', '.join(names)}.")
     if len(names) == 1:
         object_name = names[0]
-    of_picture = {place: [] for place in pictures}
-    for annotation in content["annotations"]:
-        if annotation["image_id"] not in pictures:
-            raise UserError(f"{file}: {told(annotation)} is of a picture that is not in the file. Take it out.")
-        of_picture[annotation["image_id"]].append(annotation)
+    of_picture = annotations_by_picture(content, file)
 
     has_masks = any(annotation.get("segmentation") for annotation in content["annotations"])
     part_names = [name for name in names if name != object_name]
@@ -221,6 +210,29 @@ def convert(file: Path, images: Path, folder: Path, object_name: str | None = No
     written = f"{folder}: {len(pictures)} pictures {with_masks}{parts}, {len(rows)} keypoints{of_objects}."
     left_out = f"\n{unused} boxes are left out: {OBJECTS} has one of a whole object for each picture." if unused else ""
     return written + left_out
+
+
+def pictures_in(content: Mapping[str, Any], images: Path, file: Path) -> dict[int | str, dict[str, Any]]:
+    """The file's pictures by their id; each is there, and of the size that the file says (UserError)."""
+    pictures = {picture["id"]: picture for picture in content["images"]}
+    if missing := [name for picture in pictures.values() if not (images / (name := picture["file_name"])).is_file()]:
+        raise UserError(
+            f"{len(missing)} of the {len(pictures)} pictures of {file} are not in {images}, for example {missing[0]}: "
+            "give the folder that the names are seen from."
+        )
+    for picture in pictures.values():
+        check_size(images / picture["file_name"], picture, file)
+    return pictures
+
+
+def annotations_by_picture(content: Mapping[str, Any], file: Path) -> dict[int | str, list[dict[str, Any]]]:
+    """Of each picture its annotations, by its id; there are none of others (UserError)."""
+    of_picture = {picture["id"]: [] for picture in content["images"]}
+    for annotation in content["annotations"]:
+        if annotation["image_id"] not in of_picture:
+            raise UserError(f"{file}: {told(annotation)} is of a picture that is not in the file. Take it out.")
+        of_picture[annotation["image_id"]].append(annotation)
+    return of_picture
 
 
 def read(file: Path) -> dict[str, list[dict[str, Any]]]:

@@ -17,7 +17,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
@@ -29,7 +28,8 @@ from omegaconf import DictConfig
 from rich.box import SIMPLE
 from rich.table import Table
 
-from benchmarks.step import Trainer, measure, peak
+from benchmarks.peak import measured
+from benchmarks.step import Trainer, measure
 from conf.app import composed
 from utils.console import stdout
 from utils.devices import build_fabric
@@ -57,16 +57,13 @@ def rows(config: DictConfig) -> dict[str, Callable[[], None]]:
 
 def memory(config: DictConfig, row: str) -> float:
     """MiB of two rounds of a row in a process of its own."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(_memory, (config, row))
+    return measured(_two_rounds, config, row)[1]
 
 
-def _memory(config: DictConfig, row: str) -> float:
-    before = peak(config)
+def _two_rounds(config: DictConfig, row: str) -> None:
     work = rows(config)[row]
     for _ in range(2):
         work()
-    return peak(config) - before
 
 
 def main(arguments: list[str]) -> None:

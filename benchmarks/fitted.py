@@ -14,12 +14,10 @@ Seconds are of the processor, of all threads; those of a sweep are what more swe
 """
 
 import argparse
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
@@ -34,6 +32,7 @@ from rich.table import Table
 from sklearn.decomposition import NMF
 from torch import Tensor
 
+from benchmarks.peak import measured
 from datasets.batch import EvalBatch
 from evaluation.cells import Cells
 from evaluation.factorisation import SOLVERS, factorise, random_start
@@ -54,6 +53,7 @@ def drawn(num_cells: int, channels: int) -> Iterator[Tensor]:
         yield torch.randn(min(at_once, num_cells - start), channels, generator=random).relu_()
 
 
+@torch.inference_mode()
 def dff(num_cells: int, sweeps: int, solver: str) -> float:
     """Seconds of a sweep."""
     with Cells() as cells:
@@ -69,6 +69,7 @@ def ours(cells: Cells, solver: str) -> Callable[[int], object]:
     return lambda number: factorise(cells, start, solver, number, tolerance=0)
 
 
+@torch.inference_mode()
 def scikit_learn(num_cells: int, sweeps: int) -> float:
     """Seconds of a sweep."""
     return of_a_sweep(theirs(torch.cat(list(drawn(num_cells, CHANNELS)))), sweeps)
@@ -85,6 +86,7 @@ def theirs(rows: Tensor) -> Callable[[int], object]:
     return fit
 
 
+@torch.inference_mode()
 def in_turn(num_cells: int, sweeps: int, rounds: int) -> dict[str, list[float]]:
     """Seconds of a sweep over the same cells in each round, after one to warm up; scikit-learn's are the last."""
     with Cells() as cells:
@@ -102,6 +104,7 @@ class _OfFeatures(KMeansLabeller):
         return images
 
 
+@torch.inference_mode()
 def k_means(num_cells: int, sweeps: int) -> float:
     """Seconds of an epoch, with the writing of the file and the start."""
     options = Options(num_points=num_cells, restarts=10, num_images=None, minibatch=MINIBATCH, epochs=1)
@@ -123,23 +126,6 @@ def of_a_sweep(fit: Callable[[int], object], sweeps: int) -> float:
         fit(number)
         times.append(time.process_time() - start)
     return (times[1] - times[0]) / sweeps
-
-
-def measured(function: Callable, *arguments: object) -> tuple:
-    """What a function gives, and MiB of peak memory, in a process of its own."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (function, *arguments))
-
-
-def _measured(function: Callable, *arguments: object) -> tuple:
-    def peak() -> float:
-        size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return size / 2**10 if sys.platform == "linux" else size / 2**20
-
-    before = peak()
-    with torch.inference_mode():
-        result = function(*arguments)
-    return result, peak() - before
 
 
 def comparison(num_cells: int, sweeps: int, rounds: int) -> Table:

@@ -8,12 +8,10 @@ own, and its peak memory is less what was there before: the two views of probabi
 """
 
 import argparse
-import resource
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, Python looks beside it only
@@ -28,6 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.formulas import information_of, joint_table
+from benchmarks.peak import measured
 from losses.mutual_information import mutual_information_loss
 from utils.console import stdout
 
@@ -45,30 +44,21 @@ def loop(x: Tensor, y: Tensor, half_window: int, shifts: str, number: int) -> Te
     return sum(information_of(table, 1.0) for table in tables) / len(tables)
 
 
-def measured(function: Callable[..., Tensor], size: Size, half_window: int) -> tuple[float, float]:
-    """Seconds of value and gradients, and MiB of peak memory, in a process of its own."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (function, size, half_window))
-
-
-def _measured(function: Callable[..., Tensor], size: Size, half_window: int) -> tuple[float, float]:
-    def once(num_images: int, num_clusters: int, side: int, half_window: int) -> float:
-        views = []
-        for _ in range(2):
-            view = torch.rand(num_images, num_clusters, side, side)
-            views.append(view.div_(view.sum(1, keepdim=True)).requires_grad_())
-        start = time.process_time()
-        function(*views, half_window).backward()
-        return time.process_time() - start
-
-    def peak() -> float:
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most / 2**10 if sys.platform == "linux" else most / 2**20
-
+def seconds(function: Callable[..., Tensor], size: Size, half_window: int) -> float:
+    """Of value and gradients."""
     torch.manual_seed(0)
-    once(2, 3, 12, 2)  # what is loaded and set up at the first call
-    before = peak()
-    return once(*size, half_window), peak() - before
+    views = []
+    for _ in range(2):
+        view = torch.rand(*size, size[-1])
+        views.append(view.div_(view.sum(1, keepdim=True)).requires_grad_())
+    start = time.process_time()
+    function(*views, half_window).backward()
+    return time.process_time() - start
+
+
+def measured_of(function: Callable[..., Tensor], size: Size, half_window: int) -> tuple[float, float]:
+    """Seconds and MiB of peak memory, after a small call for what is loaded at the first one."""
+    return measured(seconds, function, size, half_window, first=partial(seconds, function, (2, 3, 12), 2))
 
 
 def table(size: Size, half_window: int, number: int) -> Table:
@@ -79,11 +69,11 @@ def table(size: Size, half_window: int, number: int) -> Table:
     for column in ("", "CPU s", "times ours", "peak MiB", "of one shift"):
         found.add_column(column, justify="right" if column else "left")
     for kind in KINDS:
-        seconds, memory = measured(partial(mutual_information_loss, shifts=kind), size, half_window)
-        found.add_row(kind, f"{seconds:.2f}", "1", f"{memory:,.0f}", "")
-        few, least = (measured(partial(loop, shifts=kind, number=n), size, half_window) for n in (number, 1))
+        taken, memory = measured_of(partial(mutual_information_loss, shifts=kind), size, half_window)
+        found.add_row(kind, f"{taken:.2f}", "1", f"{memory:,.0f}", "")
+        few, least = (measured_of(partial(loop, shifts=kind, number=n), size, half_window) for n in (number, 1))
         each = (few[0] * of_all / number, least[1] + (few[1] - least[1]) / (number - 1) * (of_all - 1))
-        figures = f"{each[0]:.1f}", f"{each[0] / seconds:.0f}", f"{each[1]:,.0f}", f"{least[1]:,.0f}"
+        figures = f"{each[0]:.1f}", f"{each[0] / taken:.0f}", f"{each[1]:,.0f}", f"{least[1]:,.0f}"
         found.add_row(f"{kind}, loop ({number} shifts, scaled)", *figures)
     return found
 

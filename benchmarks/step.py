@@ -17,12 +17,10 @@ networks were built. With ``output_dir=DIR`` the numbers are kept in ``DIR/measu
 
 import gc
 import json
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +37,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import formulas
+from benchmarks.peak import measured
 from conf import app
 from datasets.batch import TrainBatch
 from losses.contrastive import contrastive_loss
@@ -229,24 +228,13 @@ def keep(folder: Path, measured: Mapping[str, Any]) -> None:
 
 def peak_memory(config: DictConfig, row: str) -> float:
     """MiB of two rounds of a row, the second with momenta, in a process of its own."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_memory, (config, row))
+    return measured(_two_rounds, config, row)[1]
 
 
-def peak(config: DictConfig) -> float:
-    """MiB that this process has had at most."""
-    if torch.cuda.is_available() and config.device != "cpu":
-        return torch.cuda.max_memory_allocated() / 2**20
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes / 2**10 if sys.platform == "linux" else kilobytes / 2**20
-
-
-def _peak_memory(config: DictConfig, row: str) -> float:
-    before = peak(config)
+def _two_rounds(config: DictConfig, row: str) -> None:
     trainer = Trainer(config, reference=row == REFERENCE)
     for _ in range(2):
         trainer.networks() if row == NETWORKS else trainer.step()
-    return peak(config) - before
 
 
 def print_times(seconds: dict[str, list[float]], config: DictConfig, device: torch.device) -> None:

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--worker", type=int, metavar="SIZE", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        return work(options.worker, options.seconds)
+        return work(options.worker, options.seconds, *options.spins)
     cells = [(size, runs, spins) for size in options.sizes for runs in options.runs for spins in options.spins]
     seconds: dict[tuple[int, int, str], list[float]] = {cell: [] for cell in cells}
     for _ in range(options.rounds):
@@ -47,8 +47,11 @@ def main() -> None:
         stdout().print(shown(size, options.runs, options.spins, seconds))
 
 
-def work(size: int, seconds: float) -> None:
+def work(size: int, seconds: float, spins: str) -> None:
     """Measures steps once told to, and prints the seconds of each."""
+    os.environ.pop("GOMP_SPINCOUNT", None)  # which importing conf.threads has set
+    if spins != NONE:
+        os.environ["GOMP_SPINCOUNT"] = SPINS if spins == OURS else spins
     import torch
     from torchvision.models import resnet50
 
@@ -71,9 +74,7 @@ def work(size: int, seconds: float) -> None:
 def together(size: int, runs: int, spins: str, seconds: float) -> list[float]:
     """Seconds of every step of so many processes beside each other."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(OPENMP)}
-    if spins != NONE:
-        environment["GOMP_SPINCOUNT"] = SPINS if spins == OURS else spins
-    command = [sys.executable, __file__, "--worker", str(size), "--seconds", str(seconds)]
+    command = [sys.executable, __file__, "--worker", str(size), "--seconds", str(seconds), "--spins", spins]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
     workers = [subprocess.Popen(command, **pipes) for _ in range(runs)]
     for worker in workers:

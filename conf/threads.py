@@ -7,7 +7,7 @@ waits for them: two runs on the same cores then take several times as long, not 
 import os
 
 # Turns, after which a thread sleeps. The OpenMP library of PyTorch's Linux packages reads it when it is loaded.
-SPINS = "1000"
+SPINS = "700"
 OPENMP = ("OMP_", "GOMP_", "KMP_")
 
 if not any(name.startswith(OPENMP) for name in os.environ):

@@ -113,21 +113,27 @@ def contrastive_loss(
 
 @full_precision
 def descriptor_distance(
-    descriptors: Tensor, positives: Tensor, other_view: Tensor | None = None, normalisation: Normalisation = "release"
+    descriptors: Tensor,
+    positives: Tensor,
+    other_view: Tensor | None = None,
+    normalisation: Normalisation = "release",
+    unit_length: bool = True,
 ) -> Tensor:
     """mean_nk ||z_k^n - p||^2, the paper's ablation "L2 instead of contrastive": nothing keeps parts apart.
 
-    The paper gives no normalisation. Here z are L2-normalised, as in :func:`contrastive_loss`, whose weight this takes,
-    so that the loss lies in [0, 4].
-
     Args:
         descriptors, positives, other_view, normalisation: as for :func:`contrastive_loss`.
+        unit_length: z are L2-normalised here, as in :func:`contrastive_loss`, whose weight this takes, so that the loss
+            lies in [0, 4]; False: as they are, as the paper's formula has them.
 
     Returns:
         Scalar.
     """
-    anchors = F.normalize(descriptors, dim=2).flatten(0, 1)
-    source = anchors if other_view is None else F.normalize(other_view, dim=2).flatten(0, 1)
+    if unit_length:
+        descriptors = F.normalize(descriptors, dim=2)
+        other_view = None if other_view is None else F.normalize(other_view, dim=2)
+    anchors = descriptors.flatten(0, 1)
+    source = anchors if other_view is None else other_view.flatten(0, 1)
     per_anchor = (anchors - source[_rows(positives, descriptors)]).square().sum(1)
     return per_anchor.mean() if normalisation == "release" else per_anchor.sum()
 

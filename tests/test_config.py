@@ -71,6 +71,7 @@ def test_every_experiment_goes_with_every_data_set(experiment):
         ("no_visual", "loss_weights.visual", 0),
         ("no_equivariance", "loss_weights.equivariance", 0),
         ("l2", "method.descriptors", "l2"),
+        ("l2_unnormalised", "method.descriptors", "l2_unnormalised"),
         ("same_image", "method.positives", "same_image"),
         ("6_parts", "num_parts", 6),
         ("8_parts", "num_parts", 8),

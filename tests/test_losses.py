@@ -221,15 +221,18 @@ def test_positives_of_another_view_are_the_naive_formula() -> None:
     assert float(found) == pytest.approx(float(sum(expected)) / 12, rel=1e-5)
 
 
+@pytest.mark.parametrize("unit_length", [True, False])
 @pytest.mark.parametrize("has_other_view", [False, True])
-def test_the_descriptor_distance_is_the_naive_formula(has_other_view: bool) -> None:
+def test_the_descriptor_distance_is_the_naive_formula(has_other_view: bool, unit_length: bool) -> None:
     z, other = torch.randn(3, 4, 8), torch.randn(3, 4, 8) if has_other_view else None
     positives = draw_positives(3, 4, np.random.default_rng(0))
-    unit, source = (F.normalize(x, dim=2) for x in (z, z if other is None else other))
+    own, source = (F.normalize(x, dim=2) if unit_length else x for x in (z, z if other is None else other))
     expected = [
-        (unit[n, k] - source[int(positives[n, k]), k]).square().sum() for n, k in itertools.product(range(3), range(4))
+        (own[n, k] - source[int(positives[n, k]), k]).square().sum() for n, k in itertools.product(range(3), range(4))
     ]
-    assert float(descriptor_distance(z, positives, other)) == pytest.approx(float(sum(expected)) / 12, rel=1e-5)
+    assert float(descriptor_distance(z, positives, other, unit_length=unit_length)) == pytest.approx(
+        float(sum(expected)) / 12, rel=1e-5
+    )
 
 
 def test_nothing_keeps_parts_apart_in_the_descriptor_distance() -> None:

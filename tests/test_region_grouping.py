@@ -1,7 +1,9 @@
 """Region grouping: prototypes, regions, occurrence, what it learns from classes, its settings, and runs of it."""
 
 import csv
+import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from torchvision.models.resnet import Bottleneck as TorchvisionBottleneck
 import datasets
 import evaluate
 import train
-from datasets.batch import TrainBatch
+from datasets.batch import EvalBatch, TrainBatch
 from datasets.cache import cached
+from evaluation.labellers.regions import RegionLabeller
 from losses import part_occurrence_loss
 from models import methods, segmenters
 from models.region_grouping import Bottleneck, RegionClassifier, RegionGrouping
@@ -376,6 +379,20 @@ def test_a_run_knows_its_classes_goes_on_to_the_bit_and_is_evaluated_by_its_assi
     figures = json.loads((tmp_path / "figures/metrics.json").read_text())
     assert figures["produced_by"]["num_parts"] == 3 and {"FG-NMI", "keypoint_error_all"} <= set(figures)
     assert "untrained" in figures["produced_by"]["baselines"]
+
+
+def test_keypoints_are_regressed_from_whole_regions_on_the_networks_own_map():
+    logits, (height, width) = 3 * torch.randn(2, 3, 4, 6), (64, 96)
+    batch = EvalBatch(torch.zeros(2, 3, height, width, dtype=torch.uint8), torch.zeros(2, 1, height, width), [])
+    found = RegionLabeller(SimpleNamespace(num_parts=3, has_background=False)).centres(None, batch, logits)
+    assert found.shape == (2, 3, 2)
+    for n, k in itertools.product(range(2), range(3)):
+        share = logits[n].double().softmax(0)[k]
+        x, y = (
+            sum(float(share[place]) * 16 * (1 + place[axis]) for place in itertools.product(range(4), range(6)))
+            for axis in (1, 0)
+        )
+        assert found[n, k].tolist() == pytest.approx([x / float(share.sum()), y / float(share.sum())], rel=1e-5)
 
 
 def test_pictures_kept_in_the_cache_keep_their_class(tmp_path):

@@ -20,7 +20,7 @@ def output(*command: str, **environment: str) -> str:
 @pytest.mark.parametrize(
     ("environment", "spins"),
     [
-        ({}, "1000"),
+        ({}, "700"),
         ({"OMP_NUM_THREADS": "1"}, "None"),
         ({"GOMP_SPINCOUNT": "7"}, "7"),
         ({"KMP_BLOCKTIME": "0"}, "None"),

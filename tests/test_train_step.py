@@ -122,7 +122,7 @@ def test_a_method_gives_four_losses_that_train_the_segmenter_alone(method: Metho
     assert trained == {id(p) for p in method.parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("name", ["l2", "same_image", "paper_formulas"])
+@pytest.mark.parametrize("name", ["l2", "l2_unnormalised", "same_image", "paper_formulas"])
 def test_an_ablation_changes_the_losses_that_it_is_about(method: Method, name: str) -> None:
     own = composed(f"experiment=cub/{name}", "dataset_name=synthetic")
     seen = views(2, 64)

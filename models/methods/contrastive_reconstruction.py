@@ -33,7 +33,8 @@ class Options:
         negatives: ``all_images`` or ``other_images`` (paper).
         positives: ``uniform``, ``release`` (leaves one image out, fails for a batch of 2) or ``same_image`` (an
             ablation: the other, warped view of the anchor's own image).
-        descriptors: ``contrastive``, or ``l2`` (an ablation: positives alone, nothing keeps parts apart).
+        descriptors: ``contrastive``, or an ablation, in which nothing keeps parts apart: ``l2``, the distance to the
+            positive of L2-normalised descriptors, or ``l2_unnormalised``, of the descriptors as they are (paper).
         equivariance: ``release`` (one way, no gradient through the warped parts) or ``paper`` (both ways).
         normalisation: ``release``, for which the weights are, or ``paper`` (all four losses are sums).
     """
@@ -42,7 +43,7 @@ class Options:
     temperature: float = number(above=0)
     negatives: str = choice("all_images", "other_images")
     positives: str = choice("uniform", "release", "same_image")
-    descriptors: str = choice("contrastive", "l2")
+    descriptors: str = choice("contrastive", "l2", "l2_unnormalised")
     equivariance: str = choice("release", "paper")
     normalisation: str = choice("release", "paper")
 
@@ -165,7 +166,8 @@ class Method(base.Method):
                 descriptors, options.temperature, positives, options.negatives, other_view, norm
             )
         else:
-            contrastive = descriptor_distance(descriptors, positives, other_view, norm)
+            unit_length = options.descriptors == "l2"
+            contrastive = descriptor_distance(descriptors, positives, other_view, norm, unit_length)
         # Of a sum over images the mean over devices would leave a share.
         ranks_of_sum = num_ranks() if norm == "paper" else 1
         return {

@@ -78,6 +78,7 @@ class Method(base.Method):
 
     needs_masks: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = True
+    labeller = "regions"
     watched: ClassVar[tuple[str, ...]] = ("accuracy",)
 
     def __init__(

@@ -32,7 +32,7 @@ from conf.schema import PredictConfig
 from conf.trained import tells_own_data
 from datasets.base import NoPictures, Source, forced
 from datasets.files import foreign, pictures_in, some
-from datasets.folder import WITHOUT_OBJECT
+from datasets.folder import TRY_AGAIN, WITHOUT_OBJECT
 from datasets.lists import lists_of
 from datasets.pictures import Pictures
 from datasets.sample import Remarks
@@ -452,7 +452,7 @@ def list_without_object(path: Path, names: list[str]) -> str:
         raise UserError(f"Cannot write {path}: {getattr(error, 'strerror', error)}.") from error
     return (
         f"They get no mask and are listed in {path}: a folder of one's own pictures leaves out what is listed there, "
-        "until it has a mask."
+        f"until it has a mask, drawn by hand or found with {TRY_AGAIN}."
     )
 
 

@@ -196,6 +196,18 @@ LISTS = [
     FOLDER.broken(
         "a pointer for a list", write("test.txt", STAND_INS["pointer"][0]), "test.txt is no list: it is a Git"
     ),
+    FOLDER.broken(
+        "an answer of a server for a list",
+        write("test.txt", '{"message": "Not Found"}\n'),
+        "test.txt is no list: it is JSON, as a server answers",
+        'begins with \'{"message": "Not Found"}',
+    ),
+    FOLDER.broken("JSON for a table", keypoints('[\n {"name": "a"}]'), "keypoints.csv is no list: it is JSON"),
+    FOLDER.broken(
+        "another answer of a server",
+        write("test.txt", "404: Not Found\n"),
+        "No name in PLACE/data/test.txt is that of a picture. The first is 404: Not Found, the first picture",
+    ),
     FOLDER.broken("listed in vain", write("train.txt", "a\ncreature_004"), "images/a"),
 ]
 

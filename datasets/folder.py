@@ -295,7 +295,7 @@ class Folder(BoxCrops):
                         continue
                     names.sort(key=lambda name: Path(name).suffix.lower() not in ENDINGS)
             name = next((name for name in names if self._stem(name) in self._pictures), names[0])
-            if name and not of_system(PureWindowsPath(name).name):
+            if name and not any(of_system(PureWindowsPath(own).name) for own in names):
                 found[self._stem(name)] = name
         return found
 
@@ -383,10 +383,11 @@ class Folder(BoxCrops):
 
     def _refuse_unknown(self, path: Path, unknown: Sequence[str]) -> None:
         picture = next(iter(self._pictures.values()))
-        raise UserError(
+        told = (
             f"No name in {path} is that of a picture. The first is {unknown[0][:60]}, the first picture {picture}: "
-            f"give the names of the pictures, as seen from images/. {HELP}"
+            "give the names of the pictures, as seen from images/."
         )
+        raise UserError(" ".join([told, *self.notes, HELP]))
 
     def __len__(self) -> int:
         return len(self._stems)

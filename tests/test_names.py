@@ -215,9 +215,8 @@ def test_names_with_commas_and_blanks_are_names(root):
 def test_the_header_of_a_table_may_have_capitals_and_blanks_and_its_cells_too(root):
     sample = folder(root, "test")[0]
     rows = (root / "keypoints.csv").read_text().splitlines()
-    assert rows[0] == "name,keypoint,x,y"
     body = [" , ".join(row.split(",")) for row in rows[1:]]
-    (root / "keypoints.csv").write_text("\n".join([' Name, "Keypoint" ,X , y', *body, ",,,"]) + "\n")
+    (root / "keypoints.csv").write_text("\n".join([' Name, "Keypoint" ,X , y,VISIBLE', *body, ",,,,"]) + "\n")
     (root / "objects.csv").write_text(
         "NAME;Class;X;Y;Width;Height\n" + "\n".join(f"creature_00{i}; b ;1,5;2;9;9" for i in range(1, 5))
     )
@@ -241,7 +240,7 @@ def test_links_to_nothing_are_no_pictures_and_listed_they_are_missing(root):
         files.require_files(folder(root))
     (root / "images/creature_004.jpg").unlink()
     (root / "images/creature_004.jpg").symlink_to(root / "nowhere")
-    (root / "train.txt").write_text("creature_004\n")
+    (root / "train.txt").write_text("creature_003\ncreature_004\n")
     dataset = folder(root)
     with pytest.raises(MissingFile, match="images/creature_004"):
         files.require_files(dataset)

@@ -206,7 +206,8 @@ LISTS = [
     FOLDER.broken(
         "another answer of a server",
         write("test.txt", "404: Not Found\n"),
-        "No name in PLACE/data/test.txt is that of a picture. The first is 404: Not Found, the first picture",
+        "The first is 404: Not Found, the first picture",
+        "No name in PLACE/data/test.txt is that of a picture.",
     ),
     FOLDER.broken("listed in vain", write("train.txt", "a\ncreature_004"), "images/a"),
 ]

@@ -133,7 +133,7 @@ def test_places_that_may_lie_either_way_go_with_the_masks(tmp_path):
     np.testing.assert_array_equal(found, [[55, 3], [29, 8]])
 
 
-@pytest @ pytest.mark.parametrize(("turn", "shape"), [(2, (40, 60)), (3, (40, 60)), (4, (40, 60)), (6, (40, 40))])
+@pytest.mark.parametrize(("turn", "shape"), [(2, (40, 60)), (3, (40, 60)), (4, (40, 60)), (6, (40, 40))])
 def test_where_sizes_do_not_tell_annotation_is_taken_as_shown_and_that_is_told(tmp_path, turn, shape):
     sample = turned_folder(tmp_path, turn, "shown", "shown", shape=shape)
     np.testing.assert_array_equal(sample.foreground, MASK[: shape[0], : shape[1]])
@@ -255,11 +255,11 @@ def test_a_list_in_cubs_layout_is_of_one_program_too(tmp_path, turn, as_stored):
     """One picture of the other split tells of all, of boxes and of keypoints."""
     root = draw_cub_tree(tmp_path / "CUB")
     before = cub(root, "train", "none")[0]
+    note(cub(root, "test", "none")[0].path, 6)
     x, y = (60, 20) if as_stored else (20, 60)  # pictures are stored as 64 x 48
     in_list(root / "CUB_200_2011/bounding_boxes.txt", "7 ", f"7 {x - 9}.0 {y - 9}.0 9.0 9.0")
     for part in range(1, 5):
         in_list(root / "CUB_200_2011/parts/part_locs.txt", f"7 {part} ", f"7 {part} {x}.0 {y}.0 1")
-    note(cub(root, "test", "none")[0].path, 6)
     in_list(root / "CUB_200_2011/bounding_boxes.txt", "1 ", "1 11.0 6.0 20.0 30.0")
     for part, place in enumerate([(11, 6), (20, 12), (30, 20), (30, 35)], start=1):
         in_list(root / "CUB_200_2011/parts/part_locs.txt", f"1 {part} ", f"1 {part} {place[0]}.0 {place[1]}.0 1")

@@ -102,11 +102,16 @@ def read_text(path: Path) -> str:
             raise UnreadableFile(f"{path} is no list: {found}. Fetch it again. {HELP}")
         encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
         try:
-            return content.decode(encoding)
+            text = content.decode(encoding)
         except UnicodeDecodeError as error:
             raise UnreadableFile(
                 f"{path} is not in UTF-8 ({error.reason}, byte {error.start}): save it so. {HELP}"
             ) from None
+        if "\0" in text:  # of which no name can be
+            raise UnreadableFile(
+                f"{path} is not in UTF-8: it has bytes of 0, as UTF-16 without its mark. Save it so. {HELP}"
+            )
+        return text
 
 
 def read_lines(path: Path) -> list[str]:

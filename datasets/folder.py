@@ -139,8 +139,8 @@ class Folder(BoxCrops):
         self._used = self._leave_out(self._hold_out(options.test_share))
         self._stems = [stem for stem, is_test in self._used.items() if is_test == (split == "test")]
         if not self._stems:
-            told = " ".join([f"{self._root} has no picture of the {split} split.", *self.notes])
-            raise NoPictures(f"{told} {HELP}")
+            told = f"{self._root} has no picture of the {split} split, by train.txt and test.txt if they are there."
+            raise NoPictures(" ".join([told, *self.notes, HELP]))
         self.notes.insert(0, f"{self.name}: {len(self):,} of {len(self._pictures):,} pictures, the {split} split.")
 
         self.part_names, self._part_maps = None, {}
@@ -205,7 +205,7 @@ class Folder(BoxCrops):
     def ways_on(self, missing: Collection[Path]) -> str:
         """What can be done where these files are not there, and masks of some pictures are among them; else nothing."""
         lacking = [stem for stem in self._used if self.has_masks and stem not in self._masks]
-        lacking = [stem for stem in lacking if self._pictures[stem].is_file()]
+        lacking = [stem for stem in lacking if os.path.isfile(self._pictures[stem])]
         if self._mask == "unsupervised" or not lacking or not missing:
             return ""
         images, root = self._arguments()
@@ -272,8 +272,8 @@ class Folder(BoxCrops):
         # Missing, which reading it will tell.
         missing = {stem: self._root / "images" / spellings(listed[stem], "images")[-1] for stem in listed}
         missing = {stem: missing[stem] for stem in sorted(missing.keys() - self._pictures.keys())}
-        if missing and len(missing) == len(listed) and not any(place.is_file() for place in missing.values()):
-            self._refuse_unknown(path, [*missing])
+        if missing and len(missing) == len(listed) and not any(map(os.path.isfile, missing.values())):
+            self._refuse_unknown(path, [*missing], *self.notes)
         self._pictures |= missing
         return set(listed)
 
@@ -381,13 +381,13 @@ class Folder(BoxCrops):
                 self._refuse_unknown(path, unknown)
             self.notes.append(f"{path} has {len(unknown):,} pictures that are not there: {some(unknown)}.")
 
-    def _refuse_unknown(self, path: Path, unknown: Sequence[str]) -> None:
+    def _refuse_unknown(self, path: Path, unknown: Sequence[str], *notes: str) -> None:
         picture = next(iter(self._pictures.values()))
         told = (
             f"No name in {path} is that of a picture. The first is {unknown[0][:60]}, the first picture {picture}: "
             "give the names of the pictures, as seen from images/."
         )
-        raise UserError(" ".join([told, *self.notes, HELP]))
+        raise UserError(" ".join([told, *notes, HELP]))
 
     def __len__(self) -> int:
         return len(self._stems)

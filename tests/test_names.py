@@ -297,3 +297,9 @@ def test_pictures_of_one_stem_are_told_with_both_names(root):
         UserError, match=rf"{first}\.JPEG and {first}\.jpg differ in their ending only \(as are 1 more\)"
     ):
         folder(root)
+
+
+def test_a_name_that_no_disk_can_hold_is_missing(root):
+    (root / "test.txt").write_text("creature_001\n" + "x" * 300)
+    with pytest.raises(MissingFile, match="3 of 6 files are missing: .*images/xxx"):
+        files.require_files(folder(root, "test"))

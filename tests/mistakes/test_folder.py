@@ -207,7 +207,6 @@ LISTS = [
         write("test.txt", "creature_001\n".encode("utf-16-le")),
         "test.txt is not in UTF-8: it has bytes of 0",
     ),
-    FOLDER.broken("a name that is far too long", write("test.txt", "creature_001\n" + "x" * 300), "3 of 6 files"),
     FOLDER.broken("JSON for a table", keypoints('[\n {"name": "a"}]'), "keypoints.csv is no list: it is JSON"),
     FOLDER.broken(
         "another answer of a server",

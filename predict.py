@@ -32,7 +32,7 @@ from conf.schema import PredictConfig
 from conf.trained import tells_own_data
 from datasets.base import NoPictures, Source, forced
 from datasets.files import foreign, pictures_in, some
-from datasets.folder import WITHOUT_OBJECT
+from datasets.folder import TRY_AGAIN, WITHOUT_OBJECT
 from datasets.lists import lists_of
 from datasets.pictures import Pictures
 from datasets.sample import Remarks
@@ -55,7 +55,8 @@ from utils.run_directory import argument, versions
 Files = list[dict[str, Path]]
 # Of all pictures together, in output_dir.
 TABLE, COCO, ABOUT = "parts.csv", "coco.json", "prediction.json"
-READING = ("mask_threshold", "box_padding", "ignore_label")  # keys of dataset that pictures of one's own are read with
+# Keys of dataset that pictures of one's own are read with.
+READING = ("mask_threshold", "mask_values", "box_padding", "ignore_label")
 
 
 @dataclass
@@ -283,7 +284,7 @@ def notes_of(config: DictConfig, labeller: Labeller, work: list[tuple[Source, Fi
 def about(config: DictConfig, checkpoint: Checkpoint | None, labeller: Labeller) -> dict[str, object]:
     """What made the files, and what their labels look like, for ``prediction.json``."""
     settings = ("images", "masks", "foreground", "image_size", "precision", "probabilities", "format")
-    labels = range(labeller.num_parts + 1)
+    labels, reading = range(labeller.num_parts + 1), OmegaConf.to_container(config.dataset)
     made_by = {"pretrained": OmegaConf.to_container(config.pretrained)} if config.pretrained else {}
     if checkpoint:
         made_by = {"checkpoint": str(checkpoint.file), "sha256": digest_of(checkpoint.file), "updates": checkpoint.step}
@@ -292,7 +293,7 @@ def about(config: DictConfig, checkpoint: Checkpoint | None, labeller: Labeller)
     return made_by | {
         "foreground_sha256": of_foreground,
         "num_parts": labeller.num_parts,
-        "settings": {key: config[key] for key in settings} | {key: config.dataset.get(key) for key in READING},
+        "settings": {key: config[key] for key in settings} | {key: reading.get(key) for key in READING},
         "colours": {str(label): "#" + bytes(colours(np.array(label)).tolist()).hex() for label in labels},
         "versions": versions(),
     }
@@ -452,7 +453,7 @@ def list_without_object(path: Path, names: list[str]) -> str:
         raise UserError(f"Cannot write {path}: {getattr(error, 'strerror', error)}.") from error
     return (
         f"They get no mask and are listed in {path}: a folder of one's own pictures leaves out what is listed there, "
-        "until it has a mask."
+        f"until it has a mask, drawn by hand or found with {TRY_AGAIN}."
     )
 
 

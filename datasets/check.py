@@ -23,7 +23,16 @@ from torch.utils.data import Dataset
 from conf import app
 from datasets import build_from_lists
 from datasets.base import Source
-from datasets.files import ENDINGS, HELP, MissingFile, SizesDiffer, UnreadableFile, read_picture
+from datasets.files import (
+    ENDINGS,
+    HELP,
+    MissingFile,
+    SizesDiffer,
+    UnreadableFile,
+    missing_files,
+    read_picture,
+    ways_on,
+)
 from datasets.sample import VOID, Remark, Remarks, Sample
 from utils import workers
 from utils.console import stdout
@@ -91,6 +100,7 @@ def check(config: DictConfig) -> None:
     notes: dict[str, None] = {}
     remarks = Remarks()
     obstacles: list[str] = []
+    ways: dict[str, None] = {}
     for reading, (split, purpose) in READINGS.items():
         try:
             dataset = build_from_lists(config, split, purpose)
@@ -105,6 +115,7 @@ def check(config: DictConfig) -> None:
         failing = sum(found.fails for found in findings)
         if failing and (split == "test" or config.dataset.on_error == "raise"):
             obstacles.append(f"{reading}: {failing:,} of {len(findings):,} pictures cannot be read")
+            ways |= dict.fromkeys([ways_on(dataset, missing_files(dataset)[0])])
         if reading == "training" and len(findings) - failing < config.batch_size:
             obstacles.append(
                 f"{reading}: {len(findings) - failing} pictures can be read, fewer than batch_size={config.batch_size}"
@@ -118,6 +129,8 @@ def check(config: DictConfig) -> None:
         console.print(_table(counts, f"{config.dataset_name} in {config.dataset_root}"))
     for obstacle in dict.fromkeys(obstacles):
         console.print(f"error: {obstacle}", soft_wrap=True, markup=False, highlight=False)
+    for way in filter(None, ways):
+        console.print(way, soft_wrap=True, markup=False, highlight=False)
     if obstacles:
         console.print("Training could not start, or would not reach its end.")
         sys.exit(1)

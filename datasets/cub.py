@@ -23,25 +23,25 @@ from datasets.files import (
     flag,
     foreign,
     positive,
-    read_label_map,
     read_names,
     read_rows,
     read_turned_picture,
     require_masks,
+    stored_labels,
     turn_of_map,
 )
 from datasets.masks import (
     FORCE,
-    PLACES_AS_STORED,
     LabelMap,
+    as_shown,
     forced_object,
     read_mask,
     read_part_map,
     remarks_of,
     united,
 )
-from datasets.sample import Purpose, Remark, Sample
-from datasets.turns import UPRIGHT, shown_places, turned
+from datasets.places import Places
+from datasets.sample import Purpose, Sample
 from utils.errors import UserError
 
 MASKS: dict[Mask, str] = {
@@ -162,15 +162,19 @@ class CUB(BoxCrops):
                     )
 
         self._ids = [image for image in paths if is_train[image] == (self.split == "train")]
-        self._paths = {image: paths[image] for image in self._ids}
+        self._paths = paths
         self._labels, self.num_classes = labels, max(labels.values(), default=0)
         # The files count pixels from one.
         self._boxes = {i: np.array([x - 1, y - 1, x + w - 2, y + h - 2]) for i, (x, y, w, h) in boxes.items()}
         self._keypoints = self._read_keypoints()
+        pictures = {image: self._base / "images" / path for image, path in paths.items()}
+        corners = {image: box.reshape(2, 2) for image, box in self._boxes.items()}
+        visible = {image: places[places[:, 2] > 0, :2] for image, places in self._keypoints.items()}
+        self._places = {"boxes": Places(corners, pictures), "keypoints": Places(visible, pictures)}
 
     def _read_keypoints(self) -> dict[int, np.ndarray]:
-        places = {image: np.zeros((len(self.keypoint_names), 3)) for image in self._ids}
-        found = {image: set() for image in self._ids}
+        places = {image: np.zeros((len(self.keypoint_names), 3)) for image in self._paths}
+        found = {image: set() for image in self._paths}
         path = self._base / "parts/part_locs.txt"
         types = (int, int, coordinate, coordinate, flag)
         for image, part, x, y, visible in self._rows("parts/part_locs", "image part x y visible", *types):
@@ -183,7 +187,7 @@ class CUB(BoxCrops):
             found[image].add(part)
             if visible:
                 places[image][part - 1] = x - 1, y - 1, 1
-        lost = next((image for image, parts in found.items() if len(parts) != len(self.keypoint_names)), None)
+        lost = next((image for image in self._ids if len(found[image]) != len(self.keypoint_names)), None)
         if lost is not None:
             raise UserError(
                 f"{path} has {len(found[lost])} lines for image {lost}, "
@@ -208,7 +212,7 @@ class CUB(BoxCrops):
             cleaned = {image.rel_path: _read_cleaned(image) for image in images}
             if not cleaned:
                 raise ValueError("it lists no picture")
-        ids = {path: image for image, path in self._paths.items()}
+        ids = {self._paths[image]: image for image in self._ids}
         unknown = next((name for name in cleaned if name not in ids), None)
         if unknown is not None:
             raise UserError(f"{path} lists {unknown}, which is no training image of images.txt. {HELP}")
@@ -230,27 +234,23 @@ class CUB(BoxCrops):
         image_id, name = self._ids[index], self.sample_name(index)
         path = self._base / "images" / name
         image, turn = read_turned_picture(path)
-        part_map, mask = self._part_map(name, path, image), self._foreground(index, path, image)
+        part_map, mask = self._part_map(name, path, image), self._mask_of(index, path, image)
         maps = [label_map for label_map in (mask, part_map) if label_map is not None]
-        box, keypoints, remarks = self._boxes[image_id], self._keypoints[image_id].copy(), remarks_of(path, turn, maps)
-        if turn != UPRIGHT:
-            visible = keypoints[:, 2] > 0
-            places = np.concatenate([box.reshape(2, 2), keypoints[visible, :2]])
-            were_stored = any(label_map.was_stored for label_map in maps)
-            places, moved = shown_places(places, turn, image.shape, were_stored)
-            box, keypoints[visible, :2] = np.sort(places[:2], axis=0).ravel(), places[2:]
-            remarks += (Remark(PLACES_AS_STORED, path),) * moved
+        seen, keypoints = (path, turn, image.shape, maps), self._keypoints[image_id].copy()
+        visible = keypoints[:, 2] > 0
+        keypoints[visible, :2], of_keypoints = self._places["keypoints"].shown(keypoints[visible, :2], *seen)
+        corners, of_box = self._places["boxes"].shown(self._boxes[image_id].reshape(2, 2), *seen)
         sample = Sample(
             name=name,
             path=path,
             image=image,
-            foreground=mask.labels,
+            foreground=np.ones(image.shape[:2], np.uint8) if mask is None else mask.labels,
             label=self._labels[image_id],
-            box=box.copy(),
+            box=np.sort(corners, axis=0).ravel(),
             keypoints=keypoints,
             part_map=None if part_map is None else part_map.labels,
             void=united(*(label_map.void for label_map in maps)),
-            remarks=remarks,
+            remarks=remarks_of(path, turn, maps) + of_keypoints + of_box,
         )
         check_box(sample, self._base / "bounding_boxes.txt")
         check_keypoints(sample, self.keypoint_names, self._base / "parts/part_locs.txt")
@@ -270,26 +270,29 @@ class CUB(BoxCrops):
             refusal=lambda _, largest: f"has a label {largest}, but part_maps/parts.txt has {num_parts} parts.",
         )
 
-    def _foreground(self, index: int, path: Path, image: np.ndarray) -> LabelMap:
+    def _mask_of(self, index: int, path: Path, image: np.ndarray) -> LabelMap | None:
+        if self._mask is None:
+            return None
         cleaned = self._cleaned.get(self.sample_name(index)) if self._mask == "gt" else None
         if cleaned is not None:
             turn = turn_of_map(f"the mask in {self._cleaned_list}", cleaned.shape, path, image)
             count = cleaned.shape[0] * cleaned.shape[1]
-            return LabelMap(turned(np.unpackbits(cleaned.mask, count=count).reshape(cleaned.shape), turn))
-        if self._mask is None:
-            return LabelMap(np.ones(image.shape[:2], np.uint8))
+            found = np.unpackbits(cleaned.mask, count=count).reshape(cleaned.shape)
+            return as_shown(self._cleaned_list, found, None, turn)
         mask_path = self.mask_path(index, self._mask)
         if self._mask != "gt":
             return read_mask(mask_path, path, image, **self._mask_rules)
-        values = read_label_map(mask_path, path, image)
-        if (forced := self._mask_rules["forced"]) is not None:
-            return LabelMap(forced_object(values, forced, mask_path).astype(np.uint8))
+        values, own_turn = stored_labels(mask_path)
+        turn = turn_of_map(str(mask_path), values.shape, path, image, own_turn)
+        if self._mask_rules["forced"] is not None:
+            return as_shown(mask_path, *forced_object(values, mask_path, **self._mask_rules), turn, own_turn)
         if values.max() != 0 and not _ONE_ANNOTATOR <= values.max() <= _ALL_ANNOTATORS:
             raise UnreadableFile(
                 f"{mask_path} has values up to {values.max()}, but 255 is the object in a mask of CUB: save it with 0 "
                 f"and 255. {FORCE} {HELP}"
             )
-        return LabelMap((values == _ALL_ANNOTATORS).astype(np.uint8))  # lower values: annotators disagree
+        found = values == _ALL_ANNOTATORS  # lower values: annotators disagree
+        return as_shown(mask_path, found, None, turn, own_turn)
 
     def files(self, index: int) -> list[Path]:
         """Every file that sample ``index`` is read from."""

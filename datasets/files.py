@@ -1,11 +1,12 @@
 """Reading pictures, label maps and lists from disk; whatever is wrong with a file ends in a message that names it."""
 
 import codecs
+import json
 import math
 import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,11 +102,28 @@ def read_text(path: Path) -> str:
             raise UnreadableFile(f"{path} is no list: {found}. Fetch it again. {HELP}")
         encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
         try:
-            return content.decode(encoding)
+            text = content.decode(encoding)
         except UnicodeDecodeError as error:
             raise UnreadableFile(
                 f"{path} is not in UTF-8 ({error.reason}, byte {error.start}): save it so. {HELP}"
             ) from None
+        if "\0" in text:  # of which no name can be
+            raise UnreadableFile(
+                f"{path} is not in UTF-8: it has bytes of 0, as UTF-16 without its mark. Save it so. {HELP}"
+            )
+        return text
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list; errors as of :func:`read_text`, and JSON is none."""
+    text = read_text(path)
+    with suppress(ValueError):
+        if isinstance(json.loads(text), dict | list):
+            raise UnreadableFile(
+                f"{path} is no list: it is JSON, as a server answers in the place of a file, and begins with "
+                f"'{text.split(chr(10))[0][:60]}'. Fetch it again, or write a line for each entry. {HELP}"
+            )
+    return text.splitlines()
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -250,25 +268,40 @@ def turn_of_map(
     )
 
 
-def require_files(dataset: Any) -> None:
-    """Look whether all files of all samples are there, without opening any.
+def missing_files(dataset: Any) -> tuple[list[Path], int]:
+    """Which files of all samples are not there, without opening any, and how many there should be.
 
     Args:
-        dataset: has ``name``, a length, and ``files(index)``, the paths that a sample is read from.
-
-    Raises:
-        MissingFile: the message counts what is missing and names the first ones.
+        dataset: has a length, and ``files(index)``, the paths that a sample is read from.
     """
     wanted = dict.fromkeys(path for index in range(len(dataset)) for path in dataset.files(index))
     # One listing for each folder: asking for every file takes minutes on a network drive.
     present = {folder: _names_in(folder) if folder.is_dir() else () for folder in {path.parent for path in wanted}}
-    missing = [str(path) for path in wanted if path.name not in present[path.parent]]
+    return [path for path in wanted if path.name not in present[path.parent]], len(wanted)
+
+
+def require_files(dataset: Any) -> None:
+    """Look whether all files of all samples are there, without opening any.
+
+    Args:
+        dataset: as of :func:`missing_files`, and ``name``; perhaps ``ways_on(missing)``, what else than fetching files
+            can be done.
+
+    Raises:
+        MissingFile: the message counts what is missing and names the first ones.
+    """
+    missing, count = missing_files(dataset)
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise MissingFile(
-            f"{dataset.name}: {len(missing)} of {len(wanted)} files are missing: {', '.join(missing[:3])}{more}. "
-            f"`python -m datasets.check`, with the same arguments, names every one. {HELP}"
+            f"{dataset.name}: {len(missing)} of {count} files are missing: {some([*map(str, missing)], 3)}. "
+            f"`python -m datasets.check`, with the same arguments, names every one. {ways_on(dataset, missing)}{HELP}"
         )
+
+
+def ways_on(dataset: Any, missing: Sequence[Path]) -> str:
+    """What else than fetching missing files can be done, with a blank behind; nothing where the data set knows none."""
+    told = dataset.ways_on(missing) if hasattr(dataset, "ways_on") else ""
+    return told and f"{told} "
 
 
 def require_masks(name: str, mask: str, folders: Mapping[str, Path]) -> None:
@@ -457,7 +490,7 @@ def read_rows(path: Path, expected: str, *types: Callable) -> list[tuple]:
         UserError: the file is missing, or a line is malformed; the message has the line and its number.
     """
     rows = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         values = line.split(maxsplit=len(types) - 1)
         if not values:
             continue

@@ -27,36 +27,29 @@ from datasets.files import (
     flag,
     of_system,
     pictures_in,
+    read_lines,
     read_names,
-    read_text,
     read_turned_picture,
     require_masks,
-    shape_and_turn,
     some,
     spellings,
     spelt_alike,
     stem_of,
 )
-from datasets.masks import (
-    PLACES_AS_STORED,
-    UNTOLD_PLACES,
-    LabelMap,
-    mask_box,
-    read_mask,
-    read_part_map,
-    remarks_of,
-    united,
-)
-from datasets.sample import Purpose, Remark, Sample
-from datasets.turns import UPRIGHT, tells_of_stored, turned_places
+from datasets.masks import LabelMap, mask_box, read_mask, read_part_map, remarks_of, united
+from datasets.places import Places
+from datasets.sample import Purpose, Sample
 from utils.errors import UserError
 from utils.run_directory import argument
 
 KEYPOINTS = "keypoints.csv"
 OBJECTS, BOX = "objects.csv", ("x", "y", "width", "height")
 WITHOUT_OBJECT = "without_object.txt"  # predict.py lists there in which pictures it has found nothing
+TRY_AGAIN = (
+    "other classes (pretrained.classes), a lower pretrained.score or another network (pretrained=deeplab or maskrcnn), "
+    "and only_missing=true"
+)
 MASKS = {"gt": "masks", "supervised": "supervisedlabels", "unsupervised": "pseudolabels"}
-_CLEAR = 20  # votes
 MAX_LABEL = 255  # part maps hold bytes
 _HEADERS = {"name", "names", "file", "files", "filename", "file_name", "image", "images", "path", "picture", "pictures"}
 
@@ -143,13 +136,12 @@ class Folder(BoxCrops):
             raise UserError(f"{told} {HELP}")
         self._alike = alike(self._pictures)
         self._masks = self._list_masks(self._mask) if self.has_masks else {}
-        self._leave_out()
-        held_out = self._held_out(options.test_share)
-        self._stems = [stem for stem, is_test in held_out.items() if is_test == (split == "test")]
+        self._used = self._leave_out(self._hold_out(options.test_share))
+        self._stems = [stem for stem, is_test in self._used.items() if is_test == (split == "test")]
         if not self._stems:
-            raise NoPictures(f"{self._root} has no picture of the {split} split. {HELP}")
-        count = len(self._pictures) + len(self._left_out)
-        self.notes.insert(0, f"{self.name}: {len(self):,} of {count:,} pictures, the {split} split.")
+            told = f"{self._root} has no picture of the {split} split, by train.txt and test.txt if they are there."
+            raise NoPictures(" ".join([told, *self.notes, HELP]))
+        self.notes.insert(0, f"{self.name}: {len(self):,} of {len(self._pictures):,} pictures, the {split} split.")
 
         self.part_names, self._part_maps = None, {}
         if (self._root / "parts").is_dir():
@@ -162,13 +154,12 @@ class Folder(BoxCrops):
             else:
                 self.part_names = [f"part {label}" for label in range(1, MAX_LABEL + (self._ignore_label != MAX_LABEL))]
         self.keypoint_names, self._keypoints = [], {}
-        self._marked: dict[str, dict[str, np.ndarray]] = {}  # all places (N, 2) of a file, by pictures
-        self._votes: dict[str, int] = {}
+        self._places: dict[str, Places] = {}
         if (self._root / KEYPOINTS).is_file():
-            self._read_keypoints(stem for stem, is_test in held_out.items() if is_test)
+            self._read_keypoints(stem for stem, is_test in self._used.items() if is_test)
         self._labels, self._boxes, self.num_classes = {}, {}, 0
         if (self._root / OBJECTS).is_file():
-            self._read_objects(held_out)
+            self._read_objects(self._used)
         self.mirrored_keypoints = mirrored_indices(self.keypoint_names)
 
     def _pictures_in(self, folder: str, beside: Sequence[str] = ()) -> dict[str, Path]:
@@ -182,17 +173,7 @@ class Folder(BoxCrops):
         folder = folders.pop(mask)
         masks = as_pictures_are_called(self._pictures_in(MASKS[mask]) if folder.is_dir() else {}, self._pictures)
         if not masks and not any(other.is_dir() for other in folders.values()):
-            images = shlex.quote(argument("images", self._root / "images"))
-            root = shlex.quote(argument("dataset_root", self._root))
-            raise MissingFile(
-                f"{self.name}: no masks in {folder}. Three ways on: a network of torchvision's makes them, python "
-                f"predict.py task=foreground pretrained=maskrcnn {images}; one learns from a few made by hand, python "
-                "train.py method=foreground dataset_name=folder dataset_root=FEW, where FEW holds those pictures and "
-                f"masks, and makes the rest, python predict.py checkpoint=RUN {images} only_missing=true; or each "
-                f"object is taken to fill its picture, python train.py dataset_name=folder {root} "
-                "dataset.train_mask=none (and dataset.eval_mask=none in an evaluation). "
-                "See docs/masks.md."
-            )
+            raise MissingFile(f"{self.name}: no masks in {folder}. {self._ways_to_masks()} See docs/masks.md.")
         require_masks(self.name, mask, {mask: folder, **folders})
         if masks.keys().isdisjoint(self._pictures):
             first, picture = (str(next(iter(found.values()), "none")) for found in (masks, self._pictures))
@@ -204,21 +185,72 @@ class Folder(BoxCrops):
             self.notes.append(f"{len(spare):,} masks in {folder} have no picture: {some(spare)}.")
         return masks
 
+    def _ways_to_masks(self) -> str:
+        """What can be done where there is none at all."""
+        images, root, listed = *self._arguments(), self._root / WITHOUT_OBJECT
+        if listed.is_file():
+            first = f"in the pictures of {listed} predict.py has found nothing, and may with {TRY_AGAIN}"
+        else:
+            first = (
+                f"a network of torchvision's makes them, python predict.py task=foreground pretrained=maskrcnn {images}"
+            )
+        return (
+            f"Three ways on: {first}; one learns from a few made by hand, python train.py method=foreground "
+            "dataset_name=folder dataset_root=FEW, where FEW holds those pictures and masks, and makes the rest, "
+            f"python predict.py checkpoint=RUN {images} only_missing=true; or each object is taken to fill its "
+            f"picture, python train.py dataset_name=folder {root} dataset.train_mask=none (and dataset.eval_mask=none "
+            "in an evaluation)."
+        )
+
+    def ways_on(self, missing: Collection[Path]) -> str:
+        """What can be done where these files are not there, and masks of some pictures are among them; else nothing."""
+        lacking = [stem for stem in self._used if self.has_masks and stem not in self._masks]
+        lacking = [stem for stem in lacking if os.path.isfile(self._pictures[stem])]
+        if self._mask == "unsupervised" or not lacking or not missing:
+            return ""
+        images, root = self._arguments()
+        pictures = images if self._mask == "gt" else f"dataset_name=folder {root}"
+        if held_out := sum(self._used[stem] for stem in lacking):
+            skip, left_out = (
+                "",
+                (
+                    f"listed in {self._root / WITHOUT_OBJECT}, a name a line, they are left out until they have one "
+                    f"(dataset.on_error=skip does so in training alone, and {held_out:,} are held out)"
+                ),
+            )
+        else:
+            skip, left_out = " dataset.on_error=skip", "dataset.on_error=skip trains without them"
+        return (
+            f"{len(lacking):,} of {len(self._used):,} pictures have no mask. Four ways on: python predict.py "
+            f"task=foreground pretrained=maskrcnn {pictures} only_missing=true makes them; {left_out}; a network "
+            f"learns them from the others, python train.py method=foreground dataset_name=folder {root}{skip}, then "
+            f"python predict.py checkpoint=RUN {pictures} only_missing=true makes them; or none is read, "
+            "dataset.train_mask=none dataset.eval_mask=none."
+        )
+
+    def _arguments(self) -> tuple[str, str]:
+        """Of command lines, for the pictures and for the folder."""
+        images, root = argument("images", self._root / "images"), argument("dataset_root", self._root)
+        return shlex.quote(images), shlex.quote(root)
+
     def without_mask(self) -> list[str]:
         """Names of the pictures that have no mask where masks are read."""
         found = (index for index, stem in enumerate(self._stems) if self.has_masks and stem not in self._masks)
         return [self.sample_name(index) for index in found]
 
-    def _leave_out(self) -> None:
-        """Pictures in which nothing was found, unless they have got a mask since."""
+    def _leave_out(self, held_out: dict[str, bool]) -> dict[str, bool]:
+        """Pictures in which nothing was found are not used, unless they have got a mask since.
+
+        Masks do not decide which pictures are held out: a reading without them must hold out the same.
+        """
         path = self._root / WITHOUT_OBJECT
         listed = self._named_in(path) if self.has_masks and path.is_file() else ()
-        self._left_out = {stem for stem in listed if stem in self._pictures and stem not in self._masks}
-        if self._left_out:
-            self._pictures = {stem: found for stem, found in self._pictures.items() if stem not in self._left_out}
-            self.notes.append(f"{path}: {len(self._left_out):,} pictures without a mask are left out.")
+        left_out = {stem for stem in listed if stem in held_out and stem not in self._masks}
+        if left_out:
+            self.notes.append(f"{path}: {len(left_out):,} pictures without a mask are left out.")
+        return {stem: is_test for stem, is_test in held_out.items() if stem not in left_out}
 
-    def _held_out(self, test_share: float) -> dict[str, bool]:
+    def _hold_out(self, test_share: float) -> dict[str, bool]:
         """For each picture that is used whether it is held out."""
         train, test = (self._listed(self._root / f"{split}.txt") for split in ("train", "test"))
         if train is None and test is None:
@@ -237,20 +269,34 @@ class Folder(BoxCrops):
         if not path.is_file():
             return None
         listed = self._named_in(path)
-        for stem in sorted(listed.keys() - self._pictures.keys() - self._left_out):
-            # Missing, which reading it will tell.
-            self._pictures[stem] = self._root / "images" / spellings(listed[stem], "images")[-1]
+        # Missing, which reading it will tell.
+        missing = {stem: self._root / "images" / spellings(listed[stem], "images")[-1] for stem in listed}
+        missing = {stem: missing[stem] for stem in sorted(missing.keys() - self._pictures.keys())}
+        if missing and len(missing) == len(listed) and not any(map(os.path.isfile, missing.values())):
+            self._refuse_unknown(path, [*missing], *self.notes)
+        self._pictures |= missing
         return set(listed)
 
     def _named_in(self, path: Path) -> dict[str, str]:
-        """The stem and the name of each picture in a list; without a header and comments."""
-        found = {}
-        for place, line in enumerate(read_text(path).splitlines()):
-            name = line.strip()
-            stem = self._stem(name)
-            is_none = name.startswith("#") or (place == 0 and name.lower() in _HEADERS)
-            if name and not of_system(PureWindowsPath(name).name) and (stem in self._pictures or not is_none):
-                found[stem] = name
+        """The stem and the name of each picture in a list; without a header and comments.
+
+        Names may be in quotes, and columns beside them: theirs is the one that the header calls so, or the first.
+        """
+        found, column = {}, 0
+        for place, line in enumerate(map(str.strip, read_lines(path))):
+            names = [line]
+            if self._stem(line) not in self._pictures:
+                tables = _columns(line)
+                header = [index for cells in tables for index, cell in enumerate(cells) if cell.lower() in _HEADERS]
+                names += [cells[column] for cells in tables if column < len(cells)]
+                if not any(self._stem(name) in self._pictures for name in names):
+                    if line.startswith("#") or (place == 0 and header):
+                        column = header[0] if place == 0 and header else column
+                        continue
+                    names.sort(key=lambda name: Path(name).suffix.lower() not in ENDINGS)
+            name = next((name for name in names if self._stem(name) in self._pictures), names[0])
+            if name and not any(of_system(PureWindowsPath(own).name) for own in names):
+                found[self._stem(name)] = name
         return found
 
     def _stem(self, name: str) -> str:
@@ -265,7 +311,7 @@ class Folder(BoxCrops):
         names: dict[str, None] = {}
         columns, table = _rows(path, ("name", "keypoint", "x", "y"), "name,keypoint,x,y or name,keypoint,x,y,visible")
         for place, row in table:
-            if None in (row["name"], row["keypoint"]):
+            if not (row["name"] and row["keypoint"]):
                 raise UserError(f"{place}: expected a value in each of the columns {', '.join(columns)}. {HELP}")
             try:
                 seen = flag(row.get("visible") or "1")
@@ -284,10 +330,11 @@ class Folder(BoxCrops):
             self.notes.append(f"{path} has no visible keypoint of a held-out picture, so it is not used.")
             return
         self.keypoint_names = list(names)
-        self._marked[KEYPOINTS] = {
+        marked = {
             stem: np.array([(x, y) for x, y, seen in of_picture.values() if seen])
             for stem, of_picture in places.items()
         }
+        self._places[KEYPOINTS] = Places(marked, self._pictures)
         for stem in self._stems:
             of_picture = places.get(stem, {})
             self._keypoints[stem] = np.array([of_picture.get(name, (0, 0, 0)) for name in names], float)
@@ -301,7 +348,7 @@ class Folder(BoxCrops):
             raise UserError(f"{path}, line 1: '{','.join(columns)}' must be {expected}. {HELP}")
         found, classes = set(), {}
         for place, row in table:
-            stem = self._stem(row["name"] or "")
+            stem = self._stem(row["name"])
             if stem in found:
                 raise UserError(f"{place}: a second row of {row['name']}: each picture has one object. {HELP}")
             found.add(stem)
@@ -319,7 +366,7 @@ class Folder(BoxCrops):
                         f"{place}: expected numbers {', '.join(BOX)}, the last two 1 or more: {row}. {HELP}"
                     ) from None
                 self._boxes[stem] = np.array([[x, y], [x + width - 1, y + height - 1]])
-        self._marked[OBJECTS] = self._boxes
+        self._places[OBJECTS] = Places(self._boxes, self._pictures)
         self._note_unknown(path, found)
         if has_class and (without := [stem for stem in used if stem not in classes]):
             raise UserError(
@@ -331,12 +378,16 @@ class Folder(BoxCrops):
     def _note_unknown(self, path: Path, stems: Collection[str]) -> None:
         if unknown := [stem for stem in stems if stem not in self._pictures]:
             if len(unknown) == len(stems):
-                picture = next(iter(self._pictures.values()))
-                raise UserError(
-                    f"No name in {path} is that of a picture. The first is {unknown[0]}, the first picture {picture}: "
-                    f"give the names of the pictures, as seen from images/. {HELP}"
-                )
+                self._refuse_unknown(path, unknown)
             self.notes.append(f"{path} has {len(unknown):,} pictures that are not there: {some(unknown)}.")
+
+    def _refuse_unknown(self, path: Path, unknown: Sequence[str], *notes: str) -> None:
+        picture = next(iter(self._pictures.values()))
+        told = (
+            f"No name in {path} is that of a picture. The first is {unknown[0][:60]}, the first picture {picture}: "
+            "give the names of the pictures, as seen from images/."
+        )
+        raise UserError(" ".join([told, *notes, HELP]))
 
     def __len__(self) -> int:
         return len(self._stems)
@@ -378,16 +429,15 @@ class Folder(BoxCrops):
         maps = [label_map for label_map in (mask, part_map) if label_map is not None]
         foreground = np.ones(image.shape[:2], np.uint8) if mask is None else mask.labels
         keypoints, corners = self._keypoints.get(stem), self._boxes.get(stem)
-        box, told = mask_box(foreground), []
+        box, remarks, seen = mask_box(foreground), remarks_of(path, turn, maps), (path, turn, image.shape, maps)
         if keypoints is not None:
             keypoints, visible = keypoints.copy(), keypoints[:, 2] > 0
-            keypoints[visible, :2], kind = self._shown(keypoints[visible, :2], KEYPOINTS, turn, image, maps)
-            told.append(kind)
+            keypoints[visible, :2], told = self._places[KEYPOINTS].shown(keypoints[visible, :2], *seen)
+            remarks += told
         if corners is not None:
-            corners, kind = self._shown(corners, OBJECTS, turn, image, maps)
-            told.append(kind)
+            corners, told = self._places[OBJECTS].shown(corners, *seen)
+            remarks += told
             box = _inside(np.sort(corners, axis=0), image, path, self._root / OBJECTS)
-        told = tuple(Remark(kind, path) for kind in dict.fromkeys(told) if kind is not None)
         sample = Sample(
             name=self.sample_name(index),
             path=path,
@@ -398,43 +448,11 @@ class Folder(BoxCrops):
             keypoints=keypoints,
             part_map=None if part_map is None else part_map.labels,
             void=united(*(label_map.void for label_map in maps)),
-            remarks=remarks_of(path, turn, maps) + told,
+            remarks=remarks,
         )
         if keypoints is not None:
             check_keypoints(sample, self.keypoint_names, self._root / KEYPOINTS)
         return sample
-
-    def _shown(
-        self, places: np.ndarray, source: str, turn: int, image: np.ndarray, maps: Sequence[LabelMap]
-    ) -> tuple[np.ndarray, str | None]:
-        """Places (N, 2) of a file where a picture shows them, and the kind of a remark.
-
-        One program has marked all that are in a file; where none of them tells how, the picture's maps do.
-        """
-        if turn == UPRIGHT or not len(places):
-            return places, None
-        votes = self._votes_of(source)
-        if votes > 0 or (votes == 0 and any(label_map.was_stored for label_map in maps)):
-            return turned_places(places, turn, image.shape), PLACES_AS_STORED
-        return places, UNTOLD_PLACES if votes == 0 and not maps else None
-
-    def _votes_of(self, source: str) -> int:
-        """How many more pictures of a file have places that fit the stored pixels alone than those shown alone.
-
-        Read of the pictures' heads once a turned one is met, and only until it is clear.
-        """
-        if source not in self._votes:
-            votes = 0
-            for stem, places in self._marked[source].items():
-                if stem not in self._pictures or not len(places):
-                    continue
-                with suppress(UserError):  # the reading of the picture tells it
-                    shape, turn = shape_and_turn(self._pictures[stem])
-                    votes += {True: 1, False: -1, None: 0}[tells_of_stored(places, turn, shape)]
-                if abs(votes) == _CLEAR:
-                    break
-            self._votes[source] = votes
-        return self._votes[source]
 
     def _mask_of(self, index: int, picture_path: Path, image: np.ndarray) -> LabelMap | None:
         if self._mask is None:
@@ -459,28 +477,46 @@ class Folder(BoxCrops):
         )
 
 
+def _columns(line: str) -> list[list[str]]:
+    """A line of a list as one of a table: of columns behind commas, semicolons, tabs, or a name and a blank."""
+    found = []
+    for mark in ",;\t ":
+        with suppress(csv.Error):  # no table at all
+            cells = [cell.strip(" '") for cell in next(csv.reader([line], delimiter=mark, skipinitialspace=True), [])]
+            if mark != " " or Path("".join(cells[:1])).suffix.lower() in ENDINGS:
+                found.append(cells)
+    return found
+
+
 def _rows(path: Path, needed: Sequence[str], expected: str) -> tuple[Sequence[str], list[tuple[str, dict[str, str]]]]:
     """Columns of a CSV file, and its rows after where each stands; UserError where columns are missing.
 
-    Spreadsheets separate with semicolons where the comma is in their numbers, or with tabs.
+    Spreadsheets separate with semicolons where the comma is in their numbers, or with tabs; some write capitals, blanks
+    around names, and rows of nothing.
     """
-    lines = read_text(path).splitlines()
+    lines = read_lines(path)
     first = "".join(lines[:1])
-    separator = next((mark for mark in ",;\t" if {*needed} <= {name.strip('"') for name in first.split(mark)}), ",")
-    rows = csv.DictReader(lines, delimiter=separator)
+    separator = next((mark for mark in ",;\t" if {*needed} <= {*map(_called, first.split(mark))}), ",")
+    rows = csv.DictReader(lines, delimiter=separator, skipinitialspace=True, restval="")
     try:
-        columns, table = rows.fieldnames or (), [(f"{path}, line {rows.line_num}", row) for row in rows]
-        if separator != ",":
-            for _, row in table:
-                row |= {key: row[key].replace(",", ".") for key in ("x", "y", *BOX) if row.get(key)}
+        columns = rows.fieldnames = [_called(name) for name in rows.fieldnames or ()]
+        read = [(f"{path}, line {rows.line_num}", row) for row in rows]
     except csv.Error as error:
         raise UserError(f"{path}, line {rows.reader.line_num}: {error}. Mend the line. {HELP}") from None
+    table = [(place, {key: row[key].strip() for key in columns}) for place, row in read]
+    if separator != ",":
+        for _, row in table:
+            row |= {key: row[key].replace(",", ".") for key in ("x", "y", *BOX) if row.get(key)}
     if missing := set(needed).difference(columns):
         raise UserError(
             f"{path}, line 1: no column {', '.join(sorted(missing))} in '{first}'. It must be "
             f"{expected}, separated by commas, semicolons or tabs. {HELP}"
         )
-    return columns, table
+    return columns, [(place, row) for place, row in table if any(row.values())]
+
+
+def _called(column: str) -> str:
+    return column.strip(' "').casefold()
 
 
 def _inside(corners: np.ndarray, image: np.ndarray, path: Path, source: Path) -> np.ndarray:

@@ -9,8 +9,8 @@ A mask is read in this order:
    picture, are of labels: what is black is background; of a palette without black, index 0.
 3. With two values the larger is the object, as long as they are far enough apart. Of a trimap, black and white with a
    grey band between them, the band is void.
-4. Up to 32 values from 0 are labels, of parts or objects, if they are dark, or greys in areas (beside white such that
-   are far apart): whatever is not 0 is object.
+4. Up to 32 values from 0 are labels, of parts or objects, if they are dark, or in areas (beside white, if they are far
+   apart, or such an area is grey and not thin): whatever is not 0 is object.
 5. Other values are shades, as of saliency networks, soft edges and JPEG: object is what has half of white or more.
    Where nothing has, nothing says what the object is, and the file is refused.
 
@@ -19,7 +19,9 @@ Beside labels, those of 3 too, void pixels are known: in a palette of colours th
 where it is a thin border that keeps labels from background. In 16 bits 65535 stands for 255.
 
 ``dataset.mask_threshold`` takes the place of 3 to 5, and so does ``dataset.mask_values``, but of alpha: it says what
-is object in a mask below it.
+is object in a mask or palette below it. Of a palette of colours they mean the indices; a coloured picture has no such
+numbers, and is refused. Beside ``mask_values``, which name labels, ``dataset.ignore_label`` is void; white is so beside
+labels below 64 and another background alone, since it may as well be what is around a black object.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,8 +55,14 @@ NO_BLACK = "{count} masks have a palette without black: what is not index 0 is t
 COLOURS = "{count} masks are coloured, black among them: what is not black is the object."
 NO_ZERO = "{count} masks have two values without 0: the larger is the object."
 TRIMAP = "{count} masks are trimaps: the object is what is white, and the grey band around it is void."
-LABELS = "{count} masks are of labels: whatever is not 0 is the object."
-SHADES = "{count} masks are of shades: the object is what has half of white (128 of 255) or more."
+LABELS = (
+    "{count} masks are of labels: whatever is not 0 is the object. dataset.mask_values chooses among them; were they "
+    "shades, dataset.mask_threshold would say from which one on."
+)
+SHADES = (
+    "{count} masks are of shades: the object is what has half of white (128 of 255) or more. "
+    "dataset.mask_threshold=VALUE sets another; were they labels, 1 would be right."
+)
 WHITE_AREAS = (
     "{count} masks have dark areas beside white: the object is what is white. Where that is void and the dark ones are "
     "labels, give void pixels 0."
@@ -127,7 +135,7 @@ def read_mask(
     remarks = [] if kind is None else [Remark(kind, path)]
     if forced is None and kind not in (TRANSPARENT, COLOURS) and _is_around(found):
         remarks.append(Remark(INVERTED, path))
-    return _turned(path, found, void, turn, own_turn, remarks)
+    return as_shown(path, found, void, turn, own_turn, remarks)
 
 
 def read_part_map(
@@ -157,14 +165,25 @@ def read_part_map(
         labels = np.where(void, 0, labels)
     if not 0 <= labels.min() <= labels.max() <= num_parts:
         raise UserError(f"{path} {refusal(int(labels.min()), int(labels.max()))} {HELP}")
-    return _turned(path, labels, void, turn, own_turn, [])
+    return as_shown(path, labels, void, turn, own_turn)
 
 
-def _turned(
-    path: Path, labels: np.ndarray, void: np.ndarray | None, turn: int, own_turn: int, remarks: list[Remark]
+def as_shown(
+    path: Path,
+    labels: np.ndarray,
+    void: np.ndarray | None,
+    turn: int,
+    own_turn: int = UPRIGHT,
+    remarks: Sequence[Remark] = (),
 ) -> LabelMap:
+    """Stored labels and void (H, W) as they lie on their picture.
+
+    Args:
+        turn: of ``files.turn_of_map``.
+        own_turn: that viewers give the file.
+    """
     if turn not in (own_turn, UPRIGHT):
-        remarks.append(Remark(AS_STORED, path))
+        remarks = (*remarks, Remark(AS_STORED, path))
     void = None if void is None else turned(void.astype(np.uint8), turn)
     return LabelMap(turned(labels.astype(np.uint8), turn), void, tuple(remarks))
 
@@ -196,19 +215,36 @@ def void_of(labels: np.ndarray | None, ignore_label: int | None) -> np.ndarray |
     return void if void.any() else None
 
 
-def forced_object(values: np.ndarray, forced: int | tuple[int, ...], path: Path) -> np.ndarray:
-    """Where a mask's values (H, W) are those of the object by ``dataset.mask_threshold`` or ``mask_values``, bool.
+def forced_object(
+    values: np.ndarray, path: Path, forced: int | tuple[int, ...], ignore_label: int | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Where a mask's values (H, W) are those of the object by ``dataset.mask_threshold`` or ``mask_values``, and void.
+
+    Returns:
+        (H, W) bool, both; the second None where nothing is void.
 
     Raises:
         UserError: no value of so many bits is.
     """
     is_threshold = isinstance(forced, int)
     if (forced if is_threshold else min(forced)) > (white := _white(values)):
-        given = f"dataset.mask_threshold={forced}" if is_threshold else f"dataset.mask_values={[*forced]}"
         raise UserError(
-            f"{given} is above {white}, the largest value that {path} can have: its mask would be empty. {HELP}"
+            f"{_given(forced)} is above {white}, the largest value that {path} can have: its mask would be empty. "
+            f"{HELP}"
         )
-    return values >= forced if is_threshold else np.isin(values, forced)
+    if is_threshold:
+        return values >= forced, None
+    found, void = np.isin(values, forced), void_of(values, ignore_label)
+    void = None if void is None else void & ~found
+    if void is not None and ignore_label == VOID:
+        others = values[~void]
+        is_beside_labels = others.max(initial=0) < _BELOW_VOID and not (found | void).all()
+        void = void if is_beside_labels else None
+    return found, void
+
+
+def _given(forced: int | tuple[int, ...]) -> str:
+    return f"dataset.mask_threshold={forced}" if isinstance(forced, int) else f"dataset.mask_values={[*forced]}"
 
 
 def _is_around(found: np.ndarray) -> bool:
@@ -290,7 +326,7 @@ def _object_of(planes: _Planes, path: Path, forced: Forced, ignore_label: int | 
         if is_flat and planes.values.any() and not planes.alpha.any():
             return np.zeros(planes.values.shape, bool), None, TRANSPARENT
     if planes.coloured is not None:
-        return _of_colours(planes.coloured, path, ignore_label)
+        return _of_colours(planes.coloured, path, forced, ignore_label)
     if planes.colours is not None:
         return _of_palette(planes, path, forced, ignore_label)
     return _of_values(planes.values, planes.lossy, path, forced, ignore_label)
@@ -302,8 +338,13 @@ def _of_alpha(planes: _Planes, path: Path, forced: Forced, ignore_label: int | N
     void, is_grey = None, planes.coloured is None and planes.colours is None
     if planes.coloured is not None:
         if _are_few(planes.coloured):
+            if isinstance(forced, tuple):
+                raise _no_values(path, forced)
             void = _coloured_void(planes.coloured, opaque, ignore_label)
     elif len(_used(planes.values[opaque])) <= _MOST_LABELS:
+        if planes.colours is not None and forced is not None:
+            found, void, _ = _of_palette(planes, path, forced, ignore_label)
+            return opaque & found, None if void is None else opaque & void, TRANSPARENT
         void = _void_border(np.where(opaque, planes.values, 0), ignore_label)
     if void is not None and forced is None:
         return (opaque & (planes.values > 0) if is_grey else opaque) & ~void, void, TRANSPARENT
@@ -335,12 +376,21 @@ def _are_few(coloured: np.ndarray) -> bool:
     return len(np.unique(coloured.reshape(-1, coloured.shape[-1]), axis=0)) <= _MOST_LABELS
 
 
-def _of_colours(coloured: np.ndarray, path: Path, ignore_label: int | None) -> _Found:
+def _of_colours(coloured: np.ndarray, path: Path, forced: Forced, ignore_label: int | None) -> _Found:
+    if forced is not None:
+        raise _no_values(path, forced)
     found = coloured.any(-1)
     if found.all() or not _are_few(coloured):
         raise no_labels(path, "is a coloured picture")
     void = _coloured_void(coloured, found, ignore_label)
     return found if void is None else found & ~void, void, COLOURS
+
+
+def _no_values(path: Path, forced: int | tuple[int, ...]) -> UserError:
+    return UserError(
+        f"{path} is a coloured picture, in which {_given(forced)} means nothing: save it as greyscale or with a "
+        f"palette, or leave the key out; what is not black is then the object. {HELP}"
+    )
 
 
 def _coloured_void(coloured: np.ndarray, found: np.ndarray, ignore_label: int | None) -> np.ndarray | None:
@@ -367,7 +417,7 @@ def _of_palette(planes: _Planes, path: Path, forced: Forced, ignore_label: int |
         found, void, kind = _of_values(palette[:, 0][planes.values], planes.lossy, path, forced, ignore_label)
         return found, void, kind or (GREYS if (found != (planes.values != 0)).any() else None)
     if forced is not None:
-        return forced_object(planes.values, forced, path), None, None
+        return *forced_object(planes.values, path, forced, ignore_label), None
     black = used[~colours.any(1) & (used < len(planes.colours))] if palette[0].any() else used[:0]
     background = black if len(black) else [0]
     found = ~np.isin(planes.values, background)
@@ -383,7 +433,7 @@ def _of_palette(planes: _Planes, path: Path, forced: Forced, ignore_label: int |
 
 def _of_values(values: np.ndarray, lossy: bool, path: Path, forced: Forced, ignore_label: int | None) -> _Found:
     if forced is not None:
-        return forced_object(values, forced, path), None, None
+        return *forced_object(values, path, forced, ignore_label), None
     found = _used(values)
     smallest, largest, shade = int(found[0]), int(found[-1]), (_white(values) + 1) // 256
     half = 128 * shade
@@ -409,9 +459,10 @@ def _of_values(values: np.ndarray, lossy: bool, path: Path, forced: Forced, igno
             return values == largest, between, TRIMAP
         if largest < half or spread:
             return values != 0, None, LABELS
-        # Labels may be close, but noise of black and white is as well.
-        is_white = largest > _white(values) - _white(values) // _SHADES_OF_BLACK
-        if not is_white and _are_areas(between, values):
+        # Labels may be close, but noise of black and white is as well; what is grey in areas is none.
+        few = _white(values) // _SHADES_OF_BLACK
+        is_grey = largest <= _white(values) - few or _is_thick((values > few) & (values <= _white(values) - few))
+        if is_grey and _are_areas(between, values):
             return values != 0, None, LABELS
         if void_of(values, ignore_label) is not None and found[-2] < _BELOW_VOID and _are_areas(between, values):
             return values >= half, None, WHITE_AREAS
@@ -439,6 +490,11 @@ def _used(values: np.ndarray) -> np.ndarray:
     if np.count_nonzero((values == smallest) | (values == largest)) == values.size:  # nearly always, and much faster
         return np.unique([smallest, largest])
     return np.unique(values) if values.dtype != np.uint8 else np.flatnonzero(np.bincount(values.ravel()))
+
+
+def _is_thick(area: np.ndarray) -> bool:
+    """Whether it has a place that is no edge."""
+    return bool(cv2.erode(area.astype(np.uint8), np.ones((_THICK, _THICK)), borderValue=0).any())
 
 
 def _is_border(void: np.ndarray, labelled: np.ndarray) -> bool:

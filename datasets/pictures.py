@@ -65,7 +65,8 @@ class Pictures:
             elif missing:
                 raise MissingFile(
                     f"{len(missing)} of {len(self)} pictures have no mask in {masks}, for example "
-                    f"{self._pictures[missing[0]]}: give masks the names of their pictures, whatever the ending."
+                    f"{self._pictures[missing[0]]}: give masks the names of their pictures, whatever the ending, or "
+                    "make them (docs/masks.md); dataset.on_error=skip predicts the others."
                 )
 
     def __len__(self) -> int:

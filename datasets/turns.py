@@ -51,37 +51,3 @@ def turned_places(places: np.ndarray, turn: int, shape: tuple[int, ...]) -> np.n
     x, y = (places[:, ::-1] if swapped else places).T
     height, width = shape[:2]
     return np.stack([width - 1 - x if mirrored_x else x, height - 1 - y if mirrored_y else y], axis=1)
-
-
-def tells_of_stored(places: np.ndarray, turn: int, shape: tuple[int, ...]) -> bool | None:
-    """Whether places (N, 2) of an annotation were marked in the stored pixels, by a program that knows no notes.
-
-    Where they lie within the picture one way only, that tells; else None.
-
-    Args:
-        shape: height and width of the picture as it is shown.
-    """
-    if not len(places) or not swaps_sides(turn):
-        return None
-    extent = np.array(shape[1::-1])
-    fit_shown, fit_stored = (bool(((places >= -0.5) & (places <= size - 0.5)).all()) for size in (extent, extent[::-1]))
-    return fit_stored if fit_shown != fit_stored else None
-
-
-def shown_places(
-    places: np.ndarray, turn: int, shape: tuple[int, ...], maps_were_stored: bool
-) -> tuple[np.ndarray, bool]:
-    """Places (N, 2) of an annotation where they are shown, and whether that has moved them.
-
-    Where they do not tell themselves how they were marked, the picture's masks and label maps do.
-
-    Args:
-        shape: height and width of the picture as it is shown.
-        maps_were_stored: masks or label maps of it were made by a program that knows no notes.
-    """
-    if not len(places) or not swaps_sides(turn):
-        return places, False
-    told = tells_of_stored(places, turn, shape)
-    if maps_were_stored if told is None else told:
-        return turned_places(places, turn, shape), True
-    return places, False

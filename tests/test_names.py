@@ -184,6 +184,48 @@ def test_headers_and_comments_are_no_pictures(root):
     assert names(folder(root, "test")) == ["#1.jpg", "image.jpg", "name"]  # what stands there is missing
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ('"creature_001.jpg"', "'creature_002.jpg'"),
+        ('"creature_001.jpg","a bird"', '"images/creature_002.jpg","a, b"'),
+        ("filename,label", "creature_001.jpg,3", "creature_002.jpg,4"),
+        (",File", "0,creature_001.jpg", "3,creature_002"),
+        ("label;Image", "creature_003.jpg;creature_001.jpg", "creature_003;creature_002"),
+        ("creature_001\t1", "creature_002.jpg\t2"),
+        ("creature_001.jpg 0", "images/creature_002.jpg 1"),
+        ("# of an export", "creature_001.jpg,,", "creature_002.jpg,,", "._creature_003.jpg,,", '"Thumbs.db",'),
+    ],
+)
+def test_a_list_as_tables_are_exported_is_read_for_its_names(root, lines):
+    (root / "test.txt").write_text("\n".join(lines) + "\n")
+    assert names(folder(root, "test")) == HELD_OUT
+
+
+def test_names_with_commas_and_blanks_are_names(root):
+    for number, name in ((1, "a, b"), (2, "creature_003 2"), (4, "0,c")):
+        for place, ending in (("images", "jpg"), ("masks", "png"), ("parts", "png")):
+            (root / f"{place}/creature_00{number}.{ending}").rename(root / f"{place}/{name}.{ending}")
+    (root / "test.txt").write_text('a, b.jpg\n"creature_003 2.jpg"\n0,c\n')
+    assert names(folder(root, "test")) == ["0,c.jpg", "a, b.jpg", "creature_003 2.jpg"]
+    (root / "test.txt").write_text("a, b\ncreature_003 9.jpg\ncreature_003,9.jpg\n")  # the second is missing
+    assert names(folder(root, "test")) == ["a, b.jpg", "creature_003.jpg", "creature_003 9.jpg"]
+
+
+def test_the_header_of_a_table_may_have_capitals_and_blanks_and_its_cells_too(root):
+    sample = folder(root, "test")[0]
+    rows = (root / "keypoints.csv").read_text().splitlines()
+    body = [" , ".join(row.split(",")) for row in rows[1:]]
+    (root / "keypoints.csv").write_text("\n".join([' Name, "Keypoint" ,X , y,VISIBLE', *body, ",,,,"]) + "\n")
+    (root / "objects.csv").write_text(
+        "NAME;Class;X;Y;Width;Height\n" + "\n".join(f"creature_00{i}; b ;1,5;2;9;9" for i in range(1, 5))
+    )
+    found = folder(root, "test")
+    assert found.keypoint_names == folder(root).keypoint_names and found[0].label == 1
+    np.testing.assert_array_equal(found[0].keypoints, sample.keypoints)
+    np.testing.assert_array_equal(found[0].box, [1.5, 2, 9.5, 10])
+
+
 def test_links_to_nothing_are_no_pictures_and_listed_they_are_missing(root):
     (root / "images/away.jpg").symlink_to(root / "unplugged/away.jpg")
     (root / "masks/away.png").symlink_to(root / "unplugged/away.png")
@@ -198,7 +240,7 @@ def test_links_to_nothing_are_no_pictures_and_listed_they_are_missing(root):
         files.require_files(folder(root))
     (root / "images/creature_004.jpg").unlink()
     (root / "images/creature_004.jpg").symlink_to(root / "nowhere")
-    (root / "train.txt").write_text("creature_004\n")
+    (root / "train.txt").write_text("creature_003\ncreature_004\n")
     dataset = folder(root)
     with pytest.raises(MissingFile, match="images/creature_004"):
         files.require_files(dataset)
@@ -232,9 +274,9 @@ def test_folders_within_are_told_from_the_one_in_front(root):
 
 
 def test_a_picture_that_a_list_names_in_vain_is_looked_for_without_what_is_in_front(root):
-    (root / "test.txt").write_text("images\\gone.jpg\n")
+    (root / "test.txt").write_text("creature_001\nimages\\gone.jpg\n")
     dataset = folder(root, "test")
-    assert dataset.files(0)[0] == root / "images/gone.jpg"
+    assert dataset.files(1)[0] == root / "images/gone.jpg"
 
 
 def test_a_picture_to_predict_without_its_mask_is_met_when_it_is_read_where_such_are_skipped(root):
@@ -255,3 +297,9 @@ def test_pictures_of_one_stem_are_told_with_both_names(root):
         UserError, match=rf"{first}\.JPEG and {first}\.jpg differ in their ending only \(as are 1 more\)"
     ):
         folder(root)
+
+
+def test_a_name_that_no_disk_can_hold_is_missing(root):
+    (root / "test.txt").write_text("creature_001\n" + "x" * 300)
+    with pytest.raises(MissingFile, match="3 of 6 files are missing: .*images/xxx"):
+        files.require_files(folder(root, "test"))

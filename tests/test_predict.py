@@ -316,6 +316,7 @@ def test_what_other_settings_or_checkpoints_have_found_is_not_mixed(parts, foreg
     for changes, told in (
         ([f"masks={pictures / 'masks'}", "image_size=64"], r"with image_size=32: "),
         ([f"masks={pictures / 'masks'}", "image_size=32", "probabilities=true"], r"with probabilities=False: "),
+        ([f"masks={pictures / 'masks'}", "image_size=32", "dataset.mask_values=[1]"], "with mask_values=null: "),
         ([f"foreground={foreground}", "image_size=32"], rf"another foreground=None, masks={pictures / 'masks'}: "),
         (["image_size=32"], rf"with masks={pictures / 'masks'}: "),
     ):

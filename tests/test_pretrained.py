@@ -281,6 +281,12 @@ def test_where_nothing_is_found_in_any_picture_no_training_is_proposed(own, tmp_
     run(*COMMAND, f"images={own}/images")
     out = capsys.readouterr().out
     assert "No masks found in 10 of them" in out and "python train.py" not in out and not (own / "masks").exists()
+    with pytest.raises(UserError) as refused:
+        splits(own)
+    for told in (out, str(refused.value)):
+        assert "pretrained.classes" in told and "pretrained.score" in told and "pretrained=deeplab" in told
+    assert "task=foreground pretrained=maskrcnn" not in str(refused.value)
+    assert f"of {own}/without_object.txt predict.py has found nothing" in str(refused.value)
     draw_folder(tmp_path / "drawn", count=2, size=48)
     for path in (tmp_path / "drawn/images").iterdir():
         Image.fromarray(np.zeros_like(pixels(path))).save(path)

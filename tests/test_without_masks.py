@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 import datasets
 import evaluate
 import train
+from datasets.base import NoPictures
 from datasets.example import draw_folder
 from datasets.files import MissingFile
 from evaluation.options import Sets
@@ -138,3 +139,68 @@ def test_masks_that_are_asked_for_are_not_done_without(own, mask):
     config = ("dataset_name=folder", f"dataset_root={own}", "dataset.train_mask=none", f"dataset.eval_mask={mask}")
     with pytest.raises(MissingFile, match="no masks in .*(supervisedlabels|pseudolabels).*dataset.eval_mask=none"):
         Sets.of(composed(*config), "evaluation")
+
+
+def masks_of(own: Path, *numbers: int) -> None:
+    (own / "masks").mkdir(exist_ok=True)
+    for number in numbers:
+        shutil.copy(own / f"parts/creature_{number:03}.png", own / "masks")
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_masks_of_some_pictures_alone_are_told_with_the_ways_that_work(own, held_out, monkeypatch, capsys):
+    (own / "test.txt").write_text("creature_001\ncreature_002\n")
+    masks_of(own, *range(1 + held_out, 9))
+    config = ("dataset_name=folder", f"dataset_root={own}", "loader.num_workers=0")
+    images = f"images={own}/images only_missing=true"
+    ways = [
+        f"{4 + held_out} of 12 pictures have no mask. Four ways on:",
+        f"python predict.py task=foreground pretrained=maskrcnn {images}",
+        f"python train.py method=foreground dataset_name=folder dataset_root={own}",
+        f"python predict.py checkpoint=RUN {images}",
+        "dataset.train_mask=none dataset.eval_mask=none",
+        f"listed in {own}/without_object.txt" if held_out else "dataset.on_error=skip trains without them",
+    ]
+    with pytest.raises(MissingFile) as refused:
+        datasets.build(composed(*config), "train", "training")
+    assert all(way in str(refused.value) for way in ways)
+    assert ended(f"check {' '.join(config)} batch_size=2 dataset.eval_mask=gt", own, monkeypatch) == 1
+    told = capsys.readouterr().out
+    assert all(told.count(way) == 1 for way in ways)
+
+    if held_out:
+        (own / "without_object.txt").write_text("".join(f"creature_{number:03}\n" for number in (1, 9, 10, 11, 12)))
+    skip = () if held_out else ("dataset.on_error=skip",)
+    sets = Sets.of(composed(*config, *skip, "dataset.eval_mask=gt"), "evaluation")
+    train_set = datasets.build(composed(*config, *skip), "train", "training")
+    assert (len(sets.test), len(train_set)) == ((1, 6) if held_out else (2, 10))
+    none = composed(*config, *NONE)
+    assert len(Sets.of(none, "evaluation").test) == 2 and len(datasets.build(none, "train", "training")) == 10
+
+
+def test_of_predicted_masks_the_others_are_written_where_they_are_looked_for(own):
+    masks_of(own, *range(1, 9))
+    (own / "masks").rename(own / "supervisedlabels")
+    config = composed("dataset_name=folder", f"dataset_root={own}", "dataset.train_mask=supervised")
+    pictures = f"dataset_name=folder dataset_root={own} only_missing=true"
+    with pytest.raises(MissingFile, match=f"predict.py .*maskrcnn {pictures} makes .*checkpoint=RUN {pictures}"):
+        datasets.build(config, "train", "training")
+
+
+def test_which_pictures_are_held_out_does_not_hang_on_the_masks_that_there_are(own):
+    """Else what is trained on without masks would be tested with those that there are."""
+    config = ("dataset_name=folder", f"dataset_root={own}", "dataset.test_share=0.5")
+    held_out = {split: set() for split in ("with", "without")}
+    for split, masks in (("without", NONE), ("with", ("dataset.eval_mask=gt",))):
+        if split == "with":
+            names = sorted(held_out["without"])
+            (own / "without_object.txt").write_text("\n".join(names[:4]) + "\n")
+            masks_of(own, *(number for number in range(1, 13) if f"creature_{number:03}.jpg" not in names[:4]))
+        test = datasets.build(composed(*config, *masks), "test", "evaluation")
+        held_out[split] = {test.sample_name(index) for index in range(len(test))}
+    assert len(held_out["with"]) == 2 and held_out["with"] < held_out["without"]
+    (own / "without_object.txt").write_text("\n".join(held_out["without"]) + "\n")
+    for name in held_out["with"]:
+        (own / "masks" / name.replace("jpg", "png")).unlink()
+    with pytest.raises(NoPictures, match="no picture of the test split. .*without_object.txt: 6 pictures .* left out"):
+        datasets.build(composed(*config, "dataset.eval_mask=gt"), "test", "evaluation")

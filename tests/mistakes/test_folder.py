@@ -196,6 +196,24 @@ LISTS = [
     FOLDER.broken(
         "a pointer for a list", write("test.txt", STAND_INS["pointer"][0]), "test.txt is no list: it is a Git"
     ),
+    FOLDER.broken(
+        "an answer of a server for a list",
+        write("test.txt", '{"message": "Not Found"}\n'),
+        "test.txt is no list: it is JSON, as a server answers",
+        'begins with \'{"message": "Not Found"}',
+    ),
+    FOLDER.broken(
+        "UTF-16 without its mark",
+        write("test.txt", "creature_001\n".encode("utf-16-le")),
+        "test.txt is not in UTF-8: it has bytes of 0",
+    ),
+    FOLDER.broken("JSON for a table", keypoints('[\n {"name": "a"}]'), "keypoints.csv is no list: it is JSON"),
+    FOLDER.broken(
+        "another answer of a server",
+        write("test.txt", "404: Not Found\n"),
+        "The first is 404: Not Found, the first picture",
+        "No name in PLACE/data/test.txt is that of a picture.",
+    ),
     FOLDER.broken("listed in vain", write("train.txt", "a\ncreature_004"), "images/a"),
 ]
 

@@ -131,6 +131,18 @@ CASES: dict[str, tuple] = {
         OBJECT,
         masks.LABELS,
     ),
+    "labels, one close to another and one nearly white": (
+        "png",
+        grey(np.choose(np.arange(SHAPE[1]) // 10 % 3, [1, 140, 250]) * OBJECT),
+        OBJECT,
+        masks.LABELS,
+    ),
+    "close shades in areas, edges, and nearly white": (
+        "png",
+        grey(np.where(RING, 100, np.where(OBJECT, 250, WAVES > 1))),
+        OBJECT & (RING == 0),
+        masks.SHADES,
+    ),
     "parts in black, grey and white": ("png", grey(np.minimum(LABELLED * 128, 255)), OBJECT, masks.LABELS),
     "VOC": ("png", indexed(np.where(RING, 255, LABELLED * 15), VOC), OBJECT & (RING == 0), masks.LABELS),
     "VOC in greys": ("png", grey(np.where(RING, 255, LABELLED)), OBJECT & (RING == 0), masks.LABELS),
@@ -303,6 +315,53 @@ PETS = np.where(RING, 3, np.where(OBJECT, 1, 2))
 def test_values_that_are_the_object_take_the_place_of_the_rule(tmp_path, mask, values, expected):
     mask.save(tmp_path / "mask.png")
     np.testing.assert_array_equal(read(tmp_path / "mask.png", values).labels, expected)
+
+
+@pytest.mark.parametrize(
+    ("mask", "values", "ignore_label", "void"),
+    [
+        (grey(VOID_RING), (1,), 255, RING > 0),
+        (grey(VOID_AREA), (1, 2), 255, VOID_AREA == 255),
+        (grey(np.where(RING, 65535, LABELLED), np.uint16), (2,), 255, RING > 0),
+        (grey(PETS), (1,), 3, RING > 0),
+        (indexed(VOID_RING, VOC), (1,), 255, RING > 0),
+        (grey(VOID_RING), (1, 255), 255, None),
+        (grey(VOID_RING), (1,), None, None),
+        (grey(~OBJECT * 255), (0,), 255, None),
+        (grey(255 - SOFT), (0, 1, 2), 255, None),
+        (grey(LABELLED * 100 + RING), (100,), 255, None),
+    ],
+    ids=[
+        *("labels", "in areas", "16 bits", "pets", "palette"),
+        *("named", "no such label", "black on white", "shades", "not there"),
+    ],
+)
+def test_void_beside_the_values_that_are_the_object_is_known(tmp_path, mask, values, ignore_label, void):
+    mask.save(tmp_path / "mask.png")
+    found = read(tmp_path / "mask.png", values, ignore_label)
+    np.testing.assert_array_equal(found.labels, np.isin(np.asarray(mask), values))
+    assert (found.void is None) if void is None else (found.void == void).all()
+
+
+def test_values_in_a_palette_with_a_transparent_colour_are_its_indices(tmp_path):
+    indexed(VOID_RING, PASCAL).save(tmp_path / "mask.png", transparency=0)
+    for rule, expected in (((2,), VOID_RING == 2), (2, VOID_RING >= 2)):
+        found = read(tmp_path / "mask.png", rule)
+        np.testing.assert_array_equal(found.labels, expected)
+    np.testing.assert_array_equal(read(tmp_path / "mask.png", (2,)).void, RING)
+
+
+@pytest.mark.parametrize("name", ["colours", "VOC as colours", "VOC as RGBA"])
+def test_a_coloured_mask_has_no_values_to_name(tmp_path, name):
+    path = write(tmp_path / "mask", name)
+    for rule, key in (((1,), r"mask_values=\[1\]"), (128, "mask_threshold=128")):
+        if (name, rule) == ("VOC as RGBA", 128):
+            np.testing.assert_array_equal(read(path, rule).labels, OBJECT | (RING > 0))  # its alpha's
+            continue
+        with pytest.raises(
+            UserError, match=f"mask.png is a coloured picture, in which dataset.{key} means nothing: save"
+        ):
+            read(path, rule)
 
 
 @pytest.mark.parametrize("mask", [grey(~OBJECT * 255), Image.fromarray(~OBJECT), grey(255 - SOFT)])

@@ -8,7 +8,10 @@ from PIL import Image, ImageOps
 
 from datasets import masks
 from datasets.files import SizesDiffer, read_labels, read_picture
-from datasets.turns import UPRIGHT, shown_places, swaps_sides, turned, turned_places
+from datasets.masks import AS_STORED, LabelMap
+from datasets.places import Places
+from datasets.sample import Remark
+from datasets.turns import UPRIGHT, swaps_sides, turned, turned_places
 from tests.mistakes.damage import save_picture
 from tests.mistakes.harness import Place
 from tests.test_folder import folder
@@ -119,11 +122,14 @@ def test_keypoints_are_where_they_were_marked(tmp_path, turn, mask, keypoints):
     assert (masks.PLACES_AS_STORED in kinds(sample)) == (keypoints == "stored")
 
 
-def test_keypoints_that_may_lie_either_way_go_with_the_masks():
-    near = np.array([[3.0, 4.0], [8.0, 30.0]])
-    assert shown_places(near, 6, (40, 60), maps_were_stored=False) == (pytest.approx(near), False)
-    found, moved = shown_places(near, 6, (40, 60), maps_were_stored=True)
-    assert moved
+def test_places_that_may_lie_either_way_go_with_the_masks(tmp_path):
+    near, path = np.array([[3.0, 4.0], [8.0, 30.0]]), tmp_path / "turned.png"
+    with_note(path, np.zeros((40, 60, 3)), 6)
+    file = Places({"turned": near}, {"turned": path})
+    as_shown, as_stored = (LabelMap(MASK, None, remarks) for remarks in ((), (Remark(AS_STORED, path),)))
+    assert file.shown(near, path, 6, (40, 60), [as_shown]) == (pytest.approx(near), ())
+    found, (told,) = file.shown(near, path, 6, (40, 60), [as_stored])
+    assert told.kind == masks.PLACES_AS_STORED
     np.testing.assert_array_equal(found, [[55, 3], [29, 8]])
 
 
@@ -231,6 +237,52 @@ def test_a_tree_in_cubs_layout_that_was_annotated_as_stored_is_turned_as_a_whole
                 np.testing.assert_allclose([[new_x, new_y]], turned_places(np.array([[x, y]]), turn, after.image.shape))
     elif turn == UPRIGHT:
         assert after.remarks == ()
+
+
+def in_list(path: Path, start: str, new: str) -> None:
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(new if line.startswith(start) else line for line in lines) + "\n")
+
+
+def note(path: Path, turn: int) -> None:
+    with Image.open(path) as picture:
+        noted(path, np.asarray(picture), turn, quality=95)
+
+
+@pytest.mark.parametrize("turn", [3, 6])
+@pytest.mark.parametrize("as_stored", [True, False])
+def test_a_list_in_cubs_layout_is_of_one_program_too(tmp_path, turn, as_stored):
+    """One picture of the other split tells of all, of boxes and of keypoints."""
+    root = draw_cub_tree(tmp_path / "CUB")
+    before = cub(root, "train", "none")[0]
+    note(cub(root, "test", "none")[0].path, 6)
+    x, y = (60, 20) if as_stored else (20, 60)  # pictures are stored as 64 x 48
+    in_list(root / "CUB_200_2011/bounding_boxes.txt", "7 ", f"7 {x - 9}.0 {y - 9}.0 9.0 9.0")
+    for part in range(1, 5):
+        in_list(root / "CUB_200_2011/parts/part_locs.txt", f"7 {part} ", f"7 {part} {x}.0 {y}.0 1")
+    in_list(root / "CUB_200_2011/bounding_boxes.txt", "1 ", "1 11.0 6.0 20.0 30.0")
+    for part, place in enumerate([(11, 6), (20, 12), (30, 20), (30, 35)], start=1):
+        in_list(root / "CUB_200_2011/parts/part_locs.txt", f"1 {part} ", f"1 {part} {place[0]}.0 {place[1]}.0 1")
+    note(before.path, turn)
+    sample = cub(root, "train", "none")[0]
+    places = np.array([(10, 5), (19, 11), (29, 19), (29, 34)], float)
+    expected = turned_places(places, turn, sample.image.shape) if as_stored else places
+    np.testing.assert_array_equal(sample.keypoints, np.column_stack([expected, np.ones(4)]))
+    np.testing.assert_array_equal(sample.box, [*expected.min(0), *expected.max(0)])
+    assert kinds(sample) == ({masks.PLACES_AS_STORED} if as_stored else set())
+
+
+@pytest.mark.parametrize("mask", ["gt", "supervised", "none"])
+def test_in_cubs_layout_lists_that_do_not_tell_go_with_the_masks(tmp_path, mask):
+    root = draw_cub_tree(tmp_path / "CUB")
+    in_list(root / "CUB_200_2011/bounding_boxes.txt", "1 ", "1 11.0 6.0 20.0 30.0")
+    for part in range(1, 5):
+        in_list(root / "CUB_200_2011/parts/part_locs.txt", f"1 {part} ", f"1 {part} 11.0 6.0 1")
+    note(cub(root, "train", "none")[0].path, 6)
+    sample = cub(root, "train", mask)[0]
+    box, stored = [10, 5, 29, 34], {masks.AS_STORED, masks.PLACES_AS_STORED}
+    np.testing.assert_array_equal(sample.box, box if mask == "none" else [13, 10, 42, 29])
+    assert kinds(sample) == ({masks.UNTOLD_PLACES} if mask == "none" else stored)
 
 
 def test_predictions_are_written_upright(place: Place, accepted):

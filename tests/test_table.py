@@ -778,7 +778,7 @@ def test_signs_of_markup_are_shown_as_they_are():
 
 
 @needs_shared
-@pytest.mark.parametrize("name", [name for name in TABLES if name not in ("synthetic", "turned", "photographs")])
+@pytest.mark.parametrize("name", [name for name in TABLES if name not in ("synthetic", "photographs")])
 def test_published_figures_are_those_of_the_paper(name):
     facts = re.sub(r"\s+", " ", (SHARED / "METHOD.md").read_text().partition("## 7")[2])
     facts = re.sub(r" -(?= )", "", facts)  # no figure

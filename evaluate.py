@@ -197,9 +197,8 @@ def log_to_run(
         return
     with alone:
         wandb = WandbRun(alone, trained, say=print, step=checkpoint.step)
-        wandb.log(checkpoint.step, {f"evaluation/{name}": value for name, value in metrics.items()})
-        if shown:
-            wandb.log(checkpoint.step, shown)
+        figures = {f"evaluation/{name}": value for name, value in metrics.items()}
+        wandb.log(checkpoint.step, figures | shown, keep=True)
         if report.is_file():
             wandb.add(report, "report")
         wandb.close()

@@ -29,7 +29,7 @@ from utils.errors import UserError
 from utils.sweep import metrics_after, metrics_in
 
 # Folders of a run and of an evaluation in which there are none.
-CLOSED = {"checkpoints", "code", "pictures", "wandb", "label_maps", "cache"}
+CLOSED = {"checkpoints", "code", "pictures", "wandb", "wandb_told", "label_maps", "cache"}
 # What an evaluation's own config says of the training that its checkpoint is of.
 OF_CHECKPOINT = ("seed", "num_parts", "method", "loss_weights", "augmentation", "segmenter")
 FORGOTTEN = (*FREE, *IN_CHECKPOINT, *MEASURED)  # which an evaluation may be given in its own way

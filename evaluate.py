@@ -101,6 +101,7 @@ def evaluate(config: DictConfig) -> None:
             "eval_mask": config.dataset.get("eval_mask") if sets.test.has_masks else None,
             "counts": counts,
             "parts": results[first].parts,
+            "colours": results[first].colours.tolist(),
             "versions": versions(),
             "config": OmegaConf.to_container(config),
             "baselines": figures,

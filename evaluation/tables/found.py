@@ -101,6 +101,7 @@ class Evaluation:
         num_parts: K.
         baselines: module -> metric -> percent.
         time: when it was written.
+        colours: of the parts; None: an earlier version has not kept them.
     """
 
     path: Path
@@ -111,6 +112,7 @@ class Evaluation:
     num_parts: int
     baselines: Mapping[str, Mapping[str, float]]
     time: float
+    colours: Sequence[int] | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Evaluation":
@@ -129,6 +131,7 @@ class Evaluation:
             num_parts=made.get("num_parts") or config["num_parts"],
             baselines={name: _finite(metrics_in(figures)) for name, figures in beside.items()},
             time=path.stat().st_mtime,
+            colours=made.get("colours"),
         )
 
     def differences(self, entry: Entry) -> dict[str, tuple[Any, Any]] | None:

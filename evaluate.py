@@ -101,6 +101,7 @@ def evaluate(config: DictConfig) -> None:
             "eval_mask": config.dataset.get("eval_mask") if sets.test.has_masks else None,
             "counts": counts,
             "parts": results[first].parts,
+            "colours": results[first].colours.tolist(),
             "versions": versions(),
             "config": OmegaConf.to_container(config),
             "baselines": figures,
@@ -197,9 +198,8 @@ def log_to_run(
         return
     with alone:
         wandb = WandbRun(alone, trained, say=print, step=checkpoint.step)
-        wandb.log(checkpoint.step, {f"evaluation/{name}": value for name, value in metrics.items()})
-        if shown:
-            wandb.log(checkpoint.step, shown)
+        figures = {f"evaluation/{name}": value for name, value in metrics.items()}
+        wandb.log(checkpoint.step, figures | shown, keep=True)
         if report.is_file():
             wandb.add(report, "report")
         wandb.close()

@@ -59,6 +59,8 @@ OWN_FILES = ("--config-dir", "--config-path", "--config-name", "-cd", "-cp", "-c
 # Of Hydra's too, with a word after them that is no key.
 WITH_WORD = ("--cfg", "-c", "--package", "-p", "--info", "-i", "--shell-completion", "-sc", "--experimental-rerun")
 
+TAKES_WORDS = ("evaluation_compare",)  # programs that take what stands alone, too
+
 
 @dataclass(frozen=True)
 class Line:
@@ -117,7 +119,8 @@ def mistake_in(config_name: str, arguments: Sequence[str]) -> str | None:
     for place, argument in enumerate(arguments):
         key, equals, value = argument.partition("=")
         of_flag, before = before in WITH_WORD, argument
-        if of_flag or key.startswith(("~", "hydra")) or "@" in key:
+        alone = config_name in TAKES_WORDS and not equals and not key.startswith(("-", "+"))
+        if of_flag or alone or key.startswith(("~", "hydra")) or "@" in key:
             continue
         bare = key.strip("-+ \t")
         known = bare in groups or bare in keys or bare in OTHER_NAMES

@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from conf.fields import number, probability
 from conf.modules import module, names, nearest
 from conf.schema import MAX_PARTS, EvaluateConfig, TrainConfig
 from datasets.lists import lists_of
-from datasets.sample import Sample
+from datasets.sample import VOID, Sample
 from evaluation import run
 from evaluation.labellers import label_maps
 from evaluation.labellers.base import Labeller
@@ -40,13 +40,15 @@ from evaluation.matching import matched_accuracy, recolouring
 from evaluation.options import EvaluationOptions, Sets
 from evaluation.pages import comparison
 from evaluation.pages.measured import Figures, Kept
-from evaluation.whole_pictures import label_maps as whole_maps
+from evaluation.whole_pictures import predictions
 from models.methods import method_class
 from utils.checkpoints import Checkpoint
 from utils.console import say
 from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
 from utils.files import require_writable
+
+CUT = "finds parts in a crop of each picture, and beyond its edges there is background"
 
 
 @dataclass
@@ -112,6 +114,7 @@ def compare(config: DictConfig) -> None:
 
     samples: dict[str, Sample] = {}
     found: list[dict[str, np.ndarray]] = []
+    notes: list[str] = []
     figures = kept_figures(methods)
     for place, method in enumerate(methods):
         own = measured(method, fabric.device) if config.evaluate and figures[place] is None else None
@@ -119,17 +122,23 @@ def compare(config: DictConfig) -> None:
             figures[place] = own  # and what needs it is fitted
         else:
             fit(method, fabric.device)
-        of_method = {}
-        for sample, labels in maps_of(method, seen, fabric.device):
+        of_method, cut = {}, False
+        for sample, labels, whole in maps_of(method, seen, fabric.device):
             samples.setdefault(sample.name, sample)
             of_method[sample.name] = labels
+            cut |= sample.name in shown and not whole
         found.append(of_method)
+        notes.append(CUT if cut and method.labeller.has_background else "")
 
     true = {name: sample.part_map for name, sample in samples.items() if sample.part_map is not None}
     columns = [comparison.Column(comparison.TRUE, true)] if len(true) == len(samples) else []
-    columns += [comparison.Column(*of_one) for of_one in zip(titles_of(config, methods), found, figures, strict=True)]
+    titles = titles_of(config, methods)
+    columns += [comparison.Column(*of_one) for of_one in zip(titles, found, figures, notes, strict=True)]
     colour_alike(columns)
-    if note := of_other_pictures(methods, titles_of(config, methods), figures):
+    for title, note in zip(titles, notes, strict=True):
+        if note:
+            say(f"{title}: {note}.")
+    if note := of_other_pictures(methods, titles, figures):
         say(note)
     files = comparison.write(output, config, [samples[name] for name in shown], columns, note)
     print("Comparison: " + ", ".join(map(str, files)))
@@ -171,7 +180,8 @@ def methods_of(chosen: Sequence[str], config: DictConfig, fabric: Fabric) -> lis
                 )
             made[name] = Method(labeller.title, labeller, base, sets, baseline=name)
         elif Path(name).is_dir():
-            made[name] = Method(_name_of(name), LabelMaps(Path(name), MAX_PARTS, has_background=True), base, sets)
+            maps = LabelMaps(Path(name), MAX_PARTS, has_background=True, ignore_label=sets.ignore_label)
+            made[name] = Method(_name_of(name), maps, base, sets)
         else:
             raise UserError(
                 f"{name} is no run, checkpoint, baseline or folder of label maps."
@@ -227,18 +237,27 @@ def kept_figures(methods: Sequence[Method]) -> list[Figures | None]:
 
 def measured(method: Method, device: torch.device) -> Figures | None:
     """Those of an evaluation on all test pictures; None, and a line, where there can be none."""
-    labeller, config = method.labeller, method.config
     try:
-        if isinstance(labeller, LabelMaps):
-            config = config.copy()
-            config.predictions = str(labeller.directory)
-            labeller = label_maps.given(config, method.sets)
+        labeller, config = with_parts_counted(method).labeller, method.config
         protocols = method_class(config).protocols
         result = run.evaluate(labeller, method.sets, protocols, EvaluationOptions.of(config), device)
     except UserError as error:
         say(f"{method.title} has no figures: {error}")
         return None
     return Figures(result.metrics, len(method.sets.test))
+
+
+def with_parts_counted(method: Method) -> Method:
+    """Of label maps K is counted, as evaluate.py does.
+
+    Raises:
+        UserError: a held-out picture has none, or one cannot be read.
+    """
+    if not isinstance(method.labeller, LabelMaps):
+        return method
+    config = method.config.copy()
+    config.predictions = str(method.labeller.directory)
+    return replace(method, labeller=label_maps.given(config, method.sets))
 
 
 def of_other_pictures(methods: Sequence[Method], titles: Sequence[str], figures: Sequence[Figures | None]) -> str:
@@ -295,8 +314,10 @@ def chosen_pictures(config: DictConfig, shared: Sequence[str]) -> list[str]:
     return list(config.pictures)
 
 
-def maps_of(method: Method, wanted: Sequence[str], device: torch.device) -> Iterator[tuple[Sample, np.ndarray]]:
-    """Each picture with its label map (H, W) uint8, at the picture's own size.
+def maps_of(method: Method, wanted: Sequence[str], device: torch.device) -> Iterator[tuple[Sample, np.ndarray, bool]]:
+    """Each picture with its label map (H, W) uint8, at the picture's own size, and whether all of it was looked at.
+
+    What is void in a label map made elsewhere is background: nothing is seen there, and no colour is matched by it.
 
     Raises:
         UserError: a picture or a label map cannot be read.
@@ -304,14 +325,16 @@ def maps_of(method: Method, wanted: Sequence[str], device: torch.device) -> Iter
     places = _names(method.sets)
     indices = [places[name] for name in wanted]
     if isinstance(method.labeller, LabelMaps):
-        samples = (method.sets.test[index] for index in indices)
-        yield from ((sample, method.labeller.label_map(sample)) for sample in samples)
+        for index in indices:
+            sample = method.sets.test[index]
+            labels = method.labeller.label_map(sample)
+            yield sample, np.where(labels == VOID, 0, labels), True
         return
     own = method.config
     size, batch_size, num_workers = own.image_size, own.evaluation.batch_size, own.loader.num_workers
     how = {"image_size": size, "batch_size": batch_size, "num_workers": num_workers, "device": device}
-    for _, sample, labels in whole_maps(method.labeller, method.sets.test, indices=indices, **how):
-        yield sample, labels
+    for _, sample, found in predictions(method.labeller, method.sets.test, indices=indices, **how):
+        yield sample, found.labels, bool(found.inside.all())
 
 
 def colour_alike(columns: Sequence[comparison.Column]) -> None:

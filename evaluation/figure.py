@@ -12,34 +12,50 @@ import conf.start  # noqa: F401
 
 # isort: split
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from omegaconf import MISSING, DictConfig
 
 from conf import app
 from conf.fields import choice, number, probability
 from conf.schema import EvaluateConfig
-from datasets.sample import VOID, Sample
+from datasets.sample import Sample
 from evaluation import run
-from evaluation.compare import Method, chosen_pictures, fit, maps_of, methods_of, shared_pictures
+from evaluation.compare import (
+    Method,
+    chosen_pictures,
+    fit,
+    kept_figures,
+    maps_of,
+    methods_of,
+    shared_pictures,
+    with_parts_counted,
+)
 from evaluation.labellers.label_maps import LabelMaps
-from evaluation.matching import matched_accuracy, recolouring
+from evaluation.options import EvaluationOptions
 from evaluation.pages.comparison import STYLE, painted
-from evaluation.palette import colours, tint
-from evaluation.protocols.base import met
+from evaluation.pages.points import beside
+from evaluation.palette import tint
+from models.methods import method_class
+from utils.console import say
 from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
 from utils.files import require_writable
 
 GAP, LINE = 0.04, 0.16  # inches between pictures, and of a line of text
+NUMBER = 4.5  # points: size of a keypoint's number
+# A keypoint has no part's colour.
+DOT = {"marker": "o", "color": "white", "markersize": 3, "markeredgecolor": "#111111", "markeredgewidth": 0.5}
 
 
 @dataclass
@@ -47,7 +63,6 @@ class FigureConfig(EvaluateConfig):
     pictures: list[str] = MISSING
     count: int = number(low=1)
     columns: int = number(low=1)
-    matched_on: int = number(low=1)
     cell: float = number(above=0, high=20)
     opacity: float = probability()
     legend: bool = MISSING
@@ -70,20 +85,22 @@ def figure(config: DictConfig) -> None:
     given = config.copy()
     given.checkpoint = given.predictions = None
     (method,) = methods_of([subject], given, fabric)
-    shared = shared_pictures([method])
-    wanted = chosen_pictures(config, shared)
-    fit(method, fabric.device)
-    matched = to_match(method, [shared[place] for place in run.spread(config.matched_on, len(shared))])
-    seen = dict.fromkeys([*wanted, *matched])
-    maps = {sample.name: (sample, labels) for sample, labels in maps_of(method, seen, fabric.device)}
-    found = [maps[name] for name in wanted]
-    num_parts = method.labeller.largest_label
-    if isinstance(method.labeller, LabelMaps):  # which knows only how many there can be
+    wanted = chosen_pictures(config, shared_pictures([method]))
+    colour = None
+    try:
+        method = with_parts_counted(method)
+        colour = colours_of_parts(method, fabric.device)  # and what needs it is fitted
+    except UserError as error:
+        if not isinstance(method.labeller, LabelMaps):
+            raise
+        say(f"Parts have the colours of their numbers. {error}")
+    found = [(sample, labels) for sample, labels, _ in maps_of(method, wanted, fabric.device)]
+    if colour is None:
         said = config.predictions_num_parts or len(config.part_names)
-        num_parts = max(1, said, *(int(labels.max()) for _, labels in maps.values()))
+        colour = np.arange(1 + max(1, said, *(int(labels.max()) for _, labels in found)))
+    num_parts = len(colour) - 1
     if config.part_names and len(config.part_names) != num_parts:
         raise UserError(f"part_names are {len(config.part_names)}, parts {num_parts}: name each, or none.")
-    colour = colours_of_parts(method.sets.test.part_names, num_parts, [maps[name] for name in matched])
     points = method.sets.test.keypoint_names if config.keypoints else []
     if config.keypoints and not points:
         raise UserError(f"keypoints=true: {method.sets.test.name} has none. Leave it out.")
@@ -98,31 +115,25 @@ def figure(config: DictConfig) -> None:
     print("Figure: " + ", ".join(map(str, files)))
 
 
-def to_match(method: Method, names: Sequence[str]) -> list[str]:
-    """Those of some pictures whose true parts can be set beside what is found; of label maps not all may be there."""
-    if method.sets.test.part_names is None:
-        return []
-    if not isinstance(method.labeller, LabelMaps):
-        return list(names)
-    return [name for name in names if (method.labeller.directory / f"{name}.png").is_file()]
+def colours_of_parts(method: Method, device: torch.device) -> np.ndarray:
+    """(1 + K,) int, for each label the one whose colour it has: as in the report, by an evaluation's own counts.
 
+    Of an evaluation that the run keeps of the same checkpoint, else of one now, on all held-out pictures.
 
-def colours_of_parts(
-    true_names: Sequence[str] | None, num_parts: int, matched: Sequence[tuple[Sample, np.ndarray]]
-) -> np.ndarray:
-    """(1 + K,) int, for each label the one whose colour it has: as in the report that of the true part it matches best.
-
-    Args:
-        true_names: of the true parts.
-        matched: pictures with their label maps (H, W); of none each part has the colour of its number.
+    Raises:
+        UserError: see ``evaluation.run.evaluate``.
     """
-    known = [(sample.part_map, labels) for sample, labels in matched if sample.part_map is not None]
-    if not known:
-        return np.arange(num_parts + 1)
-    shape = (len(true_names) + 1, num_parts + 1)
-    counts = sum(met(true[on], labels[on], shape) for true, labels in known for on in [(true > 0) & (true != VOID)])
-    assignment = matched_accuracy(counts[1:, 1:], many_to_one=False)[1] if counts[1:, 1:].any() else None
-    return np.arange(num_parts + 1) if assignment is None else recolouring(assignment, len(true_names))
+    (kept,) = kept_figures([method])
+    test, options = method.sets.test, replace(EvaluationOptions.of(method.config), num_pictures=0, truth_free=False)
+    if kept and kept.colours:
+        colour = np.array(kept.colours)
+    elif test.part_names or test.pixel_classes:
+        (first, *_) = run.chosen_protocols(method.labeller, test, method_class(method.config).protocols, options)
+        return run.evaluate(method.labeller, method.sets, [first.name], options, device).colours
+    else:
+        colour = np.arange(method.labeller.largest_label + 1)
+    fit(method, device)
+    return colour
 
 
 def draw(
@@ -133,15 +144,18 @@ def draw(
     Args:
         found: pictures with their label maps (H, W).
         colour: (1 + K,) int, for each label the one whose colour it has; the legend has all K.
-        keypoints: names of those that are drawn.
+        keypoints: names; of none no keypoints are drawn.
     """
     columns, num_parts = min(config.columns, len(found)), len(colour) - 1
     rows = [found[start : start + columns] for start in range(0, len(found), columns)]
     text = LINE * config.file_names
     heights = [max(sample.image.shape[0] / sample.image.shape[1] for sample, _ in row) * config.cell for row in rows]
     width = columns * (config.cell + GAP) - GAP
-    per_line = max(int(width / (1.0 if config.part_names else 0.65)), 1)
-    legend = LINE * (-(-num_parts // per_line) + 0.5) if config.legend else 0
+    parts = [f"{part} {name}".strip() for part, name in enumerate(config.part_names or [""] * num_parts, start=1)]
+    keys = [(parts, 1.0 if config.part_names else 0.65), ([f"{n} {name}" for n, name in enumerate(keypoints, 1)], 1.0)]
+    # Of each kind lines of columns that are as wide.
+    keys = [(texts, max(int(width / wide), 1)) for texts, wide in keys if texts and config.legend]
+    legend = LINE * sum(-(-len(texts) // per_line) + 0.5 for texts, per_line in keys)
     height = sum(heights) + len(rows) * (GAP + text) - GAP + legend
     made = Figure(figsize=(width, height))
     FigureCanvasAgg(made)  # which knows how wide a text is
@@ -153,23 +167,29 @@ def draw(
             axes = made.add_axes([place[0] / width, place[1] / height, place[2] / width, place[3] / height])
             axes.imshow(painted(sample.image, colour[labels], config.opacity), interpolation="none")
             axes.set_axis_off()
-            _name_points(axes, sample, keypoints)
+            if keypoints and sample.keypoints is not None:
+                _number_points(axes, sample, config.cell)
             if config.file_names:
                 name = PurePosixPath(sample.name).name
                 middle = (place[0] + config.cell / 2) / width
                 said = made.text(middle, (place[1] - 0.03) / height, name, ha="center", va="top", fontsize=6)
                 _shorten(said, config.cell, keeps_end=True)  # many begin alike
         top -= row_height + GAP + text
-    for part in range(num_parts if config.legend else 0):
-        line, place = divmod(part, per_line)
-        left, base = place * width / per_line, legend - LINE * (line + 1)
-        chip = made.add_axes([left / width, base / height, 0.1 / width, 0.1 / height])
-        chip.imshow(tint(np.full((20, 20), colour[part + 1])), interpolation="none")
-        chip.set(xticks=[], yticks=[])
-        chip.spines[:].set(linewidth=0.3, color="gray")
-        said = f"{part + 1} {config.part_names[part]}" if config.part_names else str(part + 1)
-        beside = made.text((left + 0.14) / width, base / height, said, va="bottom", fontsize=7)
-        _shorten(beside, width / per_line - 0.14 - GAP)
+    base = legend
+    for texts, per_line in keys:
+        for place, said in enumerate(texts):
+            left, bottom = place % per_line * width / per_line, base - LINE * (place // per_line + 1)
+            if texts is parts:
+                chip = made.add_axes([left / width, bottom / height, 0.1 / width, 0.1 / height])
+                chip.imshow(tint(np.full((20, 20), colour[place + 1])), interpolation="none")
+                chip.set(xticks=[], yticks=[])
+                chip.spines[:].set(linewidth=0.3, color="gray")
+            else:
+                middle = [(left + 0.05) / width], [(bottom + 0.05) / height]
+                made.add_artist(Line2D(*middle, transform=made.transFigure, **DOT))
+            beside_it = made.text((left + 0.14) / width, bottom / height, said, va="bottom", fontsize=7)
+            _shorten(beside_it, width / per_line - 0.14 - GAP)
+        base -= LINE * (-(-len(texts) // per_line) + 0.5)
     return made
 
 
@@ -182,17 +202,20 @@ def _shorten(text: Text, room: float, keeps_end: bool = False) -> None:
         text.set_text("…" + whole[len(whole) - length :] if keeps_end else whole[:length] + "…")
 
 
-def _name_points(axes: Axes, sample: Sample, names: Sequence[str]) -> None:
-    points = zip(names, sample.keypoints if names else (), strict=True)
-    for place, (name, (x, y, visible)) in enumerate(points, start=1):
-        if visible:
-            colour = colours(np.array(place)) / 255
-            axes.plot(x, y, "o", color=colour, markersize=3, markeredgecolor="black", markeredgewidth=0.4)
-            box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0}
-            # Towards the middle, where there is room.
-            right = x > 0.7 * sample.image.shape[1]
-            beside = {"xytext": (-3 if right else 3, 2), "ha": "right" if right else "left"}
-            axes.annotate(name, (x, y), textcoords="offset points", fontsize=4, bbox=box, **beside)
+def _number_points(axes: Axes, sample: Sample, cell: float) -> None:
+    """A dot and its number at each visible keypoint of a picture that is so many inches wide."""
+    visible = np.flatnonzero(sample.keypoints[:, 2] > 0)
+    points, numbers = sample.keypoints[visible, :2], [str(place + 1) for place in visible]
+    height, width = sample.image.shape[:2]
+    point = width / cell / 72  # pixels of a printer's point
+    # Digits of the font are 0.64 of its size wide and 0.73 high, and have a margin.
+    extents = NUMBER * point * np.array([[0.64 * len(said) + 0.2, 0.73 + 0.2] for said in numbers]).reshape(-1, 2)
+    centres = beside(points, extents, DOT["markersize"] / 2 * point, (width, height))
+    box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0}
+    for said, *ends in zip(numbers, points, centres, strict=True):
+        axes.plot(*np.transpose(ends), color=DOT["markeredgecolor"], linewidth=0.3)
+        axes.text(*ends[1], said, fontsize=NUMBER, ha="center", va="center_baseline", bbox=box)
+    axes.plot(*points.T, linestyle="none", **DOT)
 
 
 if __name__ == "__main__":

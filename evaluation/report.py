@@ -11,7 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from evaluation.examples import Example, Known
-from evaluation.palette import colours, tint
+from evaluation.palette import tint
 from utils.console import stdout
 from utils.errors import UserError
 from utils.files import written_whole
@@ -55,7 +55,7 @@ def part_picture(examples: Sequence[Example], caption: str) -> np.ndarray:
     """A figure of pictures above what was found in them and what is known of them: parts, keypoints or the foreground.
 
     Where true parts or classes are known, each part or cluster takes the colour of the one that it was matched with
-    over the whole split; elsewhere colours follow the parts' numbers. Keypoints are dots, a colour for each.
+    over the whole split; elsewhere colours follow the parts' numbers. Keypoints are white dots.
 
     Args:
         examples: at least one; the same is known of all.
@@ -88,10 +88,9 @@ def _drawn(known: Known) -> Image.Image:
         return _fitted(known.image)
     cell = _fitted(_faded(known.image))
     draw, scale = ImageDraw.Draw(cell), _scale(known.image)
-    for index, (x, y, visible) in enumerate(known.points):
+    for x, y, visible in known.points:
         if visible:
-            colour = tuple(colours(np.array(index + 1)).tolist())
-            draw.circle((x * scale, y * scale), _CELL / 40, fill=colour, outline="black")
+            draw.circle((x * scale, y * scale), _CELL / 45, fill="white", outline="black")  # no part's colour
     return cell
 
 

@@ -40,6 +40,8 @@ class Result:
         batch_size: the most inputs that went through the labeller at once.
         comparisons: what the figures are computed from, one of each kind of annotation.
         parts: for each part its share, presence and so on, in percent, where figures that need no truth were asked for.
+        colours: (1 + K,) int, for each label the one whose colour it has wherever it is shown: that of what it matches,
+            as far as the first protocol knows, else its own.
     """
 
     metrics: dict[str, float]
@@ -49,6 +51,7 @@ class Result:
     batch_size: int
     comparisons: list[Comparison] = field(default_factory=list)
     parts: list[dict[str, float]] = field(default_factory=list)
+    colours: np.ndarray = field(default_factory=lambda: np.zeros(1, int))
 
 
 class Observer(Interface):
@@ -136,6 +139,8 @@ def _evaluated(
         )
     recolouring = chosen[0].recolouring()
     result.pictures = [replace(example, recolouring=recolouring) for example in pictures]
+    own = np.arange(labeller.largest_label + 1)
+    result.colours = own if recolouring is None else recolouring[own]
     return result
 
 

@@ -41,11 +41,13 @@ class Found:
     Attributes:
         labels: (H, W) uint8, 0 is background.
         certainty: (H, W) float32, the probability of the label; where a mask says what is background, 1 there.
+        inside: (H, W) bool, where the crop reaches.
         probabilities: (1 + K, H, W) float32, of the background and of each part; None where they are not asked for.
     """
 
     labels: np.ndarray
     certainty: np.ndarray
+    inside: np.ndarray
     probabilities: np.ndarray | None = None
 
 
@@ -152,10 +154,12 @@ class _Crops(Dataset):
 
 def _on_mask(found: Found, mask: np.ndarray) -> Found:
     """What was found where a mask (H, W) says that there is an object; the channels become those of the parts."""
+    mask = mask * found.inside
     labels, certainty = (found.labels + 1) * mask, np.where(mask, found.certainty, np.float32(1))
     if found.probabilities is None:
-        return Found(labels, certainty)
-    return Found(labels, certainty, np.concatenate([1 - mask[None], found.probabilities * mask], dtype=np.float32))
+        return Found(labels, certainty, found.inside)
+    channels = np.concatenate([1 - mask[None], found.probabilities * mask], dtype=np.float32)
+    return Found(labels, certainty, found.inside, channels)
 
 
 def _placed(probability: Tensor, cropped: _Cropped, with_probabilities: bool) -> Found:
@@ -166,7 +170,7 @@ def _placed(probability: Tensor, cropped: _Cropped, with_probabilities: bool) ->
         torch.from_numpy((2 * (np.arange(extent) * scale + start) + 1) / probability.shape[-1] - 1).float()
         for extent, scale, start in zip(cropped.sample.foreground.shape[::-1], cropped.scale, offset, strict=True)
     ]
-    labels, certainty, probabilities = [], [], []
+    labels, certainty, inside, probabilities = [], [], [], []
     for rows in axes[1].split(max(PIXELS_AT_ONCE // len(axes[0]), 1)):
         grid = torch.stack(torch.meshgrid(axes[0], rows, indexing="xy"), dim=-1).to(probability.device)
         placed = F.grid_sample(probability[None], grid[None], align_corners=False)[0]
@@ -174,9 +178,10 @@ def _placed(probability: Tensor, cropped: _Cropped, with_probabilities: bool) ->
         # Outside of the crop all are 0, and at its border they have lost a part.
         total = placed.sum(0)
         labels.append(where.to(torch.uint8).cpu())
+        inside.append((total > 0).cpu())
         certainty.append(torch.where(total > 0, largest / total, 1).cpu())
         if with_probabilities:
             placed[0] += total == 0
             probabilities.append((placed / placed.sum(0)).cpu())
     whole = torch.cat(probabilities, dim=1).numpy() if with_probabilities else None
-    return Found(torch.cat(labels).numpy(), torch.cat(certainty).numpy(), whole)
+    return Found(*(torch.cat(rows).numpy() for rows in (labels, certainty, inside)), whole)

@@ -5,6 +5,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from datasets.crops import pad_to_square
 from datasets.example import draw_folder
 from evaluation.compare import (
     Method,
@@ -21,6 +22,7 @@ from evaluation.pages.measured import Figures
 from evaluation.palette import PALETTE
 from tests.composition import composed, given
 from tests.quadrants import ColourLabeller, draw_split
+from tests.test_predict import Recognised
 from tests.test_report import Reader
 from utils.checkpoints import Checkpoint
 from utils.errors import UserError
@@ -197,3 +199,44 @@ def test_figures_of_different_test_pictures_are_said_to_be_and_of_the_same_ones_
     config = composed("methods=[a,b]", name="evaluation_compare")
     assert note not in (write(tmp_path / "without", config, [sample], columns)[0]).read_text()
     assert note in write(tmp_path / "with", config, [sample], columns, note)[0].read_text()
+
+
+def test_void_in_label_maps_of_others_is_left_out(pictures, tmp_path):
+    """As evaluate.py does: nothing is painted there, and no colour goes by it."""
+    void = tmp_path / "void"
+    void.mkdir()
+    for path in (pictures.parent / "renumbered").glob("*.png"):
+        labels = np.asarray(Image.open(path)).copy()
+        labels[:, : labels.shape[1] // 3] = 255
+        Image.fromarray(labels).save(void / path.name)
+    page = compared(pictures, tmp_path / "out", f"methods=[{void}]", "count=2", "evaluate=true")
+    texts = [own["alt"] for tag, own in page.elements if tag == "img" and own.get("class") == "over"]
+    assert len(texts) == 4 and not any("255" in text for text in texts)
+    assert "part 5" not in " ".join(own.get("alt", "") for _, own in page.elements), "there are four parts"
+    assert "FG-NMI 100.0" in " ".join(" ".join(page.text).split())
+    with pytest.raises(UserError, match="has labels from 0 to 255"):
+        compared(pictures, tmp_path / "none", f"methods=[{void}]", "count=2", "dataset.ignore_label=null")
+
+
+@pytest.mark.parametrize(
+    ("labeller", "whole", "told"),
+    [(Recognised, False, True), (Recognised, True, False), (ColourLabeller, False, False)],
+)
+def test_parts_that_end_at_the_edge_of_a_crop_are_said_to(
+    labeller, whole, told, pictures, tmp_path, monkeypatch, capsys
+):
+    def methods(*_) -> list[Method]:
+        made = method_on("SCOPS", ["1", "2"])
+        made.config = composed(
+            "methods=[a]", "device=cpu", "image_size=32", "loader.num_workers=0", name="evaluation_compare"
+        )
+        made.labeller = labeller()
+        if whole:
+            monkeypatch.setattr(made.sets.test, "test_crop", pad_to_square)
+        return [made]
+
+    monkeypatch.setattr("evaluation.compare.methods_of", methods)
+    page = compared(pictures, tmp_path / "out", "methods=[a]")
+    note = "finds parts in a crop of each picture, and beyond its edges there is background"
+    assert any(note in text for text in page.text) == told
+    assert (f"SCOPS: {note}." in " ".join(capsys.readouterr().err.split())) == told

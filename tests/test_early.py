@@ -173,3 +173,10 @@ def test_every_key_of_every_program_and_module_is_known_from_the_files(program):
     others = early.groups_of_others(program)
     keys = [key for key in known if key not in nodes and key.partition(".")[0] not in others]
     assert len(keys) > 100 and early.mistake_in(program, [f"{key}=1" for key in keys]) is None
+
+
+def test_a_comparison_takes_what_stands_alone_and_no_other_program_does():
+    given = ["runs/a", "/runs/b", "kmeans_features", "count=3"]
+    assert early.mistake_in("evaluation_compare", given) is None
+    assert "unknown key 'coutn'" in early.mistake_in("evaluation_compare", [*given, "coutn=3"])
+    assert early.mistake_in("evaluate", ["runs/a"]) is not None

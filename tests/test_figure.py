@@ -1,12 +1,19 @@
 import itertools
+import json
 
 import numpy as np
 import pytest
+from matplotlib.transforms import Bbox
 from PIL import Image
 
+import evaluate
+from evaluation.compare import Method
 from evaluation.figure import colours_of_parts, draw, figure
+from evaluation.options import Sets
+from evaluation.pages.measured import Figures
+from evaluation.pages.points import beside
 from tests.composition import composed, given
-from tests.quadrants import draw_split
+from tests.quadrants import ColourLabeller, draw_split
 from tests.test_compare import pictures  # noqa: F401
 from utils.errors import UserError
 
@@ -22,7 +29,7 @@ def test_a_figure_has_pictures_names_a_legend_and_keypoints(pictures, tmp_path):
     drawn(pictures, tmp_path, "pictures=[creature_003.jpg,creature_001.jpg]", names, "keypoints=true", "formats=[svg]")
     text = (tmp_path / "figure.svg").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["figure.svg"]
-    for word in ("creature_003.jpg", "creature_001.jpg", "1 body", "4 tail", "beak"):
+    for word in ("creature_003.jpg", "creature_001.jpg", "1 body", "4 tail", "1 beak"):
         assert f">{word}</text>" in text
     assert text.index("creature_003.jpg") < text.index("creature_001.jpg")
     bare = tmp_path / "bare"
@@ -68,7 +75,7 @@ def test_parts_of_other_numbers_have_the_colours_of_the_true_ones_and_the_legend
     true, renumbered = (Image.open(tmp_path / name / "figure.png").tobytes() for name in ("true", "renumbered"))
     assert true == renumbered
     names = "part_names=[a,b,c,d,e,f]"
-    drawn(pictures, tmp_path / "all", "count=1", "formats=[svg]", names)
+    drawn(pictures, tmp_path / "all", "count=1", "formats=[svg]", names, "predictions_num_parts=6")
     assert all(f">{text}</text>" in (tmp_path / "all/figure.svg").read_text() for text in ("5 e", "6 f"))
 
 
@@ -79,13 +86,6 @@ def test_label_maps_of_some_pictures_are_drawn(pictures, tmp_path):  # noqa: F81
     (few / name).write_bytes((pictures.parent / "true" / name).read_bytes())
     drawn(pictures, tmp_path / "out", "pictures=[creature_001.jpg]", f"predictions={few}", "formats=[png]")
     assert (tmp_path / "out/figure.png").is_file()
-
-
-def test_a_part_without_a_true_one_has_a_colour_after_theirs():
-    sample, found = draw_split("test", 1, part_maps=True).samples[0], np.array([0, 2, 3, 1, 5], np.uint8)
-    assert colours_of_parts("abcd", 6, [(sample, found[sample.part_map])])[[1, 2, 3, 5]].tolist() == [3, 1, 2, 4]
-    assert sorted(colours_of_parts("abcd", 6, [(sample, found[sample.part_map])])) == [*range(7)]
-    assert colours_of_parts(None, 3, []).tolist() == [0, 1, 2, 3]
 
 
 def test_long_names_are_shortened_and_no_two_texts_overlap():
@@ -102,3 +102,71 @@ def test_long_names_are_shortened_and_no_two_texts_overlap():
     boxes = [text.get_window_extent() for text in made.texts]
     assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
     assert all(box.x1 <= made.bbox.x1 for box in boxes)
+
+
+def boxes_of(centres: np.ndarray, extents: np.ndarray) -> list[Bbox]:
+    return [Bbox([centre - extent / 2, centre + extent / 2]) for centre, extent in zip(centres, extents, strict=True)]
+
+
+def covered(first: Bbox, second: Bbox) -> bool:
+    shared = Bbox.intersection(first, second)
+    return shared is not None and min(shared.size) > 1e-9
+
+
+@pytest.mark.parametrize("spread", [1, 6, 40])
+def test_numbers_stand_apart_however_close_their_points_lie(spread):
+    rng = np.random.default_rng(spread)
+    points = np.concatenate([rng.normal((60, 45), spread, (9, 2)), [[0, 0], [119, 89], [119, 1]]]).clip(0, [119, 89])
+    extents = np.tile([[7.0, 6.0], [12.0, 6.0]], (6, 1))
+    labels = boxes_of(beside(points, extents, 2, (120, 90)), extents)
+    dots = boxes_of(points, np.full((12, 2), 4.0))
+    assert not any(covered(*pair) for pair in itertools.combinations(labels, 2))
+    assert not any(covered(label, dot) for label in labels for dot in dots)
+    assert all(box.min.min() >= 0 and box.x1 <= 120 and box.y1 <= 90 for box in labels)
+
+
+def test_keypoints_that_lie_close_have_numbers_that_can_be_read_and_no_part_s_colour():
+    (sample,) = draw_split("test", 1).samples
+    names = [f"point {place}" for place in range(12)]
+    rng = np.random.default_rng(0)
+    middle = np.array(sample.image.shape[1::-1]) / 2
+    sample.keypoints = np.column_stack([rng.normal(middle, 4, (12, 2)), np.arange(12) % 5 > 0])
+    config = composed("checkpoint=run", "columns=1", "cell=2", name="evaluation_figure")
+    made = draw(config, [(sample, np.ones(sample.image.shape[:2], np.uint8))], np.arange(5), names)
+    (axes, *_) = made.axes
+    numbers = [int(text.get_text()) for text in axes.texts]
+    assert numbers == (np.flatnonzero(sample.keypoints[:, 2]) + 1).tolist() and len(numbers) < 12
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(covered(*pair) for pair in itertools.combinations(boxes, 2))
+    (dots,) = (line for line in axes.lines if line.get_marker() == "o")
+    assert dots.get_color() == "white" and len(dots.get_xdata()) == len(numbers)
+    assert {f"{place} {name}" for place, name in enumerate(names, 1)} <= {text.get_text() for text in made.texts}
+
+
+def test_a_figure_has_the_colours_of_the_report(pictures, tmp_path, monkeypatch):  # noqa: F811
+    """Two parts that share each true part: which of them meets it more often depends on how it is counted."""
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for path in (pictures.parent / "true").glob("*.png"):
+        true = np.asarray(Image.open(path))
+        y, x = np.indices(true.shape)
+        labels = ((true > 0) * (1 + (x + 2 * y) % 2)).astype(np.uint8)
+        Image.fromarray(labels).save(maps / path.name)
+    keys = (f"predictions={maps}", "image_size=32", "loader.num_workers=0")
+    data = ("dataset_name=folder", f"dataset_root={pictures}", "device=cpu")
+    with given(*data, *keys, f"output_dir={tmp_path}/evaluated", name="evaluate") as config:
+        evaluate.evaluate(config)
+    kept = json.loads((tmp_path / "evaluated/metrics.json").read_text())["produced_by"]["colours"]
+    drawn_in = []
+    monkeypatch.setattr("evaluation.figure.draw", lambda *given: drawn_in.append(given[2]) or draw(*given))
+    drawn(pictures, tmp_path / "out", *keys, "count=1", "formats=[png]")
+    assert drawn_in[0].tolist() == kept and len(kept) == 3
+
+
+def test_colours_that_a_run_s_evaluation_has_kept_are_taken_without_another(monkeypatch):
+    split = draw_split("test", 3, part_maps=True)
+    config = composed("checkpoint=run", "dataset_name=folder", name="evaluation_figure")
+    method = Method("run", ColourLabeller(), config, Sets(split, None))
+    monkeypatch.setattr("evaluation.figure.kept_figures", lambda _: [Figures({}, 3, colours=[0, 2, 1, 4, 3])])
+    assert colours_of_parts(method, "cpu").tolist() == [0, 2, 1, 4, 3]
+    assert split.reads == [0] * 3

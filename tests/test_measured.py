@@ -32,6 +32,7 @@ def evaluated(run: Path, name: str, value: float, *overrides: str, updates: int 
         "checkpoint": str(checkpoint_of(run).file),
         "updates": updates,
         "num_parts": config.num_parts,
+        "colours": [0, 2, 1, 3, 4],
         "config": OmegaConf.to_container(config),
         "baselines": {"kmeans_features": {"FG-NMI": value / 2}},
     }
@@ -54,7 +55,9 @@ def test_the_newest_evaluation_of_the_same_checkpoint_counts_and_of_the_baseline
     for path, time in ((run / "evaluations/a/metrics.json", 1), (newest, 2)):
         os.utime(path, (time, time))
     kept = Kept([run])
-    assert kept.of_checkpoint(checkpoint_of(run), config_of(), SETS) == Figures({"FG-NMI": 50.0}, 5, newest)
+    assert kept.of_checkpoint(checkpoint_of(run), config_of(), SETS) == Figures(
+        {"FG-NMI": 50.0}, 5, newest, [0, 2, 1, 3, 4]
+    )
     assert kept.of_baseline("kmeans_features", 4, config_of(), SETS) == Figures({"FG-NMI": 25.0}, 5, newest)
 
 

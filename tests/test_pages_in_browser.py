@@ -133,6 +133,45 @@ def test_a_picture_opens_larger_by_keyboard_and_closes_again(page):
     assert not dialog.is_displayed()
 
 
+def in_dialog(page) -> str:
+    """Name of the picture that is open."""
+    return page.find_element("css selector", "#larger img").get_attribute("alt").partition(":")[0]
+
+
+def test_arrow_keys_go_through_the_open_pictures_as_they_are_filtered_and_sorted(page):
+    from selenium.webdriver.common.keys import Keys
+
+    set_to(page, "class", "2")
+    set_to(page, "sort", "area")
+    set_to(page, "reversed", True)
+    names = shown(page, "name")
+    assert len(names) == 3 and names != sorted(names)
+    page.find_element("css selector", "#grid li:not([hidden]) button").send_keys(Keys.ENTER)
+    seen = [in_dialog(page)]
+    for key in (Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT):
+        page.switch_to.active_element.send_keys(key)
+        seen.append(in_dialog(page))
+    assert seen == [*names, names[2], names[1]], "there is none after the last"
+    assert "2 of 3" in page.find_element("id", "larger").text
+    page.find_element("css selector", "#larger button[value='-1']").click()
+    assert in_dialog(page) == names[0]
+    page.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert page.switch_to.active_element.get_attribute("title") == names[0], "the reader is where the picture is"
+
+
+def test_keypoints_are_white_and_have_their_numbers_where_the_picture_is_large(browser, tmp_path):
+    report.write(tmp_path, seen_by_page(Sloppy(), draw_split("test", 3), draw_split("training", 3)))
+    (page := browser).get((tmp_path / "report.html").as_uri())
+    page.find_element("id", "points").click()
+    page.find_element("css selector", "#grid button").click()
+    style = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    assert page.execute_script(style, "#larger circle", "fill") == "rgb(255, 255, 255)"
+    numbers = page.find_elements("css selector", "#larger svg text")
+    assert [number.text for number in numbers] == ["1", "2", "3", "4"]
+    assert page.execute_script(style, "#grid svg text", "display") == "none"
+    assert "2 b" in page.find_element("css selector", "#larger .legend").text
+
+
 def test_every_picture_has_a_text_or_says_that_it_needs_none(page):
     texts = page.execute_script("return [...document.images].map((own) => own.getAttribute('alt'))")
     loaded = page.execute_script("return [...document.images].every((own) => own.complete && own.naturalWidth > 0)")

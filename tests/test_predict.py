@@ -102,15 +102,17 @@ def test_labels_lie_where_the_picture_has_them(kind, labeller):
                 assert abs(places - true) < 0.6
 
 
-def test_outside_the_crop_there_is_background():
+@pytest.mark.parametrize("own_background", [True, False])
+def test_outside_the_crop_there_is_background(own_background):
     sample = draw_split("test", 1).samples[0]
-    sample.box = np.array([20.0, 20.0, 39.0, 39.0])
+    sample.box, sample.foreground[:] = np.array([20.0, 20.0, 39.0, 39.0]), 1
 
     class Everything(Labeller):
-        num_parts, has_background = 1, True
+        num_parts, has_background = 1, own_background
 
         def scores(self, images, foreground):
-            return torch.stack([torch.zeros(len(images), 4, 4), torch.ones(len(images), 4, 4)], dim=1)
+            channels = torch.arange(1.0 + own_background)[None, :, None, None]
+            return channels.expand(len(images), -1, 4, 4)
 
     (labels,) = found(Everything(), Quadrants([sample]))
     rows, columns = np.nonzero(labels)

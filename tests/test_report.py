@@ -406,9 +406,7 @@ def test_two_hundred_photographs_take_less_than_fifteen_megabytes():
     """Noise, which no picture's compression makes small, at the size of the page."""
     rng = np.random.default_rng(0)
     seen = Seen(ColourLabeller(), range(200))
-    protocol = SimpleNamespace(
-        dataset=bare(1), recolouring=lambda: None, known=lambda shown: None, compared=lambda *_: None, agreement_is=""
-    )
+    protocol = SimpleNamespace(dataset=bare(1), known=lambda shown: None, compared=lambda *_: None, agreement_is="")
     foreground = np.ones((256, 256), np.uint8)
     photograph = rng.integers(0, 256, (64, 64, 3)).repeat(4, 0).repeat(4, 1).astype(np.uint8)
     for place in range(200):
@@ -416,7 +414,7 @@ def test_two_hundred_photographs_take_less_than_fifteen_megabytes():
         shown = EvalInput(f"{place}.jpg", None, image, foreground, place=place)
         seen.update(protocol, batch([shown]), torch.rand(1, 5, 8, 8).repeat_interleave(32, 2).repeat_interleave(32, 3))
     config = composed("predictions=maps", name="evaluate")
-    result = SimpleNamespace(metrics={}, notes=[], comparisons=[], parts=[])
+    result = SimpleNamespace(metrics={}, notes=[], comparisons=[], parts=[], colours=np.arange(5))
     page = report.rendered(report.Evaluated(config, [report.Column("", None, result)], seen, 200, None, 4))
     assert 1e6 < len(page) < 15e6
 

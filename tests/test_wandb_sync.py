@@ -11,9 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
+from omegaconf import OmegaConf
+from PIL import Image
 
-from tests.test_logging import config, history, records, rows, train
+import evaluate
+from tests.test_logging import PICTURE, config, history, records, rows, train
+from utils.checkpoints import Checkpoint
 from utils.logging import WandbRun
 from utils.run_directory import RunDirectory
 
@@ -188,3 +193,40 @@ def test_pictures_and_parts_of_before_are_told_again_and_a_cut_row_is_not(pieces
     pictured = [line["step"] for line in history(last) if any(key.startswith("pictures/parts") for key in line)]
     assert pictured == [3, 4]
     assert [line["step"] for line in history(last) if "timing/seconds_per_step" in line] == [1, 2, 3, 4]
+
+
+def test_an_evaluation_s_figures_pictures_and_table_are_in_every_later_piece(pieces):
+    """Evaluated after step 4, gone on with, and gone on with once more."""
+    run = pieces((0, 4))
+    settings = config(run, "offline")
+    checkpoint = Checkpoint(run / "checkpoints/model_4.pth", {}, step=4, config=OmegaConf.to_container(settings))
+    own = 255 - PICTURE
+    shown = {"pictures/evaluation_parts": own, "evaluation/pictures": [{"name": "own", "picture": own}]}
+    evaluate.log_to_run(run, settings, checkpoint, {"warp_agreement": 61.5}, shown, run / "report.html")
+    finished(run)
+    pieces((4, 6), (6, 7))
+    folders = sorted(run.glob("wandb/*offline-run-*"), key=lambda folder: folder.name.removeprefix("superseded-"))
+    assert len(folders) == 4
+    in_tables = []
+    for folder in folders[1:]:
+        name = "evaluation/warp_agreement"
+        assert [(line["step"], line[name]) for line in history(folder) if name in line] == [(4, 61.5)]
+        np.testing.assert_array_equal(Image.open(medium(folder, "pictures/evaluation_parts")[4]), own)
+        tables = {step: json.loads(path.read_text()) for step, path in medium(folder, "evaluation/pictures").items()}
+        assert [row[0] for row in tables[4]["data"]] == ["own"]
+        # A table's pictures lie in an artifact of W&B's own.
+        artifacts = [one.artifact for one in records(folder) if one.WhichOneof("record_type") == "artifact"]
+        files = [entry for artifact in artifacts for entry in artifact.manifest.contents if entry.path.endswith(".png")]
+        in_tables.append({entry.digest for entry in files})
+    assert in_tables[0] == in_tables[1] == in_tables[2] and len(in_tables[0]) == 2, "the training's, and its own"
+    assert sorted(tables) == [4, 6, 7] and [row[0] for row in tables[6]["data"]] == ["a", "b"]
+
+
+def medium(folder: Path, name: str) -> dict[int, Path]:
+    """The file of the last picture or table of a name that was told of each step."""
+    found = {}
+    for line in history(folder):
+        told = line.get(name, line.get(f"{name}.path"))
+        if told is not None:
+            found[line["step"]] = folder / "files" / (told["path"] if isinstance(told, dict) else told)
+    return found

@@ -1,6 +1,8 @@
 """What a run tells: tables in its directory, a progress bar, and Weights & Biases."""
 
+import base64
 import csv
+import io
 import json
 import os
 import secrets
@@ -31,6 +33,8 @@ from utils.run_directory import RunDirectory
 
 WANDB_ID = "wandb_id.txt"  # in the run directory
 WANDB_FILES = "wandb_files.json"  # beside it: the last file of each kind that was added
+WANDB_TOLD = "wandb_told"  # and by step what was told that neither tables nor pictures of the run have
+PNG = "image/png;base64"  # what a picture is in there
 RECENT = 100  # steps by which the time that is left is told
 # Tables, and what stands before their numbers' names on W&B.
 TABLES = {"metrics": "train"} | {name: name for name in ("timing", "evaluation", "part_areas", "largest_part")}
@@ -100,8 +104,9 @@ class WandbRun:
     """A run's Weights & Biases run, the same one whenever the run directory is opened again.
 
     Offline each opening makes a folder of its own. `wandb sync` writes each over the beginning of the run's history,
-    whatever another one has put there. So each begins with what the run's tables and pictures have from before, and
-    with the last file of each kind that was added; the older ones, which it supersedes, get another name.
+    whatever another one has put there. So each begins with what the run's tables and pictures have from before,
+    with what it was told to keep, and with the last file of each kind that was added; the older ones, which it
+    supersedes, get another name.
 
     Nothing that goes wrong here ends the program: it is told once, and nothing more is sent.
 
@@ -132,9 +137,15 @@ class WandbRun:
         if self.run is not None and self.run.settings.mode == "offline":
             say(f"W&B: offline. To upload: wandb sync {shlex.quote(self.run.settings.sync_dir)}")
 
-    def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Numbers, pictures (H, W, 3) uint8, or tables, which are lists of rows with both, by name."""
+    def log(self, step: int, values: Mapping[str, Any], keep: bool = False) -> None:
+        """Numbers, pictures (H, W, 3) uint8, or tables, which are lists of rows with both, by name.
+
+        Args:
+            keep: what the run has in no table and no picture of its own: on disk, for the folders to come.
+        """
         self._attempt(lambda: self.run and self._send(step, values))
+        if keep:
+            self._attempt(lambda: self.run and _keep(self._path, step, values))
 
     def add(self, file: Path, kind: str) -> None:
         """A file, as an artifact of the run; a later one of its kind is another version."""
@@ -226,8 +237,27 @@ def _medium(value: Any) -> Any:
     return value
 
 
+def _keep(run: Path, step: int, values: Mapping[str, Any]) -> None:
+    """Add what was told of a step to the file that has it; pictures are PNG in it."""
+    path = run / WANDB_TOLD / f"{step}.json"
+    path.parent.mkdir(exist_ok=True)
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    with written_whole(path) as part:
+        part.write_text(json.dumps(before | dict(values), default=_encoded))
+
+
+def _encoded(picture: np.ndarray) -> dict[str, str]:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return {PNG: base64.b64encode(file.getvalue()).decode()}
+
+
+def _decoded(value: dict[str, Any]) -> Any:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(value[PNG])))) if value.keys() == {PNG} else value
+
+
 def _told_before(run: Path, last_step: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """What a run's tables and pictures hold, as it was sent to W&B, by step up to one."""
+    """What a run's tables and pictures hold, and what was kept, as it was sent to W&B, by step up to one."""
     told: list[tuple[int, dict[str, Any]]] = []
     for table, prefix in TABLES.items():
         path = run / f"{table}.csv"
@@ -242,6 +272,9 @@ def _told_before(run: Path, last_step: int) -> Iterator[tuple[int, dict[str, Any
         if step.isdecimal() and int(step) <= last_step:
             with Image.open(path) as picture:
                 told.append((int(step), {f"pictures/{name}": np.asarray(picture)}))
+    for path in (run / WANDB_TOLD).glob("*.json"):
+        if int(path.stem) <= last_step:
+            told.append((int(path.stem), json.loads(path.read_text(), object_hook=_decoded)))
     return (row for row in sorted(told, key=lambda row: row[0]) if row[0] <= last_step)
 
 
@@ -383,7 +416,7 @@ class RunLogger:
 
     def log_test_pictures(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """A table of held-out pictures, on Weights & Biases alone: texts, numbers and pictures by column."""
-        self._wandb.log(step, {"evaluation/pictures": [*rows]})
+        self._wandb.log(step, {"evaluation/pictures": [*rows]}, keep=True)
         self._clock = time.perf_counter()
 
     def log_largest_part(self, step: int, part: int, share: float) -> list[float]:

@@ -39,12 +39,14 @@ class Column:
         title: for readers.
         maps: name of a sample -> (H, W) uint8, 0 is background.
         figures: of the method; None where there are none, as of the annotation.
+        note: what a reader should know of what is shown.
         recolouring: (1 + labels,) int: for each label the one whose colour it has.
     """
 
     title: str
     maps: Mapping[str, np.ndarray]
     figures: Figures | None = None
+    note: str = ""
     recolouring: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,6 +98,7 @@ def _page(config: DictConfig, samples: Sequence[Sample], columns: Sequence[Colum
         columns=[
             {
                 "title": column.title,
+                "note": column.note,
                 "chips": [(label, chip(column.recolouring[label])) for label in range(1, column.num_labels + 1)],
             }
             for column in columns

@@ -26,11 +26,13 @@ class Figures:
         metrics: name -> percent.
         num_pictures: that they are of.
         source: the file that has them; None: they were measured now.
+        colours: (1 + K,) of its parts, see ``evaluation.run.Result``; None: they were not kept.
     """
 
     metrics: Mapping[str, float]
     num_pictures: int
     source: Path | None = None
+    colours: Sequence[int] | None = None
 
 
 class Kept:
@@ -62,7 +64,7 @@ class Kept:
             if not isinstance(run, Run) or folder is None or run.path.resolve() != folder.resolve():
                 continue
             found += [
-                _Measured(one.path, one.time, one.config, one.figures)
+                _Measured(one.path, one.time, one.config, one.figures, one.colours)
                 for one in run.evaluations
                 if one.updates == checkpoint.step
             ]
@@ -99,6 +101,7 @@ class _Measured:
     time: float
     config: Mapping[str, Any]
     metrics: Mapping[str, float]
+    colours: Sequence[int] | None = None
 
 
 def _by_itself(run: Run, step: int | None) -> list[_Measured]:
@@ -123,4 +126,4 @@ def _newest(found: Sequence[_Measured], config: Mapping[str, Any], sets: Sets) -
         and (one.config["dataset"].get("lists") or {}).get(sets.test.split) == pictures
     ]
     newest = max(same, key=lambda one: one.time, default=None)
-    return newest and Figures(newest.metrics, len(sets.test), newest.path)
+    return newest and Figures(newest.metrics, len(sets.test), newest.path, newest.colours)

@@ -20,6 +20,7 @@ from PIL import Image
 from evaluation.examples import Comparison
 from evaluation.matching import matching_order
 from evaluation.pages import plots
+from evaluation.pages.points import beside
 from evaluation.pages.published import published
 from evaluation.pages.seen import LEAST, Numbers, Seen, Shown
 from evaluation.palette import colours, tint
@@ -152,7 +153,7 @@ def by_keypoint(comparison: Comparison, num_parts: int, noun: str) -> Iterator[l
 def rendered(evaluated: Evaluated) -> str:
     """The page."""
     seen, numbers, noun = evaluated.seen, evaluated.numbers, evaluated.noun
-    colour = _colours_of(seen)
+    colour = evaluated.columns[0].result.colours
     parts = list(_parts(evaluated, colour))
     heat_maps = [_heat_map(comparison, evaluated, colour) for comparison in evaluated.comparisons]
     found = numbers.areas[:, 1:]
@@ -165,7 +166,6 @@ def rendered(evaluated: Evaluated) -> str:
         if own.errors is not None and not np.isnan(own.errors).all() and len(own.names) <= MOST_PLOTTED
     ]
     known = numbers.agreement is not None and not np.isnan(numbers.agreement).all()
-    dataset = seen.protocol.dataset
     return page(
         "report.html",
         title=_title(evaluated),
@@ -187,7 +187,7 @@ def rendered(evaluated: Evaluated) -> str:
         num_seen=len(numbers.names),
         num_pictures=evaluated.num_pictures,
         classes=_classes(numbers),
-        keypoints=[{"name": name, "colour": _hex(place)} for place, name in enumerate(dataset.keypoint_names, start=1)],
+        keypoints=_numbered(seen.protocol.dataset.keypoint_names),
         commands=_commands(evaluated.checkpoint),
         configs=_configs(evaluated),
     )
@@ -216,12 +216,6 @@ def webp(picture: np.ndarray) -> str:
 def chip(label: int) -> str:
     """A ``data:`` address of a square in a label's colour."""
     return webp(tint(np.full((22, 22), label)))
-
-
-def _colours_of(seen: Seen) -> np.ndarray:
-    """(1 + K,) int: for each label the one whose colour it has."""
-    given = seen.protocol.recolouring()
-    return np.arange(seen.num_parts + 1) if given is None else given[: seen.num_parts + 1]
 
 
 def _hex(label: int) -> str:
@@ -321,6 +315,7 @@ def _heat_map(comparison: Comparison, evaluated: Evaluated, colour: np.ndarray) 
     rows, columns = matching_order(counts[:, 1:])
     columns = [*(columns + 1), *([0] if counts[:, 0].any() else [])]
     known = comparison.known
+    names = _numbered(comparison.names) if known == "keypoint" else comparison.names
     return {
         "known": known,
         "plural": f"{known}es" if known.endswith("s") else f"{known}s",
@@ -335,9 +330,9 @@ def _heat_map(comparison: Comparison, evaluated: Evaluated, colour: np.ndarray) 
         ],
         "rows": [
             {
-                "name": comparison.names[row],
+                "name": names[row],
                 "chip": chip(row + 1) if known.startswith("true") else None,
-                "dot": _hex(row + 1) if known == "keypoint" else None,
+                "dot": known == "keypoint",
                 "shares": [counts[row, part] / totals[row] if totals[row] else None for part in columns],
                 "total": int(totals[row]),
                 "error": None
@@ -372,22 +367,30 @@ def _grid(evaluated: Evaluated, colour: np.ndarray) -> Iterator[dict[str, Any]]:
             "image": shown.image,
             "found": tint(colour[shown.found]),
             "true": None if shown.true is None else tint(shown.true),
-            "points": _points(shown),
+            **_points(shown),
             "size": shown.found.shape[::-1],
             "alt": f"{shown.name}: {'; '.join(said)}",
         }
 
 
-def _points(shown: Shown) -> list[dict[str, Any]]:
-    """The visible keypoints, in the picture's pixels."""
-    if shown.points is None:
-        return []
+def _numbered(names: Sequence[str]) -> list[str]:
+    return [f"{place} {name}" for place, name in enumerate(names, start=1)]
+
+
+def _points(shown: Shown) -> dict[str, Any]:
+    """Of each visible keypoint its number, its x and y and those of the number's middle; and both sizes; in pixels."""
     height, width = shown.found.shape
-    return [
-        {"x": f"{x * width:.1f}", "y": f"{y * height:.1f}", "colour": _hex(place)}
-        for place, (x, y, visible) in enumerate(shown.points, start=1)
-        if visible
-    ]
+    text, radius = max(height, width) / 30, max(height, width) / 60
+    given = np.zeros((0, 3)) if shown.points is None else shown.points
+    visible = np.flatnonzero(given[:, 2] > 0)
+    points = given[visible, :2] * [width, height]
+    extents = text * np.array([[0.64 * len(str(place + 1)), 0.73] for place in visible]).reshape(-1, 2)
+    ends = np.concatenate([points, beside(points, extents, radius, (width, height))], axis=1).round(1).tolist()
+    return {
+        "points": [(place + 1, *four) for place, four in zip(visible.tolist(), ends, strict=True)],
+        "text": round(text, 1),
+        "radius": round(radius, 1),
+    }
 
 
 def _classes(numbers: Numbers) -> list[tuple[int, str]]:

@@ -102,7 +102,7 @@ class Seen:
             self._add_to_strips(shown, predicted, own)
 
     def _add_to_strips(self, shown: EvalInput, predicted: np.ndarray, sums: np.ndarray) -> None:
-        found = sums[0, 1:].sum()
+        found, small = sums[0, 1:].sum(), None
         for part, (count, certain) in enumerate(sums[:2, 1:].T):
             if count < max(LEAST * found, 1):
                 continue
@@ -111,7 +111,7 @@ class Seen:
                 # Of equals the first in the split: batches do not tell.
                 entry = (float(key), -shown.place)
                 if len(heap) < self._length or entry > heap[0][:2]:
-                    small = _reduced(shown, predicted, SMALL)
+                    small = small or _reduced(shown, predicted, SMALL)  # one for all strips that it is in
                     (heapq.heappush if len(heap) < self._length else heapq.heapreplace)(heap, (*entry, small))
 
     def strips(self) -> list[tuple[list[Shown], list[Shown]]]:

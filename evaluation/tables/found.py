@@ -29,7 +29,7 @@ from utils.errors import UserError
 from utils.sweep import metrics_after, metrics_in
 
 # Folders of a run and of an evaluation in which there are none.
-CLOSED = {"checkpoints", "code", "pictures", "wandb", "label_maps", "cache"}
+CLOSED = {"checkpoints", "code", "pictures", "wandb", "wandb_told", "label_maps", "cache"}
 # What an evaluation's own config says of the training that its checkpoint is of.
 OF_CHECKPOINT = ("seed", "num_parts", "method", "loss_weights", "augmentation", "segmenter")
 FORGOTTEN = (*FREE, *IN_CHECKPOINT, *MEASURED)  # which an evaluation may be given in its own way
@@ -101,6 +101,7 @@ class Evaluation:
         num_parts: K.
         baselines: module -> metric -> percent.
         time: when it was written.
+        colours: of the parts; None: an earlier version has not kept them.
     """
 
     path: Path
@@ -111,6 +112,7 @@ class Evaluation:
     num_parts: int
     baselines: Mapping[str, Mapping[str, float]]
     time: float
+    colours: Sequence[int] | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Evaluation":
@@ -129,6 +131,7 @@ class Evaluation:
             num_parts=made.get("num_parts") or config["num_parts"],
             baselines={name: _finite(metrics_in(figures)) for name, figures in beside.items()},
             time=path.stat().st_mtime,
+            colours=made.get("colours"),
         )
 
     def differences(self, entry: Entry) -> dict[str, tuple[Any, Any]] | None:

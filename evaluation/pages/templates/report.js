@@ -1,6 +1,7 @@
 "use strict";
 const byId = (id) => document.getElementById(id);
 const grid = byId("grid"), items = [...grid.children];
+const shown = () => [...grid.children].filter((item) => !item.hidden); // in their order
 
 // What an item is sorted by; what has no number comes last either way.
 function key(item, by) {
@@ -18,8 +19,8 @@ function arrange() {
   };
   grid.append(...[...items].sort(compare));
   for (const item of items) item.hidden = wanted !== "" && item.dataset.class !== wanted;
-  const shown = items.filter((item) => !item.hidden).length;
-  byId("count").textContent = shown === items.length ? `${shown} pictures` : `${shown} of ${items.length} pictures`;
+  const count = shown().length;
+  byId("count").textContent = count === items.length ? `${count} pictures` : `${count} of ${items.length} pictures`;
 }
 
 for (const id of ["sort", "reversed", "class"]) byId(id)?.addEventListener("change", arrange);
@@ -31,14 +32,36 @@ for (const radio of document.querySelectorAll("input[name=what]")) {
   radio.addEventListener("change", () => document.body.classList.toggle("true", radio.value === "true"));
 }
 
+const dialog = byId("larger"), [place, legend, text] = dialog.children;
+let current;
+
+function enlarge(item) {
+  current = item;
+  place.replaceChildren(item.querySelector(".layers").cloneNode(true));
+  text.textContent = `${shown().indexOf(item) + 1} of ${shown().length}: ${item.querySelector("img").alt}`;
+}
+
+// There is none before the first and after the last.
+function step(by) {
+  const next = shown()[shown().indexOf(current) + by];
+  if (next) enlarge(next);
+}
+
 grid.addEventListener("click", (event) => {
-  const button = event.target.closest("button");
-  if (!button) return;
-  const dialog = byId("larger"), [place, text] = dialog.children;
-  place.replaceChildren(button.querySelector(".layers").cloneNode(true));
-  text.textContent = button.querySelector("img").alt;
+  const item = event.target.closest("button")?.parentElement;
+  if (!item) return;
+  enlarge(item);
   dialog.showModal();
 });
+dialog.addEventListener("keydown", (event) => {
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (by) step(by);
+});
+for (const button of dialog.querySelectorAll("button[value]")) {
+  button.addEventListener("click", () => step(Number(button.value)));
+}
+dialog.addEventListener("close", () => current.querySelector("button").focus());
+legend.replaceChildren(...document.querySelector("#pictures ~ .legend").cloneNode(true).children);
 
 // Fields keep what they held when a page is loaded again.
 document.querySelector("form.controls").reset();

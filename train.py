@@ -23,10 +23,11 @@ from conf import app
 from conf.modules import module
 from conf.schema import anchored
 from conf.trained import require_own_lists
+from datasets.base import Source
 from datasets.batch import TrainBatch
 from datasets.cache import cached
 from datasets.lists import lists_of
-from datasets.loader import train_batches
+from datasets.loader import require_batch, train_batches
 from datasets.sample import Remarks
 from evaluation.options import Sets
 from evaluation.pages import model_card
@@ -51,17 +52,30 @@ def train(config: DictConfig) -> None:
         train_on(ranks, config)
 
 
+def inputs(config: DictConfig) -> tuple[Source, Sets, dict[str, str]]:
+    """What a run reads: its training set, both splits as its evaluation reads them, and the lists of their pictures.
+
+    Whatever can be missing is asked for here, before the first step; of a sweep, for all jobs before the first one.
+
+    Raises:
+        UserError: data, masks, lists or a file of weights are not there, or are not those of the run that goes on.
+    """
+    training_set = datasets.build(config, "train", "training")
+    require_batch(training_set, config.batch_size)
+    methods.require(config, training_set.has_masks, training_set.num_classes)
+    sets = Sets.of(config, methods.method_class(config).test_masks)
+    lists = lists_of(training_set, sets.test)
+    require_own_lists(config, lists)
+    return training_set, sets, lists
+
+
 def train_on(ranks: Ranks, config: DictConfig) -> None:
     """What each process of a run does, one for each device; the first of them also logs, saves and evaluates."""
     fabric = ranks.fabric
     seed_everything(config.seed, verbose=False)
 
-    # Whatever can be missing is asked for before the first step.
-    training_set = datasets.build(config, "train", "training")
+    training_set, sets, lists = inputs(config)
     method = methods.build(config, training_set.has_masks, fabric.device, training_set.num_classes)
-    sets = Sets.of(config, method.test_masks)
-    lists = lists_of(training_set, sets.test)
-    require_own_lists(config, lists)
     training = Training(ranks, config, method)
     batches = partial(
         train_batches,
@@ -151,4 +165,4 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    app.run("train", train)
+    app.run("train", train, inputs=inputs)

@@ -1,12 +1,13 @@
 """The wrapper around the entry points: compose the config with Hydra, check it, and meet mistakes with one message."""
 
+import io
 import os
 import re
 import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import get_args, get_origin
@@ -16,15 +17,15 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.early import in_quotes, no_option, several_values, unknown_key
 from conf.modules import nearest
-from conf.schema import NODES, TrainConfig, known_keys, owners, typed, validate
+from conf.schema import NODES, TrainConfig, known_keys, of_another_type, owners, typed, validate
 from conf.trained import CONF, command_line_keys, on_modules_of_run, resumed_config
 from conf.upgrade import NEW_FORMS
-from utils import sweep
+from utils import checkpoints, sweep
 from utils.console import Lenient
 from utils.errors import UserError
 from utils.memory import shortage
@@ -32,10 +33,14 @@ from utils.ranks import leave_to_first
 
 ONE_OF_EACH = ("method", "segmenter", "dataset_name", "table")  # conf/train.yaml names recipes after three of them
 MAPPINGS = ("perceptual.layers",)  # keys whose value is replaced as a whole by one in braces
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
-def run(config_name: str, task: Callable[[DictConfig], None], schema: type = TrainConfig) -> None:
+def run(
+    config_name: str,
+    task: Callable[[DictConfig], None],
+    schema: type = TrainConfig,
+    inputs: Callable[[DictConfig], object] = lambda config: None,
+) -> None:
     """Runs a task with the config of the command line, typed, resolved and checked: ``python train.py num_parts=8``.
 
     The process ends with status 0; 2 after a mistake of the user's, told in one message on stderr (with its traceback
@@ -45,6 +50,8 @@ def run(config_name: str, task: Callable[[DictConfig], None], schema: type = Tra
     Args:
         config_name: a file in ``conf/``.
         schema: of the config: ``TrainConfig`` or a dataclass made from it.
+        inputs: looks for what a task reads and raises UserError where that is missing; of a sweep for each job before
+            the first one starts. The task itself calls it too.
     """
 
     def job(config: DictConfig) -> None:
@@ -53,7 +60,7 @@ def run(config_name: str, task: Callable[[DictConfig], None], schema: type = Tra
         elif status := _attempt(task, config, schema)[0]:
             sys.exit(status)
 
-    sweep.SweepStart.refused = staticmethod(partial(_refused, schema=schema))
+    sweep.SweepStart.refused = staticmethod(partial(_refused, schema=schema, inputs=inputs))
     if sys.stdout:  # there is none where it was closed from the start
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in any encoding
     # Whoever stops reading what a program prints does not mean to end it; results for which there is no space are lost,
@@ -112,27 +119,54 @@ def composed(config_name: str, overrides: Sequence[str], schema: type = TrainCon
         return validate(typed(hydra.compose(config_name, list(overrides)), schema))
 
 
-def _refused(config_name: str, overrides: Sequence[str], schema: type) -> str | None:
-    """What is wrong with the config of a command; None where it is right."""
+def _refused(
+    config_name: str, overrides: Sequence[str], schema: type, inputs: Callable[[DictConfig], object]
+) -> str | None:
+    """What a job of a sweep would end with at its start, as far as that is known without its work; None: nothing."""
+    of_sweep = HydraConfig.instance().cfg
+    unheard = io.StringIO()  # the job says it
     try:
-        composed(config_name, overrides, schema)
+        config = hydra.compose(config_name, list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(config.copy())  # it says what is given
+        with open_dict(config):
+            elsewhere = config.pop("hydra").runtime.choices["hydra/launcher"] == "submitit_slurm"
+        with redirect_stdout(unheard), redirect_stderr(unheard):
+            config = checked(config, schema)
+            if not elsewhere:  # whose machines may have other disks
+                if config.get("checkpoint") is not None:
+                    checkpoints.require(Path(config.checkpoint))
+                inputs(config)
     except (UserError, OmegaConfBaseException, HydraException) as error:
         return message(error, schema)
+    except Exception:  # a fault of the code: the job ends with its traceback
+        return None
+    finally:
+        HydraConfig.instance().cfg = of_sweep
     return None
+
+
+def checked(config: DictConfig, schema: type) -> DictConfig:
+    """What a task gets of the config that Hydra has composed; of a run that goes on it is that run's own.
+
+    Raises:
+        UserError, OmegaConfBaseException: what is wrong with it.
+    """
+    config = typed(on_modules_of_run(config), schema)
+    if config.resume is None:
+        if recipe := next((key for key in command_line_keys() if key.split("/")[0] == "recipe"), None):
+            raise UserError(f"{recipe} follows from method and dataset_name: leave it out.")
+    elif schema is not TrainConfig:
+        raise UserError(f"resume is for training. To use a run: checkpoint={config.resume}")
+    else:
+        config = resumed_config(config, list(HydraConfig.get().overrides.task))
+    return validate(config)
 
 
 def _attempt(task: Callable[[DictConfig], None], config: DictConfig, schema: type) -> tuple[int, str]:
     """The exit status of a task, and the error that it was told to have ended with."""
     try:
-        config = typed(on_modules_of_run(config), schema)
-        if config.resume is None:
-            if recipe := next((key for key in command_line_keys() if key.split("/")[0] == "recipe"), None):
-                raise UserError(f"{recipe} follows from method and dataset_name: leave it out.")
-        elif schema is not TrainConfig:
-            raise UserError(f"resume is for training. To use a run: checkpoint={config.resume}")
-        else:
-            config = resumed_config(config, list(HydraConfig.get().overrides.task))
-        task(validate(config))
+        config = checked(config, schema)
+        task(config)
     except (UserError, OmegaConfBaseException) as error:
         leave_to_first(schema is TrainConfig)
         return 2, _tell(error, schema)
@@ -248,8 +282,7 @@ def _explain_key(key: str, keys: dict[str, object], where: str, text: str) -> st
             if not value.strip("[]{} "):
                 return f"{key} is empty ({value}): give {key}=VALUE, or leave it out."
             return f"{key}={value} is read as a list or mapping, and {key} is text: {_in_quotes(key, value)}."
-        kind = f"; it must be {KINDS[keys[key]]}" if keys[key] in KINDS else ""
-        return f"{key}{where}: {text.splitlines()[0].rstrip('.')}{kind}."
+        return of_another_type(key, keys[key], text, where)
     if where and f"Could not override '{key}@" in text:
         return f"{key}{where}: only files whose first line is '# @package _global_' choose an option of another group."
     if owned_by := owners(key):

@@ -1,4 +1,4 @@
-"""What is told of a command line at once, from the YAML files alone: help, and mistakes in names.
+"""What is told of a command line at once: help, mistakes in names, from the YAML files alone, and in plain values.
 
 A program's other imports take seconds, PyTorch's above all, and it composes its config after them. What passes here is
 checked there in full (``conf.app``); both tell a mistake in the same words.
@@ -86,7 +86,7 @@ def look() -> None:
     started = _program()
     if started is None or "LOCAL_RANK" in os.environ:
         return
-    path, config_name, arguments = started
+    path, config_name, schema, arguments = started
     if any(argument.partition("=")[0] in OWN_FILES for argument in arguments):
         return
     if {"--help", "-h"} & set(arguments):
@@ -96,7 +96,7 @@ def look() -> None:
         _end_with(help_of_key(config_name, asked[0]) if asked else help_of(path, config_name, arguments))
     if config_name is None:
         return
-    if (mistake := mistake_in(config_name, arguments)) is not None:
+    if (mistake := mistake_in(config_name, arguments) or wrong_value(schema, arguments)) is not None:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
 
@@ -148,6 +148,20 @@ def mistake_in(config_name: str, arguments: Sequence[str]) -> str | None:
         if not sweeps and len(_values(value)) > 1:
             return several_values(key, value)
     return None
+
+
+def wrong_value(schema_name: str, arguments: Sequence[str]) -> str | None:
+    """The first number or word that a key of the schema cannot have; those that modules bring come with PyTorch.
+
+    Args:
+        schema_name: of a dataclass in ``conf.schema``; of one elsewhere the keys of training are looked at.
+    """
+    from conf import schema  # imports OmegaConf, which neither help nor names need
+
+    own = getattr(schema, schema_name, schema.TrainConfig)
+    given = [argument.partition("=")[::2] for argument in arguments]
+    words = [(key, text) for key, text in given if re.fullmatch(r"[\w.+-]+", text, re.ASCII) and text != "null"]
+    return next(filter(None, (schema.wrong_word(own, key, text) for key, text in words)), None)
 
 
 def unknown_key(key: str, keys: Iterator[str] | set[str] | Mapping[str, object], where: str = "") -> str:
@@ -235,8 +249,11 @@ def help_of(path: Path, config_name: str, arguments: Sequence[str]) -> str:
     method, segmenter, data = (chosen[group] for group in ("method", "segmenter", "dataset_name"))
     files += [*_of("recipe/method", method), *_of("recipe", f"{method}_{data}")]
     files += _of("recipe/segmenter", f"{segmenter}_{data}")
-    values = {line.key: line.text for file in files for line in lines_in(CONF / file)}
-    return "\n".join([*text, *(f"  {key}={value}" for key, value in values.items())])
+    values = {line.key: f"  {line.key}={line.text}" for file in files for line in lines_in(CONF / file)}
+    # What the program has itself first, then what training has.
+    own = dict.fromkeys(line.key for name in reversed(_of("", config_name)) for line in lines_in(CONF / name))
+    others = [value for key, value in values.items() if key not in own]
+    return "\n".join([*text, *(values[key] for key in own), "", *others])
 
 
 def help_of_key(config_name: str, key: str) -> str:
@@ -347,10 +364,10 @@ def _values(value: str) -> list[str]:
     return bare.split(",")
 
 
-def _program() -> tuple[Path, str | None, list[str]] | None:
-    """The file of this project that Python was started with, its config's name and its arguments; None: of no such.
+def _program() -> tuple[Path, str | None, str, list[str]] | None:
+    """The file of this project that Python was started with, its config's name, its schema's and its arguments.
 
-    The name is None of a program without a config.
+    None: it is no such file. The name is None of a program without a config, the schema's empty where it is training's.
     """
     words = iter(sys.orig_argv[1:])
     for word in words:
@@ -369,5 +386,6 @@ def _program() -> tuple[Path, str | None, list[str]] | None:
     text = path.read_text(encoding="utf-8")
     if '\nif __name__ == "__main__":' not in text:
         return None
-    config_name = re.search(r'^    app\.run\("(\w+)"', text, re.MULTILINE)
-    return path, config_name and config_name[1], list(words)
+    found = re.search(r'^    app\.run\("(\w+)", \w+(?:, (\w+)\b(?!=))?', text, re.MULTILINE)
+    config_name, schema = found.groups(default="") if found else (None, "")
+    return path, config_name, schema, list(words)

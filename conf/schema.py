@@ -7,11 +7,13 @@ told is written beside its code. One mechanism types all configs: of command lin
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from conf.fields import check, choice, number, path
 from conf.modules import module, names
@@ -19,6 +21,7 @@ from utils.errors import UserError
 from utils.paths import read_path
 
 MAX_PARTS = 254  # label maps hold bytes, and one more is needed
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 # Node -> the kind of module that types it, which is named in the node of that kind, and which of its dataclasses does.
 NODES = {
@@ -259,6 +262,47 @@ def validate(config: DictConfig) -> DictConfig:
     _check_node(config, "", {})
     OmegaConf.get_type(config).check(config)
     return config
+
+
+def wrong_word(schema: type, key: str, text: str) -> str | None:
+    """What is wrong with a number or word that the command line gives a key, but for those that modules bring.
+
+    It is what merging and :func:`validate` say of it, from this module alone.
+
+    Args:
+        text: without quotes, brackets and interpolations.
+    """
+    node, _, name = key.rpartition(".")
+    owner = {"": schema, "optimizer": SGD}.get(node) or _keys_of(schema).get(node)
+    rules = {spec.name: spec.metadata for spec in fields(owner)} if is_dataclass(owner) else {}
+    kind = _keys_of(owner)[name] if name in rules else None
+    if get_origin(kind) in (list, dict) or KINDS.keys().isdisjoint((kind, *get_args(kind))):
+        return None
+    own = OmegaConf.structured(owner)
+    try:
+        own[name] = _read_word(text)
+        check(key, own[name], rules[name])
+    except UserError as error:
+        return str(error)
+    except OmegaConfBaseException as error:
+        return of_another_type(key, kind, str(error))
+    return None
+
+
+def of_another_type(key: str, kind: Any, text: str, where: str = "") -> str:
+    """What is said of a value that is none of a key's type ``kind``, after OmegaConf's ``text``."""
+    must = f"; it must be {KINDS[kind]}" if kind in KINDS else ""
+    return f"{key}{where}: {text.splitlines()[0].rstrip('.')}{must}."
+
+
+def _read_word(text: str) -> int | float | bool | str:
+    """As Hydra reads it."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def known_keys(schema: type = TrainConfig) -> dict[str, Any]:

@@ -50,6 +50,17 @@ def train_batches(
     Raises:
         UserError: the data set is smaller than a batch.
     """
+    require_batch(dataset, batch_size)
+    return workers.loader(
+        _Crops(dataset, image_size, seed, on_error),
+        _collate,
+        num_workers=num_workers,
+        batch_sampler=StepSampler(len(dataset), batch_size, seed, first_step, num_steps, rank, num_ranks),
+    )
+
+
+def require_batch(dataset: Source, batch_size: int) -> None:
+    """Raises UserError where a training set is smaller than a batch."""
     if len(dataset) < batch_size:
         raise UserError(
             f"{dataset.name} has {len(dataset)} training images, fewer than batch_size={batch_size}: "
@@ -59,12 +70,6 @@ def train_batches(
                 else "add pictures."
             )
         )
-    return workers.loader(
-        _Crops(dataset, image_size, seed, on_error),
-        _collate,
-        num_workers=num_workers,
-        batch_sampler=StepSampler(len(dataset), batch_size, seed, first_step, num_steps, rank, num_ranks),
-    )
 
 
 class StepSampler(Sampler[list[Item]]):

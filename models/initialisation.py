@@ -29,13 +29,17 @@ def new_segmenter(config: DictConfig, num_parts: int, has_background: bool = Fal
         UserError: as ``models.segmenters.build``, or it cannot take pictures of the sizes that it is to see.
     """
     options = config.segmenter
-    if config.resume is not None and latest(config.resume) is not None:
-        # Its weights are in the checkpoint; where it took its first ones from need not be there any more.
+    if starts_from_checkpoint(config):
         options = OmegaConf.merge(options, {"weights": "none"})
     with seeded_initialisation(config.seed, "segmenter"):
         segmenter = segmenters.build(options, num_parts, has_background)
     _require_sizes(segmenter, (config.image_size, config.image_size), *whole_pictures(config))
     return segmenter
+
+
+def starts_from_checkpoint(config: DictConfig) -> bool:
+    """Whether a run goes on and has the segmenter's weights: where it took its first ones from need not be there."""
+    return config.resume is not None and latest(config.resume) is not None
 
 
 def new_perceptual_network(config: DictConfig, *sizes: tuple[int, int]) -> PerceptualNetwork:

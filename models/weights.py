@@ -26,6 +26,8 @@ WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 # that is trained; and what is not called so may be an average of it.
 PREFERRED = ("teacher", "encoder_q")
 MEANT = ("model_state_dict", "state_dict", "model", "net", "network")
+URLS = ("http://", "https://", "file://")
+WORDS = ("none", "imagenet", "hub")  # for weights, beside "package:NAME"; networks know some of them
 
 
 class Normalisation(nn.Module):
@@ -91,23 +93,29 @@ def read_state(choice: str, weights_dir: str | Path, option: str) -> dict[str, T
     Raises:
         UserError: the file cannot be downloaded, is missing or damaged, or holds no tensors.
     """
-    if choice.startswith(("http://", "https://", "file://")):
+    if choice.startswith(URLS):
         url = urlsplit(choice)  # the whole path: many are called model.safetensors
         return _fetched(choice, Path(weights_dir) / url.netloc / url.path.lstrip("/"), option)
     path = Path(choice)
+    require_place(choice, option)
     if not path.exists():
-        if choice.startswith("package:") or choice in ("hub", "imagenet"):
-            raise UserError(
-                f"{option}={choice}: there are none of that kind for this network. Give a file, a URL, the directory "
-                "of a run, or none."
-            )
-        known = f" A run that goes on has them in its checkpoint: there {option}=none does."
-        other = f" A run that goes on needs the same: {option}=PATH says where they are now."
         raise UserError(
-            f"{option}={choice}: there is no such file or run. Give another one{', or none' * _needless(option)}."
-            f"{known if option.startswith('segmenter') else other * _needless(option)}"
+            f"{option}={choice}: there are none of that kind for this network. Give a file, a URL, the directory of a "
+            "run, or none."
         )
     return dict(checkpoints.find(path).model) if path.is_dir() else _read(path)
+
+
+def require_place(choice: str, option: str) -> None:
+    """Raises UserError where the value of the config key ``option`` is a path, and nothing is there."""
+    if choice in WORDS or choice.startswith((*URLS, "package:")) or Path(choice).exists():
+        return
+    known = f" A run that goes on has them in its checkpoint: there {option}=none does."
+    other = f" A run that goes on needs the same: {option}=PATH says where they are now."
+    raise UserError(
+        f"{option}={choice}: there is no such file or run. Give another one{', or none' * _needless(option)}."
+        f"{known if option.startswith('segmenter') else other * _needless(option)}"
+    )
 
 
 def pretrained_state(

@@ -1,15 +1,18 @@
-"""Help, and mistakes in names, which are told from the YAML files alone."""
+"""Help, and mistakes in names and plain values, which are told before PyTorch is imported."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from omegaconf.errors import OmegaConfBaseException
 
-from conf import early
+from conf import app, early
 from conf.schema import known_keys
-from tests.composition import SCHEMAS
+from tests.composition import SCHEMAS, composed
+from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = {
@@ -180,3 +183,56 @@ def test_a_comparison_takes_what_stands_alone_and_no_other_program_does():
     assert early.mistake_in("evaluation_compare", given) is None
     assert "unknown key 'coutn'" in early.mistake_in("evaluation_compare", [*given, "coutn=3"])
     assert early.mistake_in("evaluate", ["runs/a"]) is not None
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *("num_parts=1", "num_parts=255", "num_parts=3.5", "num_parts=four", "image_size=abc", "seed=-1"),
+        *("optimizer.lr=nan", "optimizer.lr=fast", "optimizer.momentum=2", "optimizer.schedule=linear"),
+        *("precision=8", "device=tpu", "debug=perhaps", "logging.wandb=on", "evaluation.probe.steps=0"),
+        *("checkpointing.keep=0", "checkpointing.keep=all", "loader.num_workers=2.5"),
+    ],
+)
+def test_a_wrong_value_is_told_at_once_in_the_words_of_the_full_check(argument):
+    with pytest.raises((UserError, OmegaConfBaseException)) as found:
+        composed(argument)
+    assert early.wrong_value("", ["seed=3", argument]) == app.message(found.value)
+
+
+def test_a_value_is_checked_by_the_program_s_own_schema():
+    assert "task must be one of foreground, parts, not 'part'" in early.wrong_value("PredictConfig", ["task=part"])
+    assert early.wrong_value("EvaluateConfig", ["task=part"]) is None  # the full check tells that there is no such key
+
+
+def test_values_that_may_be_right_are_left_to_the_full_check():
+    plain = ["num_parts=4", "precision=16", "precision=bf16", "optimizer.lr=1e-4", "deterministic=yes", "output_dir=3"]
+    others = ["seed=null", "checkpointing.keep=null", "logging.tags=[a]", "logging.tags=a", "num_parts=${seed}"]
+    of_modules = ["evaluation=default", "segmenter.weights=abc", "method.temperature=abc", "optimizer=adamw"]
+    assert early.wrong_value("", [*plain, *others, *of_modules, "--cfg", "job", "-m", "image_size=32,abc"]) is None
+
+
+def test_a_wrong_value_is_told_before_pytorch_is_imported(at_once, tmp_path):
+    (tmp_path / "omegaconf.py").unlink()
+    for program in (["train.py"], ["-m", "models.export"]):
+        done = at_once(*program, "num_parts=1")
+        assert (done.returncode, done.stderr) == (2, "error: num_parts must be at least 2, not 1.\n")
+    assert "task must be one of" in at_once("predict.py", "task=part").stderr
+
+
+def test_help_begins_with_the_program_s_own_keys():
+    for config_name, own in {
+        "train": "num_parts",
+        "evaluate": "predictions",
+        "predict": "images",
+        "export": "input",
+    }.items():
+        keys = [
+            line.strip().partition("=")[0] for line in early.help_of(ROOT / "train.py", config_name, []).splitlines()
+        ]
+        assert keys.index(own) < keys.index("segmenter.name")
+        assert config_name == "train" or keys.index(own) < keys.index("num_parts")
+
+
+def test_every_key_s_comment_is_on_its_line_which_is_what_help_shows():
+    assert not [file for file in early.CONF.rglob("*.yaml") if re.search(r"^ +#", file.read_text(), re.MULTILINE)]

@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 import yaml
 from rich.console import Console
 
+import train as train_program
+from conf import app
+from conf.schema import EvaluateConfig, TrainConfig
 from tests.composition import composed
 from utils.sweep import Job, final_metrics, job_name, main, read, report, summary
 
@@ -322,3 +326,60 @@ def test_a_damaged_table_of_a_run_is_said_and_ends_no_table_of_a_sweep(tmp_path,
     (tmp_path / "evaluation.csv").write_text("step,FG-NMI\n10,3o.5\n")
     assert final_metrics(tmp_path) is None
     assert "evaluation.csv left out: it is damaged" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.fixture
+def refused(monkeypatch, tmp_path):
+    """What is said of a job of a training sweep before the first one starts."""
+    monkeypatch.chdir(tmp_path)
+    drawn = ("dataset_name=synthetic", "dataset.drawing.num_train=4", "dataset.drawing.num_test=4")
+    small = ("batch_size=4", "segmenter.weights=none", "perceptual.weights=none")
+    with hydra.initialize_config_dir(str(app.CONF), version_base="1.3"):
+        yield lambda *own: app._refused(
+            "train",
+            [*small, *(() if "dataset_name=CUB" in own else drawn), *own],
+            TrainConfig,
+            train_program.inputs,
+        )
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (["dataset_name=CUB", "dataset_root=gone"], "gone/CUB"),
+        (["segmenter.weights=gone.pth"], "segmenter.weights=gone.pth: there is no such file or run"),
+        (["perceptual.weights=gone.pth"], "perceptual.weights=gone.pth: there is no such file or run"),
+        (["batch_size=5"], "has 4 training images, fewer than batch_size=5"),
+        (["dataset.saliency=gone"], "gone"),
+        (["method=region_grouping", "method.num_classes=5"], "method.num_classes=5: dataset_name=synthetic has "),
+        (["num_parts=1"], "num_parts must be at least 2, not 1."),
+    ],
+    ids=str,
+)
+def test_what_a_job_would_miss_at_its_start_is_told_before_the_first_one(refused, own, message):
+    assert message in refused(*own)
+
+
+def test_a_job_that_can_start_is_not_refused_and_says_nothing_yet(refused, capsys):
+    assert refused("seed=3") is None and capsys.readouterr() == ("", "")
+
+
+def test_on_the_machines_of_a_cluster_files_are_not_looked_for_here(refused):
+    assert refused("segmenter.weights=gone.pth", "hydra/launcher=submitit_slurm") is None
+    assert "at least 2" in refused("num_parts=1", "hydra/launcher=submitit_slurm")
+
+
+def test_jobs_on_runs_are_checked_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with hydra.initialize_config_dir(str(app.CONF), version_base="1.3"):
+        of_training = app._refused("train", ["resume=gone"], TrainConfig, train_program.inputs)
+        of_evaluation = app._refused("evaluate", ["checkpoint=gone"], EvaluateConfig, lambda config: None)
+    assert "No run to resume in gone" in of_training and of_evaluation.startswith("No checkpoint at gone")
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_last_job_lacks_its_weights_starts_none(tmp_path):
+    done = train(tmp_path, "-m", "segmenter.weights=none,gone.pth", "perceptual.weights=none", "output_dir=swept")
+    assert done.returncode == 2 and not (tmp_path / "swept").exists()
+    assert done.stderr.splitlines()[0].startswith("error: job segmenter.weights=gone.pth: segmenter.weights=gone.pth: ")
+    assert done.stderr.splitlines()[1:] == ["No job was started."]

@@ -131,10 +131,9 @@ def find(path: Path | str) -> Checkpoint:
             the newest is of a newer format.
     """
     path = Path(path)
+    require(path)
     if path.is_file():
         return _read(path)
-    if not path.is_dir():
-        raise UserError(f"No checkpoint at {path}: give a .pth file or a run directory.")
     damaged = None
     for file in reversed(_numbered(path).values()):
         try:
@@ -145,9 +144,15 @@ def find(path: Path | str) -> Checkpoint:
         if damaged:
             stderr.print(f"warning: {damaged} Going on with {file}.", markup=False, highlight=False, soft_wrap=True)
         return checkpoint
-    if damaged:
-        raise UserError(f"{damaged} No earlier checkpoint in {path} can be read.")
-    raise UserError(f"No checkpoint in {path}: looked for model_*.pth there and in {path / 'checkpoints'}.")
+    raise UserError(f"{damaged} No earlier checkpoint in {path} can be read.")
+
+
+def require(path: Path) -> None:
+    """Raises UserError where a path is neither a file nor a directory with checkpoints; none is opened."""
+    if not path.exists():
+        raise UserError(f"No checkpoint at {path}: give a .pth file or a run directory.")
+    if path.is_dir() and latest(path) is None:
+        raise UserError(f"No checkpoint in {path}: looked for model_*.pth there and in {path / 'checkpoints'}.")
 
 
 def find_to_resume(run_dir: Path, every: int) -> Checkpoint | None:

@@ -155,11 +155,8 @@ def _mistake(overrides: Sequence[Override]) -> str:
 def _refused_jobs(
     config_name: str, overrides: Sequence[Override], refused: Callable[[str, list[str]], str | None] | None
 ) -> list[str]:
-    """What is wrong with each job that cannot start, in a line, once if it is the same in all, and that none does.
-
-    Of jobs on runs nothing: that is told by their configs.
-    """
-    if refused is None or {"resume", "checkpoint"} & {override.get_key_element() for override in overrides}:
+    """What is wrong with each job that cannot start, in a line, once if it is the same in all, and that none does."""
+    if refused is None:
         return []
     if any(override.is_sweep_override() and not override.is_discrete_sweep() for override in overrides):
         return []  # the launcher tells it

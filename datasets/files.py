@@ -524,7 +524,7 @@ def check_box(sample: Any, source: Path) -> None:
     """
     first, last = sample.box.reshape(2, 2)
     extent = np.array(sample.foreground.shape[::-1])
-    if (first >= extent).any() or (last < 0).any() or _far(sample.box.reshape(2, 2), extent).any():
+    if (first >= extent).any() or (last < 0).any() or far_outside(sample.box.reshape(2, 2), extent).any():
         corners = "({:g}, {:g}) to ({:g}, {:g})".format(*sample.box)
         raise UserError(f"{source}: the box {corners} is not in {_size(sample)}")
 
@@ -540,14 +540,15 @@ def check_keypoints(sample: Any, names: list[str], source: Path) -> None:
         source: the file that they come from, for the message.
     """
     extent = np.array(sample.foreground.shape[::-1])
-    lost = _far(sample.keypoints[:, :2], extent) & (sample.keypoints[:, 2] > 0)
+    lost = far_outside(sample.keypoints[:, :2], extent) & (sample.keypoints[:, 2] > 0)
     if lost.any():
         index = int(lost.argmax())
         x, y, _ = sample.keypoints[index]
         raise UserError(f"{source}: the {names[index]} at ({x:g}, {y:g}) is not in {_size(sample)}")
 
 
-def _far(places: np.ndarray, extent: np.ndarray) -> np.ndarray:
+def far_outside(places: np.ndarray, extent: np.ndarray) -> np.ndarray:
+    """Which of places (N, 2), x and y, are farther outside a picture than its width and height, ``extent`` (2,)."""
     return ((places < -extent) | (places >= 2 * extent)).any(-1)
 
 

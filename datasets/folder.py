@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from heapq import nlargest
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
@@ -24,6 +25,7 @@ from datasets.files import (
     as_pictures_are_called,
     check_keypoints,
     coordinate,
+    far_outside,
     flag,
     of_system,
     pictures_in,
@@ -31,6 +33,7 @@ from datasets.files import (
     read_names,
     read_turned_picture,
     require_masks,
+    shape_and_turn,
     some,
     spellings,
     spelt_alike,
@@ -39,17 +42,20 @@ from datasets.files import (
 from datasets.masks import LabelMap, mask_box, read_mask, read_part_map, remarks_of, united
 from datasets.places import Places
 from datasets.sample import Purpose, Sample
+from datasets.turns import swaps_sides
 from utils.errors import UserError
 from utils.run_directory import argument
 
 KEYPOINTS = "keypoints.csv"
 OBJECTS, BOX = "objects.csv", ("x", "y", "width", "height")
 WITHOUT_OBJECT = "without_object.txt"  # predict.py lists there in which pictures it has found nothing
+ABOUT = "prediction.json"  # what made predicted masks, beside them
 TRY_AGAIN = (
     "other classes (pretrained.classes), a lower pretrained.score or another network (pretrained=deeplab or maskrcnn), "
     "and only_missing=true"
 )
 MASKS = {"gt": "masks", "supervised": "supervisedlabels", "unsupervised": "pseudolabels"}
+_LOOKED_AT = 200  # pictures, before any is read
 MAX_LABEL = 255  # part maps hold bytes
 _HEADERS = {"name", "names", "file", "files", "filename", "file_name", "image", "images", "path", "picture", "pictures"}
 
@@ -171,7 +177,9 @@ class Folder(BoxCrops):
     def _list_masks(self, mask: Mask) -> dict[str, Path]:
         folders = {choice: self._root / folder for choice, folder in MASKS.items()}
         folder = folders.pop(mask)
-        masks = as_pictures_are_called(self._pictures_in(MASKS[mask]) if folder.is_dir() else {}, self._pictures)
+        masks = as_pictures_are_called(
+            self._pictures_in(MASKS[mask], [ABOUT]) if folder.is_dir() else {}, self._pictures
+        )
         if not masks and not any(other.is_dir() for other in folders.values()):
             raise MissingFile(f"{self.name}: no masks in {folder}. {self._ways_to_masks()} See docs/masks.md.")
         require_masks(self.name, mask, {mask: folder, **folders})
@@ -309,6 +317,7 @@ class Folder(BoxCrops):
         path = self._root / KEYPOINTS
         places: dict[str, dict[str, tuple[float, float, bool]]] = {}
         names: dict[str, None] = {}
+        rows = []
         columns, table = _rows(path, ("name", "keypoint", "x", "y"), "name,keypoint,x,y or name,keypoint,x,y,visible")
         for place, row in table:
             if not (row["name"] and row["keypoint"]):
@@ -319,16 +328,20 @@ class Folder(BoxCrops):
             except (ValueError, TypeError):
                 coco = "" if row.get("visible") != "2" else " (COCO's 2 is 1 here, its 1, hidden, is 0)"
                 raise UserError(f"{place}: expected numbers x and y, and visible 0 or 1{coco}: {row}. {HELP}") from None
-            of_picture = places.setdefault(self._stem(row["name"]), {})
+            stem = self._stem(row["name"])
+            of_picture = places.setdefault(stem, {})
             if row["keypoint"] in of_picture:
                 raise UserError(f"{place}: a second {row['keypoint']!r} in {row['name']}. {HELP}")
             of_picture[row["keypoint"]] = (x, y, seen)
+            if seen:
+                rows.append((place, stem, row["keypoint"], (x, y)))
             names[row["keypoint"]] = None
 
         self._note_unknown(path, places)
         if not any(seen for stem in held_out for *_, seen in places.get(stem, {}).values()):
             self.notes.append(f"{path} has no visible keypoint of a held-out picture, so it is not used.")
             return
+        self._require_near(path, rows)
         self.keypoint_names = list(names)
         marked = {
             stem: np.array([(x, y) for x, y, seen in of_picture.values() if seen])
@@ -338,6 +351,40 @@ class Folder(BoxCrops):
         for stem in self._stems:
             of_picture = places.get(stem, {})
             self._keypoints[stem] = np.array([of_picture.get(name, (0, 0, 0)) for name in names], float)
+
+    def _require_near(self, path: Path, marked: list[tuple[str, str, str, tuple[float, float]]]) -> None:
+        """Refuses keypoints far outside of their pictures, by these' heads; reading a picture refuses the rest.
+
+        Args:
+            path: of the table.
+            marked: of each visible keypoint where it stands, its picture, its name and its place.
+
+        Raises:
+            UserError: the message has the first rows.
+        """
+        # Of the largest places alone: all pictures' heads take minutes on a network drive.
+        farthest: dict[str, float] = {}
+        for _, stem, _, place in marked:
+            if stem in self._pictures:
+                farthest[stem] = max(farthest.get(stem, 0.0), *map(abs, place))
+        extents = {}
+        for stem in nlargest(_LOOKED_AT, farthest, key=farthest.__getitem__):
+            with suppress(UserError):  # the reading of the picture tells it
+                (height, width), turn = shape_and_turn(self._pictures[stem])
+                # Of a turned one the places may be those of the stored pixels.
+                extents[stem] = np.array([max(height, width)] * 2 if swaps_sides(turn) else [width, height])
+        lost = [
+            "{}: {} of {} at ({:g}, {:g}), not in {} x {} pixels".format(
+                where.rpartition(", ")[2], name, self._pictures[stem].name, *place, *extents[stem]
+            )
+            for where, stem, name, place in marked
+            if stem in extents and far_outside(np.array(place), extents[stem])
+        ]
+        if lost:
+            raise UserError(
+                f"{path}: keypoints far outside of their pictures ({len(lost):,}): {some(lost, 3)}. Pixels are counted "
+                f"from 0, in the pictures of images/. Mend the lines. {HELP}"
+            )
 
     def _read_objects(self, used: Iterable[str]) -> None:
         path = self._root / OBJECTS

@@ -179,3 +179,15 @@ def test_every_data_set_can_be_checked(checked, tmp_path, name):
     small = ("image_size=32", "batch_size=2")
     status, out = checked(f"dataset_name={name}", f"dataset_root={tmp_path / 'data'}", *small, *overrides)
     assert status == 0 and int(row(out, "pictures")[2]) >= 2
+
+
+def test_a_table_of_keypoints_in_another_scale_is_one_message_with_its_first_rows(checked, tmp_path):
+    draw_folder(tmp_path / "mine", count=15, size=48)
+    table = tmp_path / "mine/keypoints.csv"
+    header, *rows = (line.split(",") for line in table.read_text().splitlines())
+    scaled = [[name, keypoint, str(10 * float(x) + 200), y, seen] for name, keypoint, x, y, seen in rows]
+    table.write_text("\n".join(",".join(row) for row in (header, *scaled)))
+    status, out = checked("dataset_name=folder", f"dataset_root={tmp_path / 'mine'}")
+    (message,) = [line for line in out.splitlines() if line.startswith("error: ")]
+    assert status == 1 and f"{table}: keypoints far outside of their pictures ({len(rows)}): line 2: " in message
+    assert f" and {len(rows) - 3} more. " in message and faults(out) == []

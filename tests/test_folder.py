@@ -306,6 +306,7 @@ def test_a_held_out_picture_without_a_label_map_or_mask_is_named_before_anything
 def test_a_label_map_that_does_not_fit_is_refused_by_name(root, labels, message):
     save(root / "images/creature_001.jpg", np.zeros((4, 4, 3), np.uint8))
     save(root / "masks/creature_001.png", np.ones((4, 4), np.uint8))
+    (root / "keypoints.csv").unlink()  # of the picture as it was
     save(root / "parts/creature_001.png", labels)
     with pytest.raises(UserError, match=rf"parts/creature_001\.png {message}|parts/creature_001\.png.*{message}"):
         folder(root)[0]

@@ -159,8 +159,8 @@ LISTS = [
     FOLDER.broken(
         "keypoint of another scale",
         keypoints(CSV.replace("3,4", "3,400")),
-        "keypoints.csv: the eye at (3, 400)",
-        "creature_001.jpg",
+        "keypoints.csv: keypoints far outside of their pictures (1): line 2: eye of creature_001.jpg at (3, 400), not",
+        "Mend the lines",
     ),
     FOLDER.broken(
         "keypoints of other pictures",

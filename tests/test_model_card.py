@@ -110,9 +110,12 @@ def test_a_run_has_its_card_from_the_start_and_completes_it_however_it_ends(tmp_
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr("evaluation.progress.evaluate", stop)
         run(tmp_path, "broken", "num_steps=2")
+    # Of a run that is killed this one stays.
+    assert "when training was started at step 0 of 2.** What it has done\nsince is not in here" in begun[0]
     assert "| Steps | 0 of 2 done" in begun[0] and "| The train list | 8 names, " in begun[0]
     card = tmp_path / "broken/model_card.md"
     assert "| Steps | 2 of 2 done" in card.read_text() and "None yet" in card.read_text()
+    assert "training was started" not in card.read_text()
     resume(tmp_path / "broken")
     assert "1. while training, after 2 steps" in card.read_text() and "| FG-NMI |" in card.read_text()
     told = " ".join(capsys.readouterr().err.split())

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,12 @@ MOST_EVALUATIONS = 6  # the newest; the others are in their folders
 
 @contextmanager
 def kept(run: RunDirectory | None) -> Iterator[None]:
-    """Writes a run's card, and again once the run is left, however that ends; None has none."""
+    """Writes a run's card, and again once the run is left, if it is not killed; None has none.
+
+    The first one says that it is of the start: of a run that was killed it stays until somebody writes it anew.
+    """
     if run:
-        write(run.path)
+        write(run.path, at_start=True)
     try:
         yield
     finally:
@@ -40,15 +44,16 @@ def kept(run: RunDirectory | None) -> Iterator[None]:
             write(run.path)
 
 
-def write(run: Path) -> None:
+def write(run: Path, at_start: bool = False) -> None:
     """Write a run's card, or write it anew; what is in the way is told, and ends nothing.
 
     Args:
         run: the run's directory, with its ``config.yaml``.
+        at_start: the run begins, or goes on: the card says that it knows nothing of what comes.
     """
     path = run / CARD
     try:
-        text = rendered(run)
+        text = rendered(run, at_start=at_start)
         with written_whole(path) as part:
             part.write_text(text, encoding="utf-8")
     except (OSError, UserError) as error:
@@ -56,13 +61,14 @@ def write(run: Path) -> None:
         say(f"warning: cannot write {path}: {reason} Going on without it.")
 
 
-def rendered(run: Path, shared: Checkpoint | None = None) -> str:
+def rendered(run: Path, shared: Checkpoint | None = None, at_start: bool = False) -> str:
     """The card's Markdown.
 
     Args:
         run: the run's directory.
         shared: one of its checkpoints; of an earlier one than the newest its own steps and figures alone are told.
             None: the newest, with all figures.
+        at_start: see :func:`write`.
 
     Raises:
         UserError: the run's config is damaged.
@@ -88,6 +94,7 @@ def rendered(run: Path, shared: Checkpoint | None = None) -> str:
         name=run.resolve().name,
         config=config,
         steps=steps,
+        at_start=at_start and f"{datetime.now():%Y-%m-%d %H:%M}",
         checkpoint=checkpoint and checkpoint.relative_to(run),
         time=seconds and duration(seconds),
         device=_device(config, environments),

@@ -32,7 +32,7 @@ from conf.schema import PredictConfig
 from conf.trained import tells_own_data
 from datasets.base import NoPictures, Source, forced
 from datasets.files import foreign, pictures_in, some
-from datasets.folder import TRY_AGAIN, WITHOUT_OBJECT
+from datasets.folder import ABOUT, TRY_AGAIN, WITHOUT_OBJECT
 from datasets.lists import lists_of
 from datasets.pictures import Pictures
 from datasets.sample import Remarks
@@ -54,7 +54,7 @@ from utils.run_directory import argument, versions
 # For each picture the files to write, by what they hold: mask, label_map, overlay, probabilities.
 Files = list[dict[str, Path]]
 # Of all pictures together, in output_dir.
-TABLE, COCO, ABOUT = "parts.csv", "coco.json", "prediction.json"
+TABLE, COCO = "parts.csv", "coco.json"  # beside ABOUT
 # Keys of dataset that pictures of one's own are read with.
 READING = ("mask_threshold", "mask_values", "box_padding", "ignore_label")
 
@@ -96,9 +96,9 @@ def predict(config: DictConfig) -> None:
             f"are fitted to a data set, give python evaluate.py checkpoint={config.checkpoint}."
         )
     output = None if config.images is None else output_of(config, labeller.gives_masks)
-    made_by = about(config, checkpoint, labeller) if output else None
-    if made_by and not labeller.gives_masks:
-        refuse_a_mixture(config, output, made_by)
+    made_by = about(config, checkpoint, labeller)
+    # Before masks of the pictures are predicted, if they are.
+    refuse_a_mixture(config, work_of(config, labeller.gives_masks), made_by, labeller.gives_masks)
     if config.foreground is not None:
         config.masks = predict_masks_first(given, config, labeller, fabric)
 
@@ -112,10 +112,10 @@ def predict(config: DictConfig) -> None:
         print(note)
     # An empty mask would be taken for one; of a data set, whose evaluation asks for all of them, it is one.
     no_empty_mask = output is not None and labeller.gives_masks
-    with taken_back(of_all_pictures(config, labeller.gives_masks), work):
-        if made_by:
-            with told(path := output / ABOUT):
-                write_json(path, made_by)
+    of_all = of_all_pictures(config, labeller.gives_masks, work)
+    with taken_back(of_all, work):
+        with told(of_all[0]):
+            write_json(of_all[0], made_by)
         if table is not None:
             with told(table.path):
                 table.begin(work[0][0].sample_name(place) for place in chosen[0])
@@ -128,7 +128,7 @@ def predict(config: DictConfig) -> None:
             names = ["object"] if labeller.gives_masks else [f"part {part + 1}" for part in range(labeller.num_parts)]
             write_coco(path, present, names, table.rows if table else {})
 
-    done.written += [path for path in of_all_pictures(config, labeller.gives_masks) if path.exists()]
+    done.written += [path for path in of_all if path.exists()]
     paths = (path for _, files in work for of_picture in files for path in of_picture.values())
     print(f"{done.count} pictures, {len(done.written)} files in {os.path.commonpath([path.parent for path in paths])}")
     tell(done, labeller)
@@ -258,15 +258,16 @@ def to_write(
         chosen.append([place for place, is_done in enumerate(done) if not is_done])
     if not (config.overwrite or config.only_missing):
         paths = [path for _, files in work for of_picture in files for path in of_picture.values()]
-        refuse_to_overwrite(paths + of_all_pictures(config, gives_masks))
+        refuse_to_overwrite(paths + of_all_pictures(config, gives_masks, work))
     return chosen
 
 
-def of_all_pictures(config: DictConfig, gives_masks: bool) -> list[Path]:
-    """The files that are of all pictures together."""
-    if config.images is None:
-        return []
+def of_all_pictures(config: DictConfig, gives_masks: bool, work: list[tuple[Source, Files]]) -> list[Path]:
+    """The files that are of all pictures together, what made them first."""
     names = [ABOUT] + [TABLE] * (not gives_masks) + [COCO] * (config.format == "coco")
+    if config.images is None:
+        folders = {of_picture["mask"].parent for _, files in work for of_picture in files}
+        return [Path(os.path.commonpath(folders), ABOUT)]
     return [output_of(config, gives_masks) / name for name in names]
 
 
@@ -299,32 +300,43 @@ def about(config: DictConfig, checkpoint: Checkpoint | None, labeller: Labeller)
     }
 
 
-def refuse_a_mixture(config: DictConfig, output: Path, made_by: Mapping[str, object]) -> None:
+def refuse_a_mixture(
+    config: DictConfig, work: list[tuple[Source, Files]], made_by: Mapping[str, object], gives_masks: bool
+) -> None:
     """
     Raises:
-        UserError: what another checkpoint or other settings have found would stay under a new ``prediction.json``.
+        UserError: what another network or other settings have found would stay under a new ``prediction.json``.
     """
-    path = output / ABOUT
+    path, *_ = of_all_pictures(config, gives_masks, work)
     if not path.is_file() or not (config.only_missing or config.overwrite):
         return
     with foreign(path, "prediction.json"):
         before = json.loads(path.read_text())
         unlike = []
-        if before["sha256"] != made_by["sha256"]:
-            unlike.append(f"another checkpoint ({before['checkpoint']})")
+        if before.get("sha256") != made_by.get("sha256"):  # none of published networks, which fill each other's gaps
+            of_others = before.get("pretrained") and f"pretrained={before['pretrained']['name']}"
+            unlike.append(of_others or f"another checkpoint ({before['checkpoint']})")
         if before.get("foreground_sha256", made_by["foreground_sha256"]) != made_by["foreground_sha256"]:
             unlike.append(f"masks of another foreground={before['settings']['foreground']}")
         for key in ("masks", "image_size", "precision", "probabilities", *READING):
             if (value := before["settings"].get(key, now := made_by["settings"][key])) != now:
                 unlike.append(f"{key}={'null' if value is None else value}")
-    if not unlike:
-        return
-    found = f"{output} holds what was found with {', '.join(unlike)}"
+    everything = [[*of_picture.values()] for _, files in work for of_picture in files]
+    stay = config.overwrite or not gives_masks or any(all(path.exists() for path in own) for own in everything)
+    if not (unlike and stay):
+        return  # masks made by hand have no overlay
+    found = f"{path.parent} holds what was found with {', '.join(unlike)}"
+    instead = "Give another output_dir, or overwrite=true" if config.images else "Give overwrite=true"
+    instead += ", which replaces masks made by hand too" * gives_masks
     if config.only_missing:
-        raise UserError(f"{found}: only_missing=true would mix the two. Give another output_dir, or overwrite=true.")
-    ((pictures, _),) = files_of_a_folder(config, False)
-    renewed = {pictures.sample_name(place) for place in range(len(pictures))}
-    if others := [name for name in PartTable(output / TABLE, made_by["num_parts"]).rows if name not in renewed]:
+        raise UserError(f"{found}: only_missing=true would mix the two. {instead}.")
+    renewed = {pictures.sample_name(place) for pictures, _ in work for place in range(len(pictures))}
+    if gives_masks:  # of a mask made by hand, or of a data set, there is no overlay
+        overlays = path.parent / "overlays"
+        names = pictures_in(overlays, "")[0] if overlays.is_dir() else {}
+    else:
+        names = PartTable(path.parent / TABLE, made_by["num_parts"]).rows
+    if others := [name for name in names if name not in renewed]:
         raise UserError(
             f"{found}, {len(others)} pictures of it that are not among those to predict now: {some(others, 3)}. "
             "overwrite=true would mix the two: give another output_dir, or all pictures."

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_masks_lie_where_their_data_set_reads_them(name, foreground, tmp_path):
     config = composed(*values, *SMALL, "dataset.train_mask=supervised", "dataset.eval_mask=supervised")
     for split in ("train", "test"):
         read = datasets.build(config, split, "evaluation")
-        assert len(read)
+        assert len(read) and not any("prediction.json" in note for note in read.notes)
         for index in range(len(read)):
             path = read.mask_path(index, "supervised")
             assert path in read.files(index) and str(read[index].name) == read.sample_name(index)
@@ -152,7 +153,7 @@ def test_no_mask_is_needed_to_predict_masks(foreground, tmp_path, capsys):
     run(f"checkpoint={foreground}", f"dataset_root={tmp_path}")
     names = {path.stem for path in (tmp_path / "CUB/supervisedlabels").rglob("*.png")}
     assert len(names) == 10  # those that the cleaned list leaves out are evaluated too
-    assert "10 pictures, 10 files in" in capsys.readouterr().out
+    assert "10 pictures, 11 files in" in capsys.readouterr().out
 
 
 def test_nothing_is_overwritten_unless_told(foreground, tmp_path):
@@ -169,6 +170,11 @@ def test_nothing_is_overwritten_unless_told(foreground, tmp_path):
     assert all(path.exists() for path in present) and present[0].read_bytes() == before
     written = [path.read_bytes() for path in present[1:]]
     run(*arguments, "only_missing=true")  # nothing is left to do
+    other = tmp_path / "other.pth"
+    torch.save(torch.load(foreground, weights_only=False) | {"iter": 5}, other)
+    told = "supervisedlabels holds what was found with another checkpoint .*would mix the two. Give overwrite=true"
+    with pytest.raises(UserError, match=told):
+        run(f"checkpoint={other}", *arguments[1:], "only_missing=true")
     run(*arguments, "overwrite=true")
     assert present[0].read_bytes() != before and [path.read_bytes() for path in present[1:]] == written
 
@@ -347,6 +353,57 @@ def test_masks_of_another_foreground_network_are_not_mixed(parts, foreground, pi
     torch.save(payload | {"iter": 5}, again)
     with pytest.raises(UserError, match="with masks of another foreground=.*again.pth: only_missing=true"):
         run(*arguments, "only_missing=true")
+
+
+def test_masks_of_another_network_are_not_mixed_either(foreground, pictures):
+    out = pictures / "out"
+    arguments = (f"images={pictures / 'images'}", f"output_dir={out}", "image_size=32")
+    (out / "masks").mkdir(parents=True)
+    by_hand = Path(shutil.copy(pictures / "masks/a.png", out / "masks"))
+    run(f"checkpoint={foreground}", *arguments, "only_missing=true")  # made by hand: it stays
+    assert by_hand.read_bytes() == (pictures / "masks/a.png").read_bytes()
+    run(f"checkpoint={foreground}", *arguments, "only_missing=true")
+    other = pictures / "other.pth"
+    torch.save(torch.load(foreground, weights_only=False) | {"iter": 5}, other)
+    before = (out / "prediction.json").read_bytes()
+    with pytest.raises(
+        UserError, match="another checkpoint .*model_1.pth.*: only_missing=true would mix .* by hand too"
+    ):
+        run(f"checkpoint={other}", *arguments, "only_missing=true")
+    with pytest.raises(UserError, match="with image_size=32: only_missing=true would mix"):
+        run(f"checkpoint={foreground}", *arguments[:2], "image_size=64", "only_missing=true")
+    one = (f"images={pictures / 'images/b.jpg'}", *arguments[1:])
+    with pytest.raises(
+        UserError, match="another checkpoint .*, 1 pictures of it .*: more/c.v2.png. overwrite=true would"
+    ):
+        run(f"checkpoint={other}", *one, "overwrite=true")
+    assert (out / "prediction.json").read_bytes() == before
+    run(f"checkpoint={other}", *arguments, "overwrite=true")
+    assert json.loads((out / "prediction.json").read_text())["checkpoint"] == str(other)
+
+
+def test_published_networks_fill_each_other_s_gaps_and_are_told_from_a_run(parts, pictures):
+    out = pictures / "out"
+    arguments = (f"images={pictures / 'images'}", f"output_dir={out}", "image_size=32")
+    run(f"checkpoint={parts}", *arguments)
+    made_by = json.loads((out / "prediction.json").read_text())
+    shutil.copytree(pictures / "masks", out / "masks")
+    published = {"name": "maskrcnn", "weights": "coco", "weights_dir": "a", "classes": None, "score": 0.5}
+    del made_by["checkpoint"], made_by["sha256"]
+    with given("pretrained=maskrcnn", *arguments, "only_missing=true", name="predict") as config:
+        for changes in ({"score": 0.3}, {"classes": ["bird"]}, {"name": "deeplab"}):
+            predict.write_json(out / "prediction.json", made_by | {"pretrained": published})
+            now = made_by | {"pretrained": published | changes}
+            predict.refuse_a_mixture(config, predict.work_of(config, True), now, gives_masks=True)
+        of_a_run = made_by | {"checkpoint": "a.pth", "sha256": "a"}
+        with pytest.raises(
+            UserError, match="with pretrained=maskrcnn: only_missing=true would mix .* made by hand too"
+        ):
+            predict.refuse_a_mixture(config, predict.work_of(config, True), of_a_run, gives_masks=True)
+        shutil.rmtree(out / "overlays")  # all are made by hand
+        predict.refuse_a_mixture(config, predict.work_of(config, True), of_a_run, gives_masks=True)
+    with pytest.raises(UserError, match="holds what was found with pretrained=maskrcnn: only_missing"):
+        run(f"checkpoint={parts}", *arguments, "only_missing=true")
 
 
 def test_a_prediction_that_fails_at_its_first_picture_leaves_no_folder(parts, pictures):

@@ -301,7 +301,8 @@ def test_of_a_data_set_all_masks_are_written_where_it_reads_predicted_ones(tmp_p
     run(*COMMAND[1:], "dataset_name=folder", f"dataset_root={tmp_path / 'own'}")
     assert "dataset.train_mask=supervised dataset.eval_mask=supervised" in capsys.readouterr().out
     names = {path.stem for path in (tmp_path / "own/images").iterdir()}
-    assert {path.stem for path in (tmp_path / "own/supervisedlabels").iterdir()} == names
+    assert {path.stem for path in (tmp_path / "own/supervisedlabels").glob("*.png")} == names
+    assert (tmp_path / "own/supervisedlabels/prediction.json").is_file()
 
 
 def test_the_command_of_a_message_about_missing_masks_can_be_given(own, monkeypatch):

@@ -65,7 +65,7 @@ SHADES = (
 )
 WHITE_AREAS = (
     "{count} masks have dark areas beside white: the object is what is white. Where that is void and the dark ones are "
-    "labels, give void pixels 0."
+    "labels, name those of the object: dataset.mask_values=[1], or more."
 )
 AS_STORED = "{count} masks or label maps are of pixels as stored: they are turned as their pictures' EXIF says."
 PLACES_AS_STORED = (

@@ -72,7 +72,12 @@ def test_an_error_is_of_memory_where_it_comes_from_one_that_is():
     wrapped = RuntimeError("backend='inductor' raised")
     wrapped.__cause__ = torch.OutOfMemoryError(CUDA)
     assert shortage(wrapped, CPU).startswith("20.51 GiB in use")
-    assert shortage(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), CPU) is not None
+    for told in (
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "MPS backend out of memory (MPS allocated: 17.9 GB, max allowed: 18.1 GB). Tried to allocate 256.0 MB",
+        "GET was unable to find an engine: Unable to find a valid cuDNN algorithm to run convolution",
+    ):
+        assert shortage(RuntimeError(told), CPU) is not None
     told_already = UserError("a picture")
     told_already.__cause__ = torch.OutOfMemoryError(CUDA)
     for other in (RuntimeError("shapes differ"), ValueError("Tried to allocate"), told_already):

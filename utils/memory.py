@@ -21,8 +21,10 @@ except ImportError:  # Windows
 SIGNS = (
     "DefaultCPUAllocator: can't allocate memory",
     "CUDA error: out of memory",
+    "MPS backend out of memory",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "Unable to find a valid cuDNN algorithm",  # none whose workspace fits
 )
 
 

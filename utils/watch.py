@@ -141,7 +141,7 @@ def follow(path: Path) -> int:
 def main(arguments: Sequence[str]) -> int:
     """The command; its exit status."""
     try:
-        if len(arguments) != 1:
+        if len(arguments) != 1 or not arguments[0]:
             raise UserError("give one run directory: python -m utils.watch runs/DATE_NAME")
         return follow(Path(arguments[0]).expanduser())
     except UserError as error:

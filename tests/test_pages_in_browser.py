@@ -120,6 +120,24 @@ def test_true_parts_take_the_place_of_those_found(page):
     assert [layer.is_displayed() for layer in layers] == [False, True]
 
 
+def test_the_legend_is_of_what_is_shown_in_the_grid_and_in_the_dialog(browser, tmp_path):
+    test, fit = draw_split("test", 3, part_maps=True), draw_split("training", 3, part_maps=True)
+    overrides = ("part_names=[wing,head,tail,belly]",)
+    report.write(tmp_path, seen_by_page(Sloppy(), test, fit, overrides=overrides))
+    (page := browser).get((tmp_path / "report.html").as_uri())
+
+    def legends() -> list[list[str]]:
+        return [[item.text for item in own.find_elements("tag name", "li") if item.is_displayed()] for own in lists]
+
+    lists = page.find_elements("css selector", ".legend")
+    found = ["part 1: wing", "part 2: head", "part 3: tail", "part 4: belly"]
+    assert legends() == [found, []]
+    page.find_element("css selector", "input[value=true]").click()
+    page.find_element("css selector", "#grid button").click()
+    assert legends() == [test.part_names, test.part_names] and len(lists) == 2
+    assert page.switch_to.active_element.text == "Next"
+
+
 def test_a_picture_opens_larger_by_keyboard_and_closes_again(page):
     from selenium.webdriver.common.keys import Keys
 

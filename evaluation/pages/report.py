@@ -184,6 +184,7 @@ def rendered(evaluated: Evaluated) -> str:
         agreements=Markup(plots.agreements(numbers.agreement)) if known else None,
         agreement_is=seen.protocol.agreement_is if known else None,
         grid=list(_grid(evaluated, colour)),
+        true_parts=[(name, chip(label)) for label, name in enumerate(_true_names(evaluated), start=1)],
         num_seen=len(numbers.names),
         num_pictures=evaluated.num_pictures,
         classes=_classes(numbers),
@@ -371,6 +372,13 @@ def _grid(evaluated: Evaluated, colour: np.ndarray) -> Iterator[dict[str, Any]]:
             "size": shown.found.shape[::-1],
             "alt": f"{shown.name}: {'; '.join(said)}",
         }
+
+
+def _true_names(evaluated: Evaluated) -> Sequence[str]:
+    """Of the labels 1, 2, ... that pictures show as true."""
+    if evaluated.noun == "object":
+        return evaluated.names
+    return next((own.names for own in evaluated.comparisons if own.known.startswith("true")), [])
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

@@ -43,7 +43,8 @@ from evaluation.compare import (
 )
 from evaluation.labellers.label_maps import LabelMaps
 from evaluation.options import EvaluationOptions
-from evaluation.pages.comparison import STYLE, painted
+from evaluation.pages import comparison
+from evaluation.pages.comparison import painted
 from evaluation.pages.points import beside
 from evaluation.palette import tint
 from models.methods import method_class
@@ -53,6 +54,8 @@ from utils.errors import UserError
 from utils.files import require_writable
 
 GAP, LINE = 0.04, 0.16  # inches between pictures, and of a line of text
+# Without hinting a text is as wide in every file as where it was measured, whatever their dots per inch.
+STYLE = comparison.STYLE | {"svg.fonttype": "none", "text.hinting": "none"}
 NUMBER = 4.5  # points: size of a keypoint's number
 # A keypoint has no part's colour.
 DOT = {"marker": "o", "color": "white", "markersize": 3, "markeredgecolor": "#111111", "markeredgewidth": 0.5}
@@ -106,7 +109,7 @@ def figure(config: DictConfig) -> None:
         raise UserError(f"keypoints=true: {method.sets.test.name} has none. Leave it out.")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(STYLE | {"svg.fonttype": "none"}):
+        with matplotlib.rc_context(STYLE):
             drawn = draw(config, found, colour, points)
             for file in files:
                 drawn.savefig(file, dpi=config.dpi)
@@ -172,8 +175,9 @@ def draw(
             if config.file_names:
                 name = PurePosixPath(sample.name).name
                 middle = (place[0] + config.cell / 2) / width
-                said = made.text(middle, (place[1] - 0.03) / height, name, ha="center", va="top", fontsize=6)
-                _shorten(said, config.cell, keeps_end=True)  # many begin alike
+                below = (place[1] - 0.03) / height
+                said = made.text(middle, below, name, ha="center", va="top", fontsize=6, parse_math=False)
+                _shorten(said, config.cell - GAP, keeps_end=True)  # many begin alike
         top -= row_height + GAP + text
     base = legend
     for texts, per_line in keys:

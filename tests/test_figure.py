@@ -1,14 +1,16 @@
 import itertools
 import json
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 from PIL import Image
 
 import evaluate
 from evaluation.compare import Method
-from evaluation.figure import colours_of_parts, draw, figure
+from evaluation.figure import STYLE, colours_of_parts, draw, figure
 from evaluation.options import Sets
 from evaluation.pages.measured import Figures
 from evaluation.pages.points import beside
@@ -102,6 +104,24 @@ def test_long_names_are_shortened_and_no_two_texts_overlap():
     boxes = [text.get_window_extent() for text in made.texts]
     assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
     assert all(box.x1 <= made.bbox.x1 for box in boxes)
+
+
+@pytest.mark.parametrize("dpi", [72, 300])
+def test_a_long_name_ends_before_its_picture_does_at_any_resolution(dpi):
+    samples = draw_split("test", 4).samples
+    names = ("Black_Footed_Albatross_0001_796111_with_a_long_tail", "W" * 40, "il" * 60, "$^" * 40)
+    for sample, name in zip(samples, names, strict=True):
+        sample.name = f"folder/{name}.jpg"
+    config = composed("checkpoint=run", "columns=4", "legend=false", name="evaluation_figure")
+    found = [(sample, np.ones(sample.image.shape[:2], np.uint8)) for sample in samples]
+    with matplotlib.rc_context(STYLE):
+        made = draw(config, found, np.arange(5), [])
+        texts = [text.get_text() for text in made.texts]
+        assert all(text[0] == "…" and text.endswith(".jpg") for text in texts)
+        made.dpi = dpi
+        renderer = FigureCanvasAgg(made).get_renderer()
+        widths = [text.get_window_extent(renderer).width / dpi for text in made.texts]
+    assert max(widths) <= config.cell and min(widths) > 0.9 * config.cell
 
 
 def boxes_of(centres: np.ndarray, extents: np.ndarray) -> list[Bbox]:

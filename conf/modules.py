@@ -40,14 +40,15 @@ def names(kind: str) -> list[str]:
     return [name for name, defined in found if all(hasattr(defined, attribute) for attribute in wanted)]
 
 
-def nearest(name: str, candidates: Iterable[str], cutoff: float = 0) -> str:
+def nearest(name: str, candidates: Iterable[str], cutoff: float = 0, separator: str = ".") -> str:
     """`` Did you mean ...?``: the candidates whose last part is the name, or else the most similar one.
 
     Args:
         cutoff: how similar that has to be, in [0, 1]; where a name may be of other things than the candidates.
+        separator: of a name's parts.
     """
-    inside = [candidate for candidate in candidates if candidate.startswith(f"{name.rpartition('.')[0]}.")]
-    last = {candidate: candidate.rpartition(".")[2].lower() for candidate in inside or candidates}
+    inside = [candidate for candidate in candidates if candidate.startswith(name.rpartition(separator)[0] + separator)]
+    last = {candidate: candidate.rpartition(separator)[2].lower() for candidate in inside or candidates}
     best = [candidate for candidate in last if last[candidate] == name.lower()]
     if not best:
         spelled = {spelling: candidate for candidate in last for spelling in (candidate.lower(), last[candidate])}

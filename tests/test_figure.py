@@ -53,7 +53,8 @@ def test_a_figure_is_as_wide_as_its_cells_and_shows_every_pixel(pictures, tmp_pa
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("pictures=[creature_9.jpg]",), "no test picture 'creature_9.jpg'"),
+        (("pictures=[creature_01.jpg]",), "no test picture 'creature_01.jpg'. Did you mean 'creature_001.jpg'\\?"),
+        (("pictures=[nix.jpg]",), "no test picture 'nix.jpg'.$"),
         (("part_names=[body]",), "part_names are 1, parts 4: name each, or none"),
     ],
 )

@@ -43,3 +43,4 @@ def test_the_nearest_name_is_one_of_its_last_part_or_the_most_similar_one_in_its
     assert nearest("logging.parts", keys) == " Did you mean 'logging.every'?"
     assert nearest("num_part", keys) == " Did you mean 'num_parts'?"
     assert nearest("anything", []) == ""
+    assert nearest("b.jpg", ["first/a.jpg", "second/b.jpg"], separator="/") == " Did you mean 'second/b.jpg'?"

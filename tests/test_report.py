@@ -164,6 +164,46 @@ def test_strips_run_from_the_surest_picture_and_from_the_least_sure_of_all(tmp_p
     assert [shown.name for shown in surest] == names[np.argsort(-certainty, stable=True)][:8].tolist()
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 7])
+def test_no_picture_of_a_few_stands_at_both_ends_of_a_strip(count):
+    """Of areas that many share too: all pictures are one."""
+    (sample,) = draw_split("test", 1, part_maps=True).samples
+    split = Quadrants([replace(sample, name=f"{place}.jpg") for place in range(count)], part_maps=True)
+    found = seen_by_page(AllSure(), split, draw_split("training", 3, part_maps=True))
+    strips, names = found.seen.strips()[0], [f"{place}.jpg" for place in range(count)]
+    shown = [[shown.name for shown in strip] for strip in strips]
+    half = count // 2
+    assert shown == ([names] if count < 4 else [names[:half], names[::-1][:half]])
+    said = [text.strip() for text in Reader(report.rendered(found)).text]
+    assert ("smallest" in said) == (count >= 4) and ("largest first" in said) == (count < 4)
+
+
+class Speck(ColourLabeller):
+    """Finds parts 1 and 2, of the other two a pixel or none, of many."""
+
+    def scores(self, images, foreground):
+        scores = torch.zeros(len(images), 4, *images.shape[-2:])
+        scores[:, 0], scores[:, 1, :, ::2] = 1, 2
+        height, width = images.shape[-2:]
+        scores[:, 2, height // 2, width // 2] = 3
+        return scores
+
+
+def test_a_part_that_is_too_small_to_show_counts_as_nowhere_in_the_table_too():
+    test, fit = both(6)
+    found = seen_by_page(Speck(), test, fit, truth_free=True)
+    areas = found.numbers.areas[:, 3]
+    assert (areas > 0).any() and (areas < 0.01 * found.numbers.areas[:, 1:].sum(1)).all()
+    page = " ".join(" ".join(Reader(report.rendered(found)).text).split())
+    assert "Nowhere, or too small to show: part 3, part 4." in page
+    rows = list(report._parts(found, np.arange(5)))
+    presence = [part["presence"] for part in found.columns[0].result.parts]
+    assert [row["presence"] for row in rows] == presence == [100, 100, 0, 0]
+    assert "presence, % of pictures" in page and "in which the part holds 1 % or more of what is found" in page
+    for name in ("presence", "compactness", "warp_agreement"):
+        assert re.search(rf"{name}: [a-z' ]{{20}}", page), name
+
+
 class AllSure(Sloppy):
     is_graded = False
 
@@ -421,12 +461,12 @@ def test_two_hundred_photographs_take_less_than_fifteen_megabytes():
 
 def test_parts_have_their_names_in_every_table_strip_and_legend():
     test, fit = both(4)
-    names = "part_names=[brow,chin,'<ear>',nose]"
+    names = "part_names=[brow,'<ear>',chin,nose]"
     page = Reader(report.rendered(seen_by_page(Sloppy(), test, fit, overrides=(names,))))
     said = [text.strip() for text in page.text]
     # The table of parts, the plot of areas, the strip and the legend; the heat maps of parts and of keypoints.
-    assert said.count("part 3: <ear>") == 4 and said.count("area of part 3: <ear>") == 1
-    assert said.count("3 <ear>") == 2
+    assert said.count("part 2: <ear>") == 4 and said.count("area of part 2: <ear>") == 1
+    assert said.count("2 <ear>") == 2
     texts = [own["alt"] for tag, own in page.elements if tag == "img"]
     assert any(text.startswith("test/0.jpg: part 1: brow ") for text in texts)
 

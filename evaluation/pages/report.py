@@ -22,8 +22,9 @@ from evaluation.matching import matching_order
 from evaluation.pages import plots
 from evaluation.pages.points import beside
 from evaluation.pages.published import published
-from evaluation.pages.seen import LEAST, Numbers, Seen, Shown
+from evaluation.pages.seen import Numbers, Seen, Shown
 from evaluation.palette import colours, tint
+from evaluation.protocols.truth_free import MEANINGS, PRESENT
 from evaluation.run import Result
 from utils.checkpoints import Checkpoint
 from utils.files import written_whole
@@ -157,7 +158,8 @@ def rendered(evaluated: Evaluated) -> str:
     parts = list(_parts(evaluated, colour))
     heat_maps = [_heat_map(comparison, evaluated, colour) for comparison in evaluated.comparisons]
     found = numbers.areas[:, 1:]
-    shares = 100 * np.where(found > 0, found, np.nan) / np.maximum(found.sum(1, keepdims=True), 1e-12)
+    shares = 100 * np.where(numbers.present, found, np.nan) / np.maximum(found.sum(1, keepdims=True), 1e-12)
+    places = np.where(numbers.present[..., None], numbers.centres[:, 1:], np.nan)
     hexes = [_hex(colour[part]) for part in range(1, seen.num_parts + 1)]
     few = 1 < seen.num_parts <= MOST_PLOTTED
     errors = [
@@ -166,19 +168,21 @@ def rendered(evaluated: Evaluated) -> str:
         if own.errors is not None and not np.isnan(own.errors).all() and len(own.names) <= MOST_PLOTTED
     ]
     known = numbers.agreement is not None and not np.isnan(numbers.agreement).all()
+    figures = _figures(evaluated)
     return page(
         "report.html",
         title=_title(evaluated),
         facts=_facts(evaluated),
         noun=noun,
-        figures=_figures(evaluated),
+        figures=figures,
+        meanings=[(name, MEANINGS[name]) for name in figures["names"] if name in MEANINGS] if figures else [],
+        least=f"{100 * PRESENT:g} % or more of what is found",
         notes=list(dict.fromkeys(note for column in evaluated.columns for note in column.result.notes)),
         parts=parts,
         without_truth=[name for name in ALSO if any(name in part["without_truth"] for part in parts)],
         graded=seen.labeller.is_graded,
-        least=f"{100 * LEAST:g}",
         areas=Markup(plots.areas(shares, hexes, evaluated.names, noun)) if few else None,
-        centres=Markup(plots.centres(numbers.centres[:, 1:], hexes)) if few else None,
+        centres=Markup(plots.centres(places, hexes)) if few else None,
         heat_maps=heat_maps,
         errors=Markup(plots.errors(errors[0].errors, errors[0].names)) if errors else None,
         agreements=Markup(plots.agreements(numbers.agreement)) if known else None,
@@ -277,8 +281,7 @@ def _parts(evaluated: Evaluated, colour: np.ndarray) -> Iterator[dict[str, Any]]
     numbers, strips = evaluated.numbers, evaluated.seen.strips()
     without_truth = evaluated.columns[0].result.parts
     for part in range(1, evaluated.seen.num_parts + 1):
-        areas, certainty = numbers.areas[:, part], numbers.certainty[:, part]
-        there = areas > 0
+        areas, certainty, there = numbers.areas[:, part], numbers.certainty[:, part], numbers.present[:, part - 1]
         share = areas[there] / np.maximum(numbers.areas[there, 1:].sum(1), 1e-12)
         x, y = numbers.centres[there, part].mean(0) if there.any() else (None, None)
         name = evaluated.names[part - 1]

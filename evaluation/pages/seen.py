@@ -13,11 +13,12 @@ from datasets.batch import EvalBatch
 from evaluation.inputs import EvalInput
 from evaluation.labellers.base import Labeller
 from evaluation.protocols.base import Protocol
+from evaluation.protocols.truth_free import present
 
 SIDE, SMALL = 256, 112  # pixels: the longest side of a picture in the grid, and in the strips
 STRIPS = 200  # pictures in the strips of all parts together, but one at each end of each
 LONGEST = 8  # pictures at each end of a strip
-LEAST = 0.01  # of what is found in a picture: a part that holds less is in no strip
+FEWEST = 4  # pictures, that two ends are shown of; fewer are one strip
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Numbers:
     Attributes:
         names, labels, places: of the samples.
         areas: (N, 1 + K) float, share of the picture that is background, and each part.
+        present: (N, K) bool, where a part is, as ``evaluation.protocols.truth_free.present`` has it.
         certainty: (N, 1 + K) float, mean probability of what was found there; NaN where it was not, and of a labeller
             that grades nothing.
         centres: (N, 1 + K, 2) float, x and y as fractions of width and height; NaN likewise.
@@ -57,6 +59,7 @@ class Numbers:
     labels: list[int | None]
     places: list[int]
     areas: np.ndarray
+    present: np.ndarray
     certainty: np.ndarray
     centres: np.ndarray
     agreement: np.ndarray | None
@@ -82,6 +85,7 @@ class Seen:
         self._rows: list[tuple[EvalInput, np.ndarray, np.ndarray | None]] = []
         # Of each part two heaps, whose first is the one to go.
         self._strips = [([], []) for _ in range(self.num_parts)]
+        self._present = np.zeros(self.num_parts, int)  # pictures
 
     def update(self, protocol: Protocol, batch: EvalBatch, probabilities: Tensor) -> None:
         """Keep of the held-out ones what the page tells."""
@@ -102,27 +106,35 @@ class Seen:
             self._add_to_strips(shown, predicted, own)
 
     def _add_to_strips(self, shown: EvalInput, predicted: np.ndarray, sums: np.ndarray) -> None:
-        found, small = sums[0, 1:].sum(), None
-        for part, (count, certain) in enumerate(sums[:2, 1:].T):
-            if count < max(LEAST * found, 1):
-                continue
-            value = certain / count if self.labeller.is_graded else count
-            for heap, key in zip(self._strips[part], (value, -value), strict=True):
-                # Of equals the first in the split: batches do not tell.
-                entry = (float(key), -shown.place)
+        small, there = None, present(sums[0, 1:])
+        self._present += there
+        for part in np.flatnonzero(there):
+            count, certain = sums[:2, 1 + part]
+            value = float(certain / count if self.labeller.is_graded else count)
+            # Of equals the first in the split counts as larger: batches do not tell, and the ends are none the same.
+            for heap, entry in zip(self._strips[part], ((value, -shown.place), (-value, shown.place)), strict=True):
                 if len(heap) < self._length or entry > heap[0][:2]:
                     small = small or _reduced(shown, predicted, SMALL)  # one for all strips that it is in
                     (heapq.heappush if len(heap) < self._length else heapq.heapreplace)(heap, (*entry, small))
 
-    def strips(self) -> list[tuple[list[Shown], list[Shown]]]:
+    def strips(self) -> list[list[list[Shown]]]:
         """Of each part the pictures in which it is most certain, the surest first, and those in which it is least.
 
-        Of a labeller that does not say how certain it is: in which it is largest, and smallest.
+        Of a labeller that does not say how certain it is: in which it is largest, and smallest. No picture is in both;
+        of a part that is in fewer than ``FEWEST`` there is one strip, and none of one that is nowhere.
         """
-        return [
-            tuple([shown for _, _, shown in sorted(heap, key=lambda entry: entry[:2], reverse=True)] for heap in heaps)
-            for heaps in self._strips
-        ]
+        found = []
+        for count, heaps in zip(self._present.tolist(), self._strips, strict=True):
+            first, last = (
+                [shown for *_, shown in sorted(heap, key=lambda entry: entry[:2], reverse=True)] for heap in heaps
+            )
+            if count < FEWEST:
+                places = {shown.place for shown in first}
+                one = first + [shown for shown in reversed(last) if shown.place not in places]
+                found.append([one] if one else [])
+            else:
+                found.append([first[: count // 2], last[: count // 2]])
+        return found
 
     def grid(self) -> list[Shown]:
         """The pictures that the grid shows, in the order of the split."""
@@ -139,6 +151,7 @@ class Seen:
             labels=[shown.label for shown in inputs],
             places=[shown.place for shown in inputs],
             areas=counts / counts.sum(1, keepdims=True),
+            present=present(counts[:, 1:]),
             certainty=_ratio(certain, counts) if self.labeller.is_graded else np.full(counts.shape, np.nan),
             centres=np.stack([_ratio(columns, counts), _ratio(height, counts)], axis=-1),
             agreement=agreement,

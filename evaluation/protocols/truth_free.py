@@ -23,6 +23,20 @@ PRESENT = 0.01  # of a picture's object: a part that holds less is not there
 
 # What each part has, in the order of its figures.
 OF_PART = ("share", "presence", "compactness", "warp_agreement")
+# What a reader without the documentation has to know of a figure, of each part.
+MEANINGS = {
+    "warp_agreement": "each picture is labelled as it is, and once more turned, scaled and moved a little; of the "
+    "pixels that are the part in one of these label maps, those that are in both",
+    "presence": f"pictures in which the part holds {100 * PRESENT:g} % or more of what is found",
+    "compactness": "of the part's pixels in these pictures, those in its largest connected piece",
+    "largest_share": "of what is found in all pictures, the largest part",
+    "smallest_share": "of what is found in all pictures, the smallest part",
+}
+
+
+def present(pixels: np.ndarray) -> np.ndarray:
+    """In which pictures which parts are (..., K) bool, of the pixels (..., K) of each."""
+    return (pixels > 0) & (pixels >= PRESENT * pixels.sum(-1, keepdims=True, dtype=float))
 
 
 class Protocol(base.Protocol):
@@ -68,11 +82,11 @@ class Protocol(base.Protocol):
 
     def _count(self, found: np.ndarray) -> None:
         pixels = np.bincount(found.ravel(), minlength=self.labeller.num_parts + 1)[1:]
-        present = (pixels > 0) & (pixels >= PRESENT * pixels.sum())
+        there = present(pixels)
         self._num_images += 1
         self._pixels += pixels
-        self._present += present
-        for part in np.flatnonzero(present):
+        self._present += there
+        for part in np.flatnonzero(there):
             pieces = cv2.connectedComponentsWithStats((found == part + 1).view(np.uint8), connectivity=8)[2]
             self._compact[part] += pieces[1:, cv2.CC_STAT_AREA].max() / pixels[part]
 

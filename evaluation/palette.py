@@ -21,6 +21,11 @@ def colours(labels: np.ndarray) -> np.ndarray:
     return PALETTE[np.where(labels == 0, 0, (labels.astype(int) - 1) % (len(PALETTE) - 1) + 1)]
 
 
+def round_of(labels: np.ndarray) -> np.ndarray:
+    """How often the colours have started again before those of labels; from 1 on labels have stripes."""
+    return np.where(labels > 0, (labels.astype(int) - 1) // (len(PALETTE) - 1), 0)
+
+
 def tint(labels: np.ndarray) -> np.ndarray:
     """RGBA (h, w, 4) uint8 of labels (h, w), 0 is transparent: as ``colours``, those above 16 in stripes.
 
@@ -31,7 +36,7 @@ def tint(labels: np.ndarray) -> np.ndarray:
     paint = np.column_stack([colours(known), np.where(known > 0, 255, 0)]).astype(np.uint8)[labels]
     if largest < len(PALETTE):
         return paint
-    rounds = np.where(labels > 0, (labels.astype(int) - 1) // (len(PALETTE) - 1), 0)
+    rounds = round_of(labels)
     y, x = np.indices(labels.shape, sparse=True)
     directions = np.stack(np.broadcast_arrays(x + y, x - y, x, y))
     along = np.take_along_axis(directions, (rounds - 1).clip(0)[None] % len(directions), axis=0)[0]

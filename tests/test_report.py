@@ -16,7 +16,7 @@ from datasets.sample import VOID
 from evaluation.inputs import EvalInput, batch
 from evaluation.labellers.label_maps import LabelMaps
 from evaluation.matching import matching_order, recolouring
-from evaluation.pages import report
+from evaluation.pages import plots, report
 from evaluation.pages.published import published
 from evaluation.pages.seen import Seen
 from evaluation.palette import colours, tint
@@ -429,6 +429,16 @@ def test_labels_that_share_a_colour_differ_in_their_stripes():
     assert len(patches) == 254
     plain = tint(np.array([[0, 3]]))
     assert plain[0, 0, 3] == 0 and plain[0, 1].tolist() == [*colours(np.array(3)).tolist(), 255]
+
+
+def test_parts_that_share_a_colour_are_told_apart_in_the_plots_too():
+    labels, rng = np.arange(1, 41), np.random.default_rng(0)
+    names = [f"part {label}" for label in labels]
+    areas = plots.areas(rng.random((9, 40)), labels, names, "part")
+    # A pattern is named by its stripes and both colours: of these one has those of parts 17 to 32, eight the next.
+    assert len(set(re.findall(r"fill: (url\(#\w+\))", areas))) == 24
+    centres = plots.centres(rng.random((9, 40, 2)), labels)
+    assert set(re.findall(r">(\d+)</text>", centres)) == {str(label) for label in labels}
 
 
 def test_as_many_parts_as_there_can_be_fit_on_a_page():

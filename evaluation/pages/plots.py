@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+
+from evaluation.palette import colours, round_of
 
 # A colour that nothing else has stands for that of the page's text, which is another one in the dark.
 INK, FAINT = "#010203", "#010204"
 WIDTH = 5.2  # inches
 DOTS = 300  # pictures whose centres are drawn, spread evenly
-NUMBERED = 16  # parts whose means have room for their numbers
+NUMBERED = 16  # parts whose means have room for large numbers
+STRIPES = ("////", "\\\\\\\\", "||||", "----")  # of labels that share a colour, in the directions of their chips
 LIGHTNESS = (0.3, 0.6, 0.1)  # how much red, green and blue count
 STYLE = {
     "svg.fonttype": "none",
@@ -34,12 +36,13 @@ STYLE = {
 }
 
 
-def areas(shares: np.ndarray, colours: Sequence[str], names: Sequence[str], noun: str) -> str:
+def areas(shares: np.ndarray, labels: np.ndarray, names: Sequence[str], noun: str) -> str:
     """How much of what was found each part holds: half of the pictures lie in a box, nine in ten within its lines.
 
     Args:
         shares: (N, K) percent; NaN where a part is nowhere.
-        colours, names: of the K parts.
+        labels: (K,) int, whose colours and stripes the parts have.
+        names: of the parts.
         noun: what they are called, one of them.
     """
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "areas"}):
@@ -56,35 +59,38 @@ def areas(shares: np.ndarray, colours: Sequence[str], names: Sequence[str], noun
             whiskerprops={"color": FAINT},
             capprops={"color": FAINT},
         )
-        for box, colour in zip(boxes["boxes"], colours, strict=True):
+        for box, colour, turn in zip(boxes["boxes"], colours(labels) / 255, round_of(labels), strict=True):
             box.set(facecolor=colour, edgecolor=FAINT, linewidth=0.5)
+            if turn:
+                box.set(hatch=STRIPES[(turn - 1) % len(STRIPES)], edgecolor=colour / 3)
         _rows(axes, names, start=1)
         axes.set_xlim(0, None)
         axes.set_xlabel(f"share of all {noun}s, %")
         return _svg(figure)
 
 
-def centres(places: np.ndarray, colours: Sequence[str]) -> str:
+def centres(places: np.ndarray, labels: np.ndarray) -> str:
     """Where the parts' centres lie in the pictures: small dots, and by its number the mean.
 
     Args:
         places: (N, K, 2), fractions of width and height; NaN where a part is nowhere.
-        colours: of the K parts.
+        labels: (K,) int, whose colours the parts have.
     """
     chosen = places[np.linspace(0, len(places) - 1, min(DOTS, len(places))).round().astype(int)]
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": "centres"}):
         figure = Figure(figsize=(3.6, 3.6))
         axes = figure.add_axes([0.01, 0.01, 0.98, 0.98])
-        for part, colour in enumerate(colours):
+        size, text = (150, 8) if len(labels) <= NUMBERED else (90, 6)
+        for part, colour in enumerate(colours(labels) / 255):
             of_part = chosen[~np.isnan(chosen[:, part, 0]), part]
             axes.scatter(*of_part.T, s=5, color=colour, linewidths=0, alpha=0.55)
-        for part, colour in enumerate(colours):
+        for part, colour in enumerate(colours(labels) / 255):
             if not np.isnan(places[:, part]).all():
                 x, y = np.nanmean(places[:, part], axis=0)
-                axes.scatter(x, y, s=150, color=colour, edgecolors=INK, linewidths=1.2, zorder=3)
-                if len(colours) <= NUMBERED:
-                    ink = "#111111" if np.dot(to_rgb(colour), LIGHTNESS) > 0.5 else "#ffffff"
-                    axes.text(x, y, str(part + 1), color=ink, ha="center", va="center", size=8, zorder=4)
+                axes.scatter(x, y, s=size, color=colour, edgecolors=INK, linewidths=1.2, zorder=3)
+                ink = "#111111" if np.dot(colour, LIGHTNESS) > 0.5 else "#ffffff"
+                # As high as its dot: one that covers another dot covers its number too.
+                axes.text(x, y, str(part + 1), color=ink, ha="center", va="center", size=text, zorder=3)
         axes.set(xlim=(0, 1), ylim=(1, 0), aspect="equal", xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set_visible(True)

@@ -23,7 +23,7 @@ from evaluation.pages import plots
 from evaluation.pages.points import beside
 from evaluation.pages.published import published
 from evaluation.pages.seen import Numbers, Seen, Shown
-from evaluation.palette import colours, tint
+from evaluation.palette import tint
 from evaluation.protocols.truth_free import MEANINGS, PRESENT
 from evaluation.run import Result
 from utils.checkpoints import Checkpoint
@@ -160,7 +160,6 @@ def rendered(evaluated: Evaluated) -> str:
     found = numbers.areas[:, 1:]
     shares = 100 * np.where(numbers.present, found, np.nan) / np.maximum(found.sum(1, keepdims=True), 1e-12)
     places = np.where(numbers.present[..., None], numbers.centres[:, 1:], np.nan)
-    hexes = [_hex(colour[part]) for part in range(1, seen.num_parts + 1)]
     few = 1 < seen.num_parts <= MOST_PLOTTED
     errors = [
         own
@@ -181,8 +180,8 @@ def rendered(evaluated: Evaluated) -> str:
         parts=parts,
         without_truth=[name for name in ALSO if any(name in part["without_truth"] for part in parts)],
         graded=seen.labeller.is_graded,
-        areas=Markup(plots.areas(shares, hexes, evaluated.names, noun)) if few else None,
-        centres=Markup(plots.centres(places, hexes)) if few else None,
+        areas=Markup(plots.areas(shares, colour[1:], evaluated.names, noun)) if few else None,
+        centres=Markup(plots.centres(places, colour[1:])) if few else None,
         heat_maps=heat_maps,
         errors=Markup(plots.errors(errors[0].errors, errors[0].names)) if errors else None,
         agreements=Markup(plots.agreements(numbers.agreement)) if known else None,
@@ -221,10 +220,6 @@ def webp(picture: np.ndarray) -> str:
 def chip(label: int) -> str:
     """A ``data:`` address of a square in a label's colour."""
     return webp(tint(np.full((22, 22), label)))
-
-
-def _hex(label: int) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colours(np.array(label)).tolist())
 
 
 def _title(evaluated: Evaluated) -> str:

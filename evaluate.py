@@ -122,7 +122,8 @@ def evaluate(config: DictConfig) -> None:
         with left_out_if_not_written("The picture", output):
             with written_whole(output / "parts.png") as part:
                 Image.fromarray(picture).save(part, "PNG")
-            print(f"Held-out pictures, what was found in them, and what is known: {output / 'parts.png'}")
+            known = ", and what is known" if pictures[0].known else ""
+            print(f"Held-out pictures, what was found in them{known}: {output / 'parts.png'}")
         if on_own_data:
             shown = {
                 "pictures/evaluation_parts": picture,

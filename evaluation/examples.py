@@ -53,12 +53,12 @@ class Example:
     Attributes:
         shown: the picture and its annotation.
         predicted: (h, w) uint8, 0 is background, 1..K are the parts.
-        known: what a figure compares that with.
+        known: what a figure compares that with; None where nothing is known.
         recolouring: (K + 1,) int, for each predicted label the label whose colour it takes, where the protocol knows.
             None: its own.
     """
 
     shown: EvalInput
     predicted: np.ndarray
-    known: Known
+    known: Known | None
     recolouring: np.ndarray | None = None

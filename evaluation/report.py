@@ -58,7 +58,7 @@ def part_picture(examples: Sequence[Example], caption: str) -> np.ndarray:
     over the whole split; elsewhere colours follow the parts' numbers. Keypoints are white dots.
 
     Args:
-        examples: at least one; the same is known of all.
+        examples: at least one; the same is known of all, or nothing.
         caption: of what was found.
 
     Returns:
@@ -68,8 +68,9 @@ def part_picture(examples: Sequence[Example], caption: str) -> np.ndarray:
     rows = {
         "image": [_fitted(example.shown.image) for example in examples],
         caption: [_fitted(painted(example.shown.image, example.predicted, recolouring)) for example in examples],
-        examples[0].known.caption: [_drawn(example.known) for example in examples],
     }
+    if examples[0].known:
+        rows[examples[0].known.caption] = [_drawn(example.known) for example in examples]
     step = _CELL + _GAP
     figure = Image.new("RGB", (_CAPTION + step * len(examples), _GAP + step * len(rows)), "white")
     for row, (title, cells) in enumerate(rows.items()):

@@ -1,10 +1,13 @@
 """Pages in a real Chromium, without a window; skipped where there is none."""
 
+import io
 import shutil
 import tempfile
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 from evaluation.pages import comparison, report
 from tests.pages import seen_by_page
@@ -217,6 +220,23 @@ def test_the_page_is_as_wide_as_the_window_and_readable_in_light_and_dark(page, 
     text, ground = (luminance(colour) for colour in colours)
     assert (max(text, ground) + 0.05) / (min(text, ground) + 0.05) > 7
     assert (text > ground) == (scheme == "dark")
+
+
+def test_a_chip_at_the_left_of_a_table_has_a_border_on_every_side(browser, address):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 1000, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    browser.get(address)
+    chip = browser.find_element("css selector", ".scroll tbody .chip")
+    browser.execute_script("arguments[0].scrollIntoView({ block: 'center' })", chip)
+    left, top, right, bottom = browser.execute_script(
+        "const at = arguments[0].getBoundingClientRect(); return [at.left, at.top, at.right, at.bottom]", chip
+    )
+    picture = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+    seen = np.asarray(picture).astype(int)[round(top) - 3 : round(bottom) + 3, round(left) - 3 : round(right) + 3]
+    muted = (abs(seen - seen[len(seen) // 2, len(seen[0]) // 2]).sum(-1) > 60) & (abs(seen - seen[0, 0]).sum(-1) > 60)
+    middle = muted[len(muted) // 2]
+    assert middle[:5].any() and middle[-5:].any() and muted[:5, 9].any() and muted[-5:, 9].any()
 
 
 def luminance(colour: str) -> float:

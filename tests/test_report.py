@@ -1,5 +1,6 @@
 import csv
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import permutations
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import evaluate
 from datasets.example import draw_folder
@@ -490,6 +492,23 @@ def drawn_maps(tmp_path):
         (root / "found").mkdir(exist_ok=True)
         (root / "found" / f"{path.stem}.jpg.png").write_bytes(path.read_bytes())
     return root
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_without_annotation_the_picture_has_no_row_of_it_and_the_line_no_word(tmp_path, drawn_maps, capsys, rows):
+    masks = ("dataset.eval_mask=none",) if rows == 2 else ()
+    if masks:
+        for path in drawn_maps.iterdir():
+            if path.name not in ("images", "found"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    keys = (f"predictions={drawn_maps}/found", f"output_dir={tmp_path}/out", "image_size=32", "loader.num_workers=0")
+    with given("dataset_name=folder", f"dataset_root={drawn_maps}", *keys, *masks, name="evaluate") as config:
+        evaluate.evaluate(config)
+    said = capsys.readouterr().out.replace("\n", "")
+    assert ("what was found in them, and what is known: " in said) == (rows == 3)
+    assert ("what was found in them: " in said) == (rows == 2)
+    with Image.open(tmp_path / "out/parts.png") as picture:
+        assert picture.height == 6 + rows * 166
 
 
 def test_names_that_are_too_few_or_too_many_are_refused_before_anything_is_read(tmp_path, drawn_maps):

@@ -107,10 +107,9 @@ class Protocol:
         """The name of a figure that gives way to another protocol's."""
         return f"{self.name}/{metric}"
 
-    def known(self, shown: EvalInput) -> Known:
+    def known(self, shown: EvalInput) -> Known | None:
         """What a figure of examples compares the prediction with; here the mask, if there is one."""
-        caption = "foreground" if self.dataset.has_masks else "no mask"
-        return Known(caption, shown.image * shown.foreground[..., None])
+        return Known("foreground", shown.image * shown.foreground[..., None]) if self.dataset.has_masks else None
 
     def recolouring(self) -> np.ndarray | None:
         """For each label 0..K that is predicted the known one whose colour it takes in a figure of examples.

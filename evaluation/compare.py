@@ -310,7 +310,7 @@ def chosen_pictures(config: DictConfig, shared: Sequence[str]) -> list[str]:
         return list(dict.fromkeys(shared[place] for place in run.spread(config.count, len(shared))))
     for name in config.pictures:
         if name not in shared:
-            meant = nearest(name, shared, cutoff=0.8, separator="/")
+            meant = nearest(name, shared, cutoff=0.75, separator="/")
             raise UserError(f"pictures: there is no test picture '{name}'.{meant}")
     return list(config.pictures)
 

@@ -437,13 +437,19 @@ def output_of(config: DictConfig, gives_masks: bool) -> Path:
     """``output_dir``; for masks of DIR/images it is DIR by default, whose masks a folder of one's own pictures reads.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is in the folder of pictures.
     """
     if config.output_dir is None and gives_masks and Path(config.images).name == "images":
         return Path(config.images).parent
     if config.output_dir is None:
         raise UserError("images=DIR needs a place for what is found in them: give output_dir=OUT.")
-    return Path(config.output_dir)
+    output, images = Path(config.output_dir), Path(config.images)
+    if images.is_dir() and output.resolve().is_relative_to(images.resolve()):
+        raise UserError(
+            f"output_dir={output} is in images={images}, where what is found would be taken for pictures itself: give "
+            "an output_dir beside it."
+        )
+    return output
 
 
 def beside(images: str, output: Path) -> bool:

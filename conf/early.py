@@ -120,9 +120,9 @@ def mistake_in(config_name: str, arguments: Sequence[str]) -> str | None:
         key, equals, value = argument.partition("=")
         of_flag, before = before in WITH_WORD, argument
         alone = config_name in TAKES_WORDS and not equals and not key.startswith(("-", "+"))
-        if of_flag or alone or key.startswith(("~", "hydra")) or "@" in key:
-            continue
         bare = key.strip("-+ \t")
+        if of_flag or alone or bare.startswith(("~", "hydra")) or "@" in key:
+            continue
         known = bare in groups or bare in keys or bare in OTHER_NAMES
         if (key.startswith("--") and known) or (not key.startswith("-") and (not equals or key != key.strip())):
             return no_value(argument, arguments[place + 1 : place + 2], known, {*keys, *groups})
@@ -360,7 +360,7 @@ def _values(value: str) -> list[str]:
     """Those between commas, where these are in no brackets and quotes, and no function's."""
     if re.match(r"\s*\w+\(", value):
         return [value]
-    bare = re.sub(r"\\\\,|\[.*\]|\{.*\}|\(.*\)|'.*'|\".*\"", "", value)
+    bare = re.sub(r"\\,|\[.*\]|\{.*\}|\(.*\)|'.*'|\".*\"", "", value)
     return bare.split(",")
 
 

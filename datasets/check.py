@@ -70,14 +70,14 @@ class Findings:
     Attributes:
         faults: (kind, message) pairs; the message names the file.
         remarks: what is odd but no fault.
-        keypoints: it shows a keypoint.
+        keypoints: the names of those that it shows.
         part_map: it has a part map with a part.
         class_map: it has a class map with a class.
     """
 
     faults: list[tuple[str, str]] = field(default_factory=list)
     remarks: tuple[Remark, ...] = ()
-    keypoints: bool = False
+    keypoints: tuple[str, ...] = ()
     part_map: bool = False
     class_map: bool = False
 
@@ -95,6 +95,7 @@ def check(config: DictConfig) -> None:
     """
     console = stdout()
     counts: dict[str, Counter[str]] = {}
+    keypoints: dict[str, Counter[str]] = {}
     # Dictionaries for sets in order: the training split is read twice.
     faults: dict[tuple[str, str], None] = {}
     notes: dict[str, None] = {}
@@ -112,6 +113,7 @@ def check(config: DictConfig) -> None:
         faults |= dict.fromkeys(fault for found in findings for fault in found.faults)
         remarks.add(remark for found in findings for remark in found.remarks)
         counts[reading] = _counted(findings)
+        keypoints[split] = Counter(name for found in findings for name in found.keypoints)
         failing = sum(found.fails for found in findings)
         if failing and (split == "test" or config.dataset.on_error == "raise"):
             obstacles.append(f"{reading}: {failing:,} of {len(findings):,} pictures cannot be read")
@@ -127,6 +129,9 @@ def check(config: DictConfig) -> None:
         console.print(note, soft_wrap=True, markup=False, highlight=False)
     if counts:
         console.print(_table(counts, f"{config.dataset_name} in {config.dataset_root}"))
+    if shown := sum(keypoints.values(), Counter()):
+        told = ", ".join(f"{name} {count:,}" for name, count in shown.items())
+        console.print(f"Pictures that show each keypoint: {told}.", soft_wrap=True, markup=False, highlight=False)
     for obstacle in dict.fromkeys(obstacles):
         console.print(f"error: {obstacle}", soft_wrap=True, markup=False, highlight=False)
     for way in filter(None, ways):
@@ -153,7 +158,9 @@ def findings_of(dataset: Source, index: int) -> Findings:
     return Findings(
         list(_odd(sample, dataset, [path for path in dataset.files(index) if path != sample.path])),
         sample.remarks,
-        keypoints=sample.keypoints is not None and bool(sample.keypoints[:, 2].any()),
+        keypoints=()
+        if sample.keypoints is None
+        else tuple(name for name, shown in zip(dataset.keypoint_names, sample.keypoints[:, 2], strict=True) if shown),
         part_map=sample.part_map is not None and bool(sample.part_map.any()),
         class_map=sample.class_map is not None and bool((sample.class_map != VOID).any()),
     )
@@ -203,7 +210,7 @@ def _counted(findings: list[Findings]) -> Counter[str]:
     counts = Counter(
         {
             "pictures": len(findings),
-            "with visible keypoints": sum(found.keypoints for found in findings),
+            "with visible keypoints": sum(bool(found.keypoints) for found in findings),
             "with a part map": sum(found.part_map for found in findings),
             "with a class map": sum(found.class_map for found in findings),
         }

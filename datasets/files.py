@@ -558,10 +558,10 @@ def _size(sample: Any) -> str:
 
 
 def flag(text: str) -> bool:
-    """``0`` or ``1``, or true and false, also as Excel writes them in German; else ValueError."""
-    if (value := text.strip().lower()) not in ("0", "1", "true", "false", "wahr", "falsch"):
+    """``0`` or ``1``, also as pandas writes them beside gaps, or true and false, also in German; else ValueError."""
+    if (value := text.strip().lower()) not in ("0", "1", "0.0", "1.0", "true", "false", "wahr", "falsch"):
         raise ValueError(text)
-    return value in ("1", "true", "wahr")
+    return value in ("1", "1.0", "true", "wahr")
 
 
 def coordinate(text: str) -> float:

@@ -543,10 +543,10 @@ def _rows(path: Path, needed: Sequence[str], expected: str) -> tuple[Sequence[st
     """
     lines = read_lines(path)
     first = "".join(lines[:1])
-    separator = next((mark for mark in ",;\t" if {*needed} <= {*map(_called, first.split(mark))}), ",")
+    separator = next((mark for mark in ",;\t" if {*needed} <= {*_called(first.split(mark))}), ",")
     rows = csv.DictReader(lines, delimiter=separator, skipinitialspace=True, restval="")
     try:
-        columns = rows.fieldnames = [_called(name) for name in rows.fieldnames or ()]
+        columns = rows.fieldnames = _called(rows.fieldnames or ())
         read = [(f"{path}, line {rows.line_num}", row) for row in rows]
     except csv.Error as error:
         raise UserError(f"{path}, line {rows.reader.line_num}: {error}. Mend the line. {HELP}") from None
@@ -562,8 +562,10 @@ def _rows(path: Path, needed: Sequence[str], expected: str) -> tuple[Sequence[st
     return columns, [(place, row) for place, row in table if any(row.values())]
 
 
-def _called(column: str) -> str:
-    return column.strip(' "').casefold()
+def _called(columns: Iterable[str]) -> list[str]:
+    """As they are called here; beside ``picture`` the column ``name`` is the keypoint's."""
+    names = [column.strip(' "').casefold() for column in columns]
+    return [{"picture": "name", "name": "keypoint"}.get(name, name) for name in names] if "picture" in names else names
 
 
 def _inside(corners: np.ndarray, image: np.ndarray, path: Path, source: Path) -> np.ndarray:

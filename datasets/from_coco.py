@@ -72,9 +72,9 @@ def file_name(value: Any) -> str:
     name = PureWindowsPath(line(value))  # knows the paths of all systems
     if name.anchor or ".." in name.parts:
         raise ValueError("a path in the folder of pictures, neither absolute nor with '..'")
-    if Path(value).suffix.lower() not in ENDINGS:
+    if name.suffix.lower() not in ENDINGS:
         raise ValueError(f"a picture's, with one of the endings {', '.join(sorted(ENDINGS))}")
-    return Path(value).as_posix()
+    return name.as_posix()
 
 
 def keypoint_names(value: Any) -> list[str]:

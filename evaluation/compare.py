@@ -25,6 +25,7 @@ from lightning.fabric import Fabric
 from omegaconf import MISSING, DictConfig
 
 from conf import app
+from conf.early import WITH_WORD
 from conf.fields import number, probability
 from conf.modules import module, names, nearest
 from conf.schema import MAX_PARTS, EvaluateConfig, TrainConfig
@@ -372,8 +373,10 @@ def output_directory(config: DictConfig) -> Path:
 def as_overrides(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra reads it: what stands alone becomes ``methods``, and baselines get their options."""
     methods, others = [], []
-    for argument in arguments:
-        if argument.startswith("methods=["):
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        if before in WITH_WORD:
+            others.append(argument)
+        elif argument.startswith("methods=["):
             methods += [name.strip(" '\"") for name in argument.removeprefix("methods=[").rstrip("]").split(",")]
         elif "=" in argument or argument.startswith("-"):
             others.append(argument)

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from evaluation.palette import PALETTE
 from tests.test_logging import Clock, config, train
 from utils import page, run_directory, watch
 from utils.errors import UserError
@@ -75,6 +76,14 @@ def test_the_page_of_a_run_shows_its_curves_pictures_log_and_config_and_loads_no
     assert re.search(r"""data-steps="\[10, ?20\]">\s*<figcaption><b>parts</b>""", text)
     feature = text.partition("<span>feature</span>")[2].partition("</figure>")[0]
     assert "<output>0.05</output>" in feature and "between 0.05 and 1 so far" in feature
+
+
+def test_a_legend_says_which_part_has_which_colour_and_so_do_the_curves_of_their_areas(run):
+    text = rendered(run, state(), datetime.now(), 30.0)
+    legend, areas = text.partition('<ul class="legend">')[2].partition("</ul>")[::2]
+    chips = re.compile(r'background: rgb\((\d+), (\d+), (\d+)\)"></span>(part \d)')
+    expected = [(*map(str, PALETTE[part]), f"part {part}") for part in (1, 2)]
+    assert chips.findall(legend) == chips.findall(areas) == expected
 
 
 def test_a_curve_ends_where_its_values_do():

@@ -86,6 +86,18 @@ def test_a_legend_says_which_part_has_which_colour_and_so_do_the_curves_of_their
     assert chips.findall(legend) == chips.findall(areas) == expected
 
 
+def test_what_was_told_once_is_a_small_table_and_becomes_curves_with_what_comes_after(tmp_path):
+    train(RunDirectory(tmp_path), config(tmp_path, "disabled"), 0, 3)
+    held_out = re.compile(r"<h2>Held-out pictures</h2>.*?</section>", re.DOTALL)
+    (once,) = held_out.findall((tmp_path / page.NAME).read_text())
+    assert "<svg" not in once and "after 3 steps" in once
+    cells = [("FG-NMI", "46"), ("keypoint error all", "9.2")]
+    assert re.findall(r'<th scope="row">\s*(.*?)</th><td>(.*?)</td>', once) == cells
+    train(RunDirectory(tmp_path), config(tmp_path, "disabled"), 3, 5)
+    (twice,) = held_out.findall((tmp_path / page.NAME).read_text())
+    assert twice.count("<svg") == 2 and "<table" not in twice
+
+
 def test_a_curve_ends_where_its_values_do():
     found = curve([2, 4, 10], [3.0, 1.0, 2.0])
     assert found["line"] == "0.0,0.0 75.0,100.0 300.0,50.0" and found["band"] == ""
@@ -202,6 +214,19 @@ def test_following_a_run_prints_the_lines_of_its_log_until_it_ends(run, capsys, 
     (run / "train.log").write_text(before)
     monkeypatch.undo()
     assert watch.main([str(run)]) == 0
+
+
+def test_of_a_run_that_ended_before_its_first_checkpoint_it_says_that_it_begins_again(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("num_steps: 20\n")
+    resume = f"{run_directory.to_resume(tmp_path)}\n"
+    assert watch.main([str(tmp_path)]) == 1
+    assert capsys.readouterr().out.endswith(
+        f"To go on with it (from step 1: nothing was saved): python train.py {resume}"
+    )
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/model_10.pth").touch()
+    assert watch.main([str(tmp_path)]) == 1
+    assert capsys.readouterr().out.endswith(f"To go on with it: python train.py {resume}")
 
 
 def test_a_run_that_trains_is_known_by_its_lock(tmp_path):

@@ -136,7 +136,7 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
                 if due(config.logging.every):
                     log.log(training.step, training.scalars(done))
                 training.foretell(run, log)
-                if run and config.logging.image_every and due(config.logging.image_every):
+                if run and config.logging.image_every and (training.step == 1 or due(config.logging.image_every)):
                     progress.show(batch, training.step, log)
                 if due(config.checkpointing.every) or due(config.evaluation.every):
                     training.save(run, log)

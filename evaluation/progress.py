@@ -23,6 +23,9 @@ from utils.signals import Signals
 class Progress:
     """None of what it tells chooses anything.
 
+    In all its pictures a part has the colour of its number, so that they agree over the steps and with each other; that
+    of what it matches, as ``evaluate.py`` paints it, changes from one evaluation to the next.
+
     Args:
         config: the whole config.
         labeller: of what is trained.
@@ -60,10 +63,12 @@ class Progress:
             return  # the resumed run makes up for it
         self.options = replace(self.options, batch_size=result.batch_size)
         logger.log_evaluation(step, result.metrics)
-        if result.pictures:
-            picture = part_picture(result.pictures, self.labeller.caption)
+        if found := result.pictures:
+            if not self.labeller.needs_fit:  # clusters that are fitted anew each time have no number that lasts
+                found = [replace(example, recolouring=None) for example in found]
+            picture = part_picture(found, self.labeller.caption)
             logger.log_pictures(step, {f"held_out_{self.found}": picture})
-            logger.log_test_pictures(step, picture_rows(result.pictures, picture, self.labeller.num_parts))
+            logger.log_test_pictures(step, picture_rows(found, picture, self.labeller.num_parts))
         for note in result.notes:
             if note not in self._noted:
                 logger.say(note)

@@ -1,6 +1,7 @@
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 
@@ -17,15 +18,17 @@ from evaluation.examples import Known
 from evaluation.inputs import batch, batches_of_equal_shape, prepared
 from evaluation.labellers import kmeans_colours
 from evaluation.labellers.kmeans import Options
+from evaluation.options import Sets
 from evaluation.palette import PALETTE, colours
 from evaluation.prediction import part_probabilities, upsample
-from evaluation.progress import examples
+from evaluation.progress import Progress, examples
 from evaluation.protocols import base, keypoints
 from evaluation.report import part_picture, print_table, write_metrics
 from evaluation.run import figure_names
 from tests.composition import composed
 from tests.quadrants import SIZES, ColourLabeller, draw_split, evaluated, evaluation_options
 from utils.errors import UserError
+from utils.signals import Signals
 
 KMEANS = Options(num_points=1000, restarts=1, num_images=None, minibatch=None, epochs=1)
 
@@ -298,6 +301,29 @@ def test_the_picture_paints_a_part_like_the_true_part_that_it_matches():
     picture = part_picture(plain, "parts")
     assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
     assert (part_picture(renumbered, "parts") == picture).all()
+
+
+def test_while_training_a_part_has_the_colour_of_its_number_in_held_out_pictures_too():
+    told = {}
+
+    class Logger:
+        def log_pictures(self, step, pictures):
+            told.update(pictures)
+
+        def log_test_pictures(self, step, rows):
+            told["row"] = rows[0]["picture"]
+
+        log_evaluation = say = lambda *_: None
+
+    sets = Sets(draw_split("test", 2, part_maps=True), draw_split("training", 2, part_maps=True))
+    settings = composed("evaluation.size=32", "image_size=32", "loader.num_workers=0", "evaluation.pictures=2")
+    progress = Progress(settings, OtherNumbers(), sets, ("part_maps",), torch.device("cpu"), None)
+    progress.evaluate(1, Logger(), Signals())
+    matched = evaluated(OtherNumbers(), sets.test, sets.fit, num_pictures=2).pictures
+    assert matched[0].recolouring.tolist() != [0, 1, 2, 3, 4]
+    expected = part_picture([replace(example, recolouring=None) for example in matched], OtherNumbers.caption)
+    assert (told["held_out_parts"] == expected).all()
+    assert (told["row"] == expected[:, 26 : 26 + told["row"].shape[1]]).all()
 
 
 def test_keypoints_and_training_crops_are_drawn_too():

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from evaluation.palette import PALETTE
 from tests.test_logging import Clock, config, train
 from utils import page, run_directory, watch
 from utils.errors import UserError
@@ -75,6 +76,26 @@ def test_the_page_of_a_run_shows_its_curves_pictures_log_and_config_and_loads_no
     assert re.search(r"""data-steps="\[10, ?20\]">\s*<figcaption><b>parts</b>""", text)
     feature = text.partition("<span>feature</span>")[2].partition("</figure>")[0]
     assert "<output>0.05</output>" in feature and "between 0.05 and 1 so far" in feature
+
+
+def test_a_legend_says_which_part_has_which_colour_and_so_do_the_curves_of_their_areas(run):
+    text = rendered(run, state(), datetime.now(), 30.0)
+    legend, areas = text.partition('<ul class="legend">')[2].partition("</ul>")[::2]
+    chips = re.compile(r'background: rgb\((\d+), (\d+), (\d+)\)"></span>(part \d)')
+    expected = [(*map(str, PALETTE[part]), f"part {part}") for part in (1, 2)]
+    assert chips.findall(legend) == chips.findall(areas) == expected
+
+
+def test_what_was_told_once_is_a_small_table_and_becomes_curves_with_what_comes_after(tmp_path):
+    train(RunDirectory(tmp_path), config(tmp_path, "disabled"), 0, 3)
+    held_out = re.compile(r"<h2>Held-out pictures</h2>.*?</section>", re.DOTALL)
+    (once,) = held_out.findall((tmp_path / page.NAME).read_text())
+    assert "<svg" not in once and "after 3 steps" in once
+    cells = [("FG-NMI", "46"), ("keypoint error all", "9.2")]
+    assert re.findall(r'<th scope="row">\s*(.*?)</th><td>(.*?)</td>', once) == cells
+    train(RunDirectory(tmp_path), config(tmp_path, "disabled"), 3, 5)
+    (twice,) = held_out.findall((tmp_path / page.NAME).read_text())
+    assert twice.count("<svg") == 2 and "<table" not in twice
 
 
 def test_a_curve_ends_where_its_values_do():
@@ -193,6 +214,19 @@ def test_following_a_run_prints_the_lines_of_its_log_until_it_ends(run, capsys, 
     (run / "train.log").write_text(before)
     monkeypatch.undo()
     assert watch.main([str(run)]) == 0
+
+
+def test_of_a_run_that_ended_before_its_first_checkpoint_it_says_that_it_begins_again(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("num_steps: 20\n")
+    resume = f"{run_directory.to_resume(tmp_path)}\n"
+    assert watch.main([str(tmp_path)]) == 1
+    assert capsys.readouterr().out.endswith(
+        f"To go on with it (from step 1: nothing was saved): python train.py {resume}"
+    )
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/model_10.pth").touch()
+    assert watch.main([str(tmp_path)]) == 1
+    assert capsys.readouterr().out.endswith(f"To go on with it: python train.py {resume}")
 
 
 def test_a_run_that_trains_is_known_by_its_lock(tmp_path):

@@ -222,6 +222,14 @@ def test_the_table_puts_seeds_of_a_setting_together_and_cuts_no_figure_on_a_narr
     assert shown[0][2:] == [f"{14 + place:.1f}" for place in range(12)]
 
 
+def test_the_heads_of_the_table_say_what_is_in_percent():
+    training = {"loss_total": 8.0, "seconds": 20.0}
+    table = summary([Job("", 0, {"seed": "1"}, status=0, metrics={"FG-NMI": 1.0}, training=training)])[0]
+    assert [column.header for column in table.columns] == ["job", "FG-NMI %", "loss total", "seconds"]
+    failed = summary([Job("", 0, {"seed": "1"}, status=2)])[0]
+    assert [column.header for column in failed.columns] == ["job", "outcome"]
+
+
 def test_a_large_loss_is_not_cut_on_a_narrow_terminal_either(capsys):
     jobs = [
         Job("", seed, {"seed": str(seed)}, status=0, metrics={"nmi": 1.0}, training={"loss_total": 85040.0 * seed})
@@ -270,7 +278,7 @@ def test_the_table_has_last_losses_and_seconds_of_runs_and_figures_also_where_no
     assert read(tmp_path)[0].training == {"loss_total": 1235.5, "loss_feature": 0.5, "loss_visual": 0.25, "seconds": 60}
     assert main([str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"warp agreement +loss total +seconds", shown)
+    assert re.search(r"warp agreement % +loss total +seconds", shown)
     assert re.search(r"num_parts=4 seed=1 +74.0 +1236 +60", shown)
     assert re.search(r"num_parts=4 mean ± std of 2 +74.0 ±.0.0 +1236 ±.0.7071 +60 ±.0", shown)
     with (tmp_path / "sweep.csv").open() as file:

@@ -487,3 +487,15 @@ def test_pictures_show_the_same_crops_all_along_also_after_the_run_went_on(tmp_p
     areas = rows(path / "part_areas.csv")
     assert [row["step"] for row in areas] == ["1", "2", "3", "4"]
     assert all(sum(float(row[f"part_{part}"]) for part in range(1, 5)) == pytest.approx(100) for row in areas)
+
+
+def test_the_first_picture_is_there_after_the_first_step(tmp_path):
+    few = ("logging.image_every=3", "evaluation.every=0", "evaluation.pictures=0", "optimizer=sgd")
+    path = run(tmp_path, "run", "num_steps=4", *few)
+    assert [row["step"] for row in rows(path / "part_areas.csv")] == ["1", "3", "4"]
+
+
+@pytest.mark.parametrize("recipe", ["laptop", "laptop_scops", "laptop_uld", "drawn", "small", "uld_drawn", None])
+def test_short_recipes_have_several_pictures_of_the_training(recipe):
+    config = composed("dataset_name=synthetic", *([f"experiment={recipe}"] if recipe else []))
+    assert 5 <= config.num_steps // config.logging.image_every <= 7

@@ -24,8 +24,9 @@ def saved(file) -> dict:
 def now(file) -> dict:
     """What the command line of a file composes today."""
     name, _, method = file.stem.partition("_")
-    # Then every checkpoint was kept.
-    given = (f"dataset_name={name}", f"method={method}", "checkpointing.keep=null", *GIVEN.get(name, ()))
+    # Then every checkpoint was kept, and short recipes had pictures as seldom as others.
+    then = ("checkpointing.keep=null", "logging.image_every=1000")
+    given = (f"dataset_name={name}", f"method={method}", *then, *GIVEN.get(name, ()))
     return OmegaConf.to_container(composed(*given))
 
 
@@ -80,7 +81,8 @@ def test_a_run_of_format_1_goes_on_with_its_values_and_what_is_given(tmp_path):
     (tmp_path / "config.yaml").write_text(file.read_text().replace("num_parts: 4", "num_parts: 6"))
     overrides = [f"resume={tmp_path}", "num_steps=100", "loader.num_workers=1"]
     found = validate(resumed_config(composed(*overrides), overrides))
-    wanted = composed("dataset_name=synthetic", "num_parts=6", "checkpointing.keep=null", *overrides[1:])
+    then = ("checkpointing.keep=null", "logging.image_every=1000")
+    wanted = composed("dataset_name=synthetic", "num_parts=6", *then, *overrides[1:])
     wanted.resume = wanted.output_dir = str(tmp_path)
     wanted.optimizer.poly_steps = 150  # that of the run, whose num_steps it was
     assert found == wanted

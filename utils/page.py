@@ -15,8 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from evaluation.palette import colours
 from utils.files import written_whole
 from utils.forecast import duration
 
@@ -104,6 +106,7 @@ def rendered(run: Path, state: State, now: datetime, between: float) -> str:
         now=now,
         between=between,
         pictures=pictures(run),
+        colours=_colours(run),
         tables=[*_tables(run)],
         lines=lines[-LINES:],
         config=(run / "config.yaml").read_text(encoding="utf-8") if (run / "config.yaml").is_file() else "",
@@ -129,6 +132,12 @@ def pictures(run: Path) -> dict[str, list[int]]:
         if found := re.fullmatch(r"(.+)_(\d+)", path.stem):
             steps[found[1]].append(int(found[2]))
     return {name: sorted(of_name) for name, of_name in sorted(steps.items())}
+
+
+def _colours(run: Path) -> dict[str, str]:
+    """CSS colours of the parts in the pictures, by the names that they have in the table of their areas."""
+    names = [*read(run / "part_areas.csv")]
+    return {name: f"rgb{(*colours(np.array(part)).tolist(),)}" for part, name in enumerate(names, start=1)}
 
 
 def _tables(run: Path) -> Iterator[dict[str, Any]]:

@@ -292,10 +292,11 @@ def summary(jobs: Iterable[Job]) -> tuple[Table, list[dict[str, Any]]]:
     of_jobs = [job.metrics | {name: job.training[name] for name in SHOWN if name in job.training} for job in jobs]
     numbers = {job.number: shown for job, shown in zip(jobs, of_jobs, strict=True)}
     names = sorted(dict.fromkeys(name for shown in of_jobs for name in shown), key=[*SHOWN].count)
-    table = Table("percent", box=SIMPLE)
+    table = Table("job", box=SIMPLE)
     table.columns[0].no_wrap = True
     for name in names or ["outcome"]:
-        table.add_column(" ".join(name.split("_")), justify="right")
+        unit = " %" if names and name not in SHOWN else ""
+        table.add_column(" ".join(name.split("_")) + unit, justify="right")
     means = []
     for setting, same in settings.items():
         for job in same:

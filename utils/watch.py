@@ -134,7 +134,8 @@ def follow(path: Path) -> int:
             time.sleep(0 if over else SECONDS_BETWEEN)
     done = run.is_done()
     if not done:
-        print(f"Nothing trains in {path}. To go on with it: python train.py {to_resume(path)}", flush=True)
+        start = "" if [*path.glob("checkpoints/model_*.pth")] else " (from step 1: nothing was saved)"
+        print(f"Nothing trains in {path}. To go on with it{start}: python train.py {to_resume(path)}", flush=True)
     return 0 if done else 1
 
 

@@ -1,5 +1,6 @@
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,18 @@ def plant_ten_faults(root: Path) -> list[tuple[str, str]]:
         ("keypoint outside the picture", f"tail of {pictures[9]} at (63.6, 9)"),
         ("other error", f"{part_maps[13]} has a label 9"),
     ]
+
+
+def test_a_keypoint_that_few_pictures_show_is_seen_by_its_count(checked, tmp_path):
+    annotation = cub_tree(tmp_path) / "CUB_200_2011/parts"
+    _, out = checked("dataset_name=CUB", f"dataset_root={tmp_path}")
+    (line,) = [line for line in out.splitlines() if line.startswith("Pictures that show each keypoint: ")]
+    visible = Counter()
+    names = dict(line.split() for line in (annotation / "parts.txt").read_text().splitlines())
+    for row in (annotation / "part_locs.txt").read_text().splitlines():
+        visible[names[row.split()[1]]] += row.endswith(" 1")
+    told = dict(part.rsplit(" ", 1) for part in line.split(": ")[1].rstrip(".").split(", "))
+    assert told == {name: str(count) for name, count in visible.items() if count}
 
 
 def test_each_of_ten_planted_faults_is_named_once(checked, tmp_path):

@@ -121,6 +121,7 @@ def test_what_stands_alone_is_a_method_and_baselines_get_their_options():
     config = composed(*as_overrides(given), name="evaluation_compare")
     assert list(config.methods) == ["runs/a", "kmeans_features", "my maps/it's"]
     assert as_overrides(["--help"]) == ["--help"]
+    assert as_overrides(["a", "--cfg", "job"]) == ["methods=[a]", "--cfg", "job"]
 
 
 def method_on(title: str, names: list[str]) -> Method:

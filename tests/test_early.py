@@ -160,6 +160,7 @@ def test_a_wrong_name_is_met_with_the_one_that_fits(arguments, words):
         ["seed=range(1,4)", "logging.tags=[a,b]", 'output_dir="a,b"'],
         ["perceptual.layers={relu5_4:1,relu4_4:2}", "perceptual.layers.relu4_4=2", "++perceptual.mine=3"],
         ["experiment=[laptop,cub/no_visual]", "experiment=cub/no_visual", "experiment=null", "baseline=[]"],
+        ["+hydra.launcher.additional_parameters.reservation=a", "++hydra.job.env_set.A=b", r"logging.name=a\,b"],
         ["hydra.sweep.dir=a", "hydra/launcher=joblib", "~loader.num_workers", "output_dir=a=b"],
         ["--cfg", "job", "-p", "segmenter", "--multirun", "-m", "+table.rows.mine=a"],
     ],

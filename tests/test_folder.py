@@ -347,7 +347,7 @@ def test_keypoints_of_no_held_out_picture_are_not_used_and_noted(root):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("picture,keypoint,x,y\n", "line 1: no column name"),
+        ("file,keypoint,x,y\n", "line 1: no column name"),
         ("", "line 1: no column keypoint, name, x, y"),
         ("name,keypoint,x,y\ncreature_001,eye,3,nan\n", "line 2: expected numbers"),
         ("name,keypoint,x,y\ncreature_001,eye,3\n", "line 2: expected numbers"),
@@ -363,6 +363,22 @@ def test_a_malformed_table_of_keypoints_is_refused_with_its_line(root, text, mes
     (root / "keypoints.csv").write_text(text)
     with pytest.raises(UserError, match=rf"{re.escape(str(root / 'keypoints.csv'))}, {message}"):
         folder(root)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "picture,name,x,y,visible\ncreature_001,eye,3,4,1.0\ncreature_001,beak,,,0.0\n",
+        "picture,keypoint,x,y,visible\ncreature_001,eye,3,4,TRUE\ncreature_001,beak,,,FALSE\n",
+    ],
+)
+def test_keypoints_are_read_as_other_programs_call_and_write_them(root, text):
+    (root / "keypoints.csv").write_text("name,keypoint,x,y,visible\ncreature_001,eye,3,4,1\ncreature_001,beak,,,0\n")
+    expected = folder(root)
+    (root / "keypoints.csv").write_text(text)
+    found = folder(root)
+    assert found.keypoint_names == expected.keypoint_names
+    assert all(np.array_equal(found[n].keypoints, expected[n].keypoints) for n in range(len(found)))
 
 
 def test_a_table_from_a_spreadsheet_is_read(root):

@@ -211,6 +211,11 @@ def test_whole_numbers_may_be_written_as_floats_and_null_is_nothing(place):
     assert (converted(place, content, "bird") / "keypoints.csv").is_file()
 
 
+def test_names_with_the_separators_of_windows_are_read(place):
+    found = converted(place, changed("images", 1, file_name="more\\b.png"), "bird")
+    assert (found / "masks/more/b.png").is_file()
+
+
 def test_nothing_is_written_outside_the_new_folder(place):
     before = (place / "pictures/a.jpg").read_bytes()
     for name in (str(place / "pictures/a.jpg"), "../pictures/a.jpg"):

@@ -34,6 +34,12 @@ REFUSED = [
         prepare=lambda folder: (folder / "empty").mkdir(),
     ),
     predicting("no place for what is found", "images=PLACE/pictures", "give output_dir=OUT"),
+    predicting(
+        "a place among the pictures",
+        "images=PLACE/pictures output_dir=PLACE/pictures/out",
+        "pictures/out is in",
+        "give an output_dir beside it",
+    ),
     predicting("parts of a data set", "dataset_name=folder", "finds parts", "give images=DIR"),
     predicting(
         "a picture without its mask",

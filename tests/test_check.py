@@ -99,7 +99,7 @@ def test_a_keypoint_that_few_pictures_show_is_seen_by_its_count(checked, tmp_pat
     _, out = checked("dataset_name=CUB", f"dataset_root={tmp_path}")
     (line,) = [line for line in out.splitlines() if line.startswith("Pictures that show each keypoint: ")]
     visible = Counter()
-    names = dict(line.split() for line in (annotation / "parts.txt").read_text().splitlines())
+    names = dict(line.split(" ", 1) for line in (annotation / "parts.txt").read_text().splitlines())
     for row in (annotation / "part_locs.txt").read_text().splitlines():
         visible[names[row.split()[1]]] += row.endswith(" 1")
     told = dict(part.rsplit(" ", 1) for part in line.split(": ")[1].rstrip(".").split(", "))

@@ -403,6 +403,9 @@ def test_figures_that_were_added_harm_no_row_and_where_they_are_asked_for_others
     said = "\n".join(notes)
     assert f"run_1 left out of 'this method' (synthetic): it was not evaluated with {key}=True." in said
     assert f"left out of 'k-means on features' (synthetic): {key}=False instead of True." in said
+    found, notes = results(tmp_path, *rows, "metrics=['FG-ARI (with background)']")
+    assert f"it was not evaluated with {key}=True." in "\n".join(notes)
+    assert [len(result.measured) for result in found] == [1, 1]
 
 
 # The text

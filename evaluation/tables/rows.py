@@ -16,6 +16,7 @@ from conf.fields import number
 from conf.modules import nearest
 from conf.trained import FREE, MEASURED
 from datasets.pascal_part import PAPER_NAMES
+from evaluation.protocols import keypoints
 from utils.console import say
 from utils.errors import UserError
 
@@ -186,6 +187,8 @@ def rows_of(config: DictConfig, given: Sequence[str]) -> Rows:
     chosen_rows = chosen("rows", config.rows, table.rows)
     chosen_data = chosen("data", config.data, table.data)
     given_keys = dict(override.lstrip("+~").partition("=")[::2] for override in given)
+    if keypoints.WITH_BACKGROUND in config.metrics and WITH_BACKGROUND not in given_keys:
+        given = [*given, f"{WITH_BACKGROUND}=true"]  # else nothing has that figure
     instead = given_keys.get("dataset_name")
     if len(table.data) > 1:
         of_data = {override.partition("=")[0] for own in table.data.values() for override in own} - {"dataset_name"}

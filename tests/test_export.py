@@ -75,10 +75,10 @@ def predicted(checkpoint: Path, images: Tensor) -> Tensor:
     folder.mkdir(exist_ok=True)
     for number, image in enumerate(images):
         Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
-    overrides = (f"checkpoint={checkpoint}", f"images={folder}", f"output_dir={folder}/out", "probabilities=true")
+    overrides = (f"checkpoint={checkpoint}", f"images={folder}", f"output_dir={folder}_out", "probabilities=true")
     with given("device=cpu", "loader.num_workers=0", "overwrite=true", *overrides, name="predict") as config:
         predict.predict(config)
-    arrays = [np.load(folder / f"out/probabilities/{number}.png.npy") for number in range(len(images))]
+    arrays = [np.load(f"{folder}_out/probabilities/{number}.png.npy") for number in range(len(images))]
     return torch.from_numpy(np.stack(arrays))
 
 

@@ -128,8 +128,8 @@ def test_a_foreground_run_writes_the_masks_of_its_own_data_and_of_others_that_ar
     of_run = run(tmp_path / "run", 1, "method=foreground", "dataset_name=folder", f"dataset_root={data}")
     printed = program("predict.py", f"checkpoint={of_run}")
     names = {path.stem for path in (data / "images").iterdir()}
-    assert {path.stem for path in (data / "supervisedlabels").iterdir()} == names and len(names) == 15
-    assert f"15 pictures, 15 files in {data / 'supervisedlabels'}\n" in printed and "Trained on" not in printed
+    assert {path.stem for path in (data / "supervisedlabels").glob("*.png")} == names and len(names) == 15
+    assert f"15 pictures, 16 files in {data / 'supervisedlabels'}\n" in printed and "Trained on" not in printed
     assert f"dataset_name=folder dataset_root={data} dataset.eval_mask=supervised" in printed
 
     printed = call("predict", f"checkpoint={of_run}", *SYNTHETIC, f"dataset_root={tmp_path}")

@@ -513,7 +513,7 @@ def test_the_whole_loop_from_training_masks_to_figures_with_predicted_ones(tmp_p
     done("predict.py", f"checkpoint={masks_run}")
     tree = tmp_path / "synthetic"
     names = files(tree / "CUB_200_2011/segmentations")
-    assert files(tree / "supervisedlabels") == names
+    assert files(tree / "supervisedlabels") == [*names, "prediction.json"]
     predicted, true = (
         [pixels(tree / folder / name) > 0 for name in names]
         for folder in ("supervisedlabels", "CUB_200_2011/segmentations")

@@ -303,9 +303,10 @@ def about(config: DictConfig, checkpoint: Checkpoint | None, labeller: Labeller)
 def refuse_a_mixture(
     config: DictConfig, work: list[tuple[Source, Files]], made_by: Mapping[str, object], gives_masks: bool
 ) -> None:
-    """
+    """See that ``prediction.json`` will be about all that is there.
+
     Raises:
-        UserError: what another network or other settings have found would stay under a new ``prediction.json``.
+        UserError: what another network or other settings have found would stay under a new one.
     """
     path, *_ = of_all_pictures(config, gives_masks, work)
     if not path.is_file() or not (config.only_missing or config.overwrite):

@@ -218,16 +218,13 @@ class Folder(BoxCrops):
             return ""
         images, root = self._arguments()
         pictures = images if self._mask == "gt" else f"dataset_name=folder {root}"
+        skip, left_out = " dataset.on_error=skip", "dataset.on_error=skip trains without them"
         if held_out := sum(self._used[stem] for stem in lacking):
-            skip, left_out = (
-                "",
-                (
-                    f"listed in {self._root / WITHOUT_OBJECT}, a name a line, they are left out until they have one "
-                    f"(dataset.on_error=skip does so in training alone, and {held_out:,} are held out)"
-                ),
+            skip = ""
+            left_out = (
+                f"listed in {self._root / WITHOUT_OBJECT}, a name a line, they are left out until they have one "
+                f"(dataset.on_error=skip does so in training alone, and {held_out:,} are held out)"
             )
-        else:
-            skip, left_out = " dataset.on_error=skip", "dataset.on_error=skip trains without them"
         return (
             f"{len(lacking):,} of {len(self._used):,} pictures have no mask. Four ways on: python predict.py "
             f"task=foreground pretrained=maskrcnn {pictures} only_missing=true makes them; {left_out}; a network "

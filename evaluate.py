@@ -19,6 +19,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from lightning.fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
@@ -29,12 +30,14 @@ from conf.trained import given_keys, saved_config, tells_own_data
 from datasets.lists import lists_of
 from evaluation import run
 from evaluation.labellers import label_maps
+from evaluation.labellers.base import Labeller
 from evaluation.labellers.trained import of_checkpoint
 from evaluation.options import EvaluationOptions, Sets
 from evaluation.pages import model_card, report
 from evaluation.pages.seen import Seen
 from evaluation.report import part_picture, picture_rows, print_table, write_metrics
 from models.methods import method_class
+from models.weights import require_place
 from utils.checkpoints import Checkpoint
 from utils.console import say
 from utils.devices import build_fabric, set_determinism
@@ -52,15 +55,9 @@ def evaluate(config: DictConfig) -> None:
     fabric = build_fabric(config.device, config.precision)
 
     # What is evaluated, by what, on which pictures; and what it is compared with.
-    checkpoint, labellers, num_parts = None, {}, config.num_parts
-    if config.checkpoint is not None:
-        labellers[SUBJECT], checkpoint, config = of_checkpoint(config, fabric)
-        num_parts = labellers[SUBJECT].num_parts
-    method = method_class(config)
-    sets = Sets.of(config, method.test_masks)
-    if config.predictions is not None:
-        labellers[SUBJECT] = label_maps.given(config, sets)
-        num_parts = labellers[SUBJECT].largest_label
+    subject, checkpoint, config, sets = inputs(config, fabric)
+    labellers = {SUBJECT: subject} if subject else {}
+    method, num_parts = method_class(config), subject.largest_label if subject else config.num_parts
     lists = lists_of(sets.test)
     on_own_data = checkpoint is not None and tells_own_data(checkpoint.config, config, lists)
     OmegaConf.update(config, "dataset.lists", lists, merge=False)
@@ -131,6 +128,30 @@ def evaluate(config: DictConfig) -> None:
             }
     if on_own_data:
         log_to_run(Path(config.checkpoint), config, checkpoint, metrics, shown, output / "report.html")
+
+
+def inputs(
+    config: DictConfig, fabric: Fabric | None = None
+) -> tuple[Labeller | None, Checkpoint | None, DictConfig, Sets]:
+    """What is evaluated, of a checkpoint or label maps; that checkpoint; the config with its settings; both splits.
+
+    Args:
+        fabric: as of ``evaluation.labellers.trained.of_checkpoint``.
+
+    Raises:
+        UserError: the checkpoint, data, masks, label maps or a file of weights that is given are not there or do not
+            fit.
+    """
+    labeller = checkpoint = None
+    if config.checkpoint is not None:
+        labeller, checkpoint, config = of_checkpoint(config, fabric)
+    for node in ("segmenter", "perceptual") if config.baselines else ():
+        if f"{node}.weights" in given_keys():
+            require_place(config[node].weights, f"{node}.weights")
+    sets = Sets.of(config, method_class(config).test_masks)
+    if config.predictions is not None:
+        labeller = label_maps.given(config, sets)
+    return labeller, checkpoint, config, sets
 
 
 def write_report(output: Path, evaluated: report.Evaluated) -> None:
@@ -207,4 +228,4 @@ def log_to_run(
 
 
 if __name__ == "__main__":
-    app.run("evaluate", evaluate, EvaluateConfig)
+    app.run("evaluate", evaluate, EvaluateConfig, inputs)

@@ -44,7 +44,9 @@ from evaluation.part_files import PartTable, part_rows, write_coco
 from evaluation.report import painted
 from evaluation.whole_pictures import Found, predictions
 from models import pretrained
-from utils.checkpoints import Checkpoint, find
+from models.weights import require_place
+from utils import checkpoints
+from utils.checkpoints import Checkpoint
 from utils.console import stderr
 from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
@@ -82,28 +84,19 @@ def predict(config: DictConfig) -> None:
     """One pass over the pictures, batch by batch; each one's files are written as soon as they are known."""
     set_determinism(config.deterministic)
     fabric, given = build_fabric(config.device, config.precision), config
-    if config.pretrained is None:
-        labeller, checkpoint, config = of_checkpoint(config, fabric)
-    else:
-        to_write(config, True, work_of(config, True))  # what is in the way is told before weights are fetched
-        labeller, checkpoint = foreground.of_predictor(fabric.setup_module(pretrained.build(config.pretrained))), None
-    if config.task not in (None, finds := "foreground" if labeller.gives_masks else "parts"):
-        named = config.checkpoint or f"pretrained={config.pretrained.name}"
-        raise UserError(f"{named} finds the {finds}: leave out task={config.task}.")
-    if labeller.needs_fit:
-        raise UserError(
-            f"{config.checkpoint} was trained with method={config.method.name} and gives features, not clusters: these "
-            f"are fitted to a data set, give python evaluate.py checkpoint={config.checkpoint}."
-        )
+    labeller, checkpoint, config, work = inputs(config, fabric)
+    if labeller is None:
+        to_write(config, True, work)  # what is in the way is told before weights are fetched
+        labeller = foreground.of_predictor(fabric.setup_module(pretrained.build(config.pretrained)))
     output = None if config.images is None else output_of(config, labeller.gives_masks)
     made_by = about(config, checkpoint, labeller)
     # Before masks of the pictures are predicted, if they are.
-    refuse_a_mixture(config, work_of(config, labeller.gives_masks), made_by, labeller.gives_masks)
+    refuse_a_mixture(config, work, made_by, labeller.gives_masks)
     if config.foreground is not None:
         config.masks = predict_masks_first(given, config, labeller, fabric)
+        work = work_of(config, labeller.gives_masks)
 
     # Whatever is in the way is found before the first picture.
-    work = work_of(config, labeller.gives_masks)
     table = PartTable(output / TABLE, labeller.num_parts) if output and not labeller.gives_masks else None
     chosen = to_write(config, labeller.gives_masks, work, table)
     if output is None and checkpoint:
@@ -142,6 +135,38 @@ def predict(config: DictConfig) -> None:
     elif output and labeller.gives_masks and found_any and beside(config.images, output):
         root = shlex.quote(argument("dataset_root", output))
         print(f"Look at them in overlays/. To train with them: python train.py dataset_name=folder {root}")
+
+
+def inputs(
+    config: DictConfig, fabric: Fabric | None = None
+) -> tuple[Labeller | None, Checkpoint | None, DictConfig, list[tuple[Source, Files]]]:
+    """What predicts, of a checkpoint; that; the config with its settings; the pictures and the files to write of each.
+
+    Args:
+        fabric: as of ``evaluation.labellers.trained.of_checkpoint``.
+
+    Raises:
+        UserError: the checkpoint, pictures, masks or a file of weights are not there or do not fit, or the checkpoint
+            finds something else.
+    """
+    labeller = checkpoint = None
+    if config.pretrained is None:
+        labeller, checkpoint, config = of_checkpoint(config, fabric)
+    gives_masks = labeller is None or labeller.gives_masks
+    if config.task not in (None, finds := "foreground" if gives_masks else "parts"):
+        named = config.checkpoint or f"pretrained={config.pretrained.name}"
+        raise UserError(f"{named} finds the {finds}: leave out task={config.task}.")
+    if labeller and labeller.needs_fit:
+        raise UserError(
+            f"{config.checkpoint} was trained with method={config.method.name} and gives features, not clusters: these "
+            f"are fitted to a data set, give python evaluate.py checkpoint={config.checkpoint}."
+        )
+    work = work_of(config, gives_masks)
+    if config.foreground is not None:
+        checkpoints.require(Path(config.foreground))
+    if config.pretrained is not None:
+        require_place(config.pretrained.weights, "pretrained.weights")
+    return labeller, checkpoint, config, work
 
 
 def run(
@@ -290,7 +315,7 @@ def about(config: DictConfig, checkpoint: Checkpoint | None, labeller: Labeller)
     if checkpoint:
         made_by = {"checkpoint": str(checkpoint.file), "sha256": digest_of(checkpoint.file), "updates": checkpoint.step}
         made_by["method"] = config.method.name
-    of_foreground = digest_of(find(config.foreground).file) if config.foreground else None
+    of_foreground = digest_of(checkpoints.find(config.foreground).file) if config.foreground else None
     return made_by | {
         "foreground_sha256": of_foreground,
         "num_parts": labeller.num_parts,
@@ -523,4 +548,4 @@ def write(files: dict[str, Path], image: np.ndarray, found: Found, num_parts: in
 
 
 if __name__ == "__main__":
-    app.run("predict", predict, PredictConfig)
+    app.run("predict", predict, PredictConfig, inputs)

@@ -39,7 +39,7 @@ def run(
     config_name: str,
     task: Callable[[DictConfig], None],
     schema: type = TrainConfig,
-    inputs: Callable[[DictConfig], object] = lambda config: None,
+    inputs: Callable[[DictConfig], object] | None = None,
 ) -> None:
     """Runs a task with the config of the command line, typed, resolved and checked: ``python train.py num_parts=8``.
 
@@ -51,7 +51,7 @@ def run(
         config_name: a file in ``conf/``.
         schema: of the config: ``TrainConfig`` or a dataclass made from it.
         inputs: looks for what a task reads and raises UserError where that is missing; of a sweep for each job before
-            the first one starts. The task itself calls it too.
+            the first one starts. The task itself calls it too. None: looks for the checkpoint alone.
     """
 
     def job(config: DictConfig) -> None:
@@ -60,7 +60,7 @@ def run(
         elif status := _attempt(task, config, schema)[0]:
             sys.exit(status)
 
-    sweep.SweepStart.refused = staticmethod(partial(_refused, schema=schema, inputs=inputs))
+    sweep.SweepStart.refused = staticmethod(partial(_refused, schema=schema, inputs=inputs or _require_checkpoint))
     if sys.stdout:  # there is none where it was closed from the start
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in any encoding
     # Whoever stops reading what a program prints does not mean to end it; results for which there is no space are lost,
@@ -132,9 +132,9 @@ def _refused(
             elsewhere = config.pop("hydra").runtime.choices["hydra/launcher"] == "submitit_slurm"
         with redirect_stdout(unheard), redirect_stderr(unheard):
             config = checked(config, schema)
+            if config.resume is None:
+                config.output_dir = str(Path(HydraConfig.get().sweep.dir, "job"))  # each gets one of its own
             if not elsewhere:  # whose machines may have other disks
-                if config.get("checkpoint") is not None:
-                    checkpoints.require(Path(config.checkpoint))
                 inputs(config)
     except (UserError, OmegaConfBaseException, HydraException) as error:
         return message(error, schema)
@@ -143,6 +143,11 @@ def _refused(
     finally:
         HydraConfig.instance().cfg = of_sweep
     return None
+
+
+def _require_checkpoint(config: DictConfig) -> None:
+    if config.get("checkpoint") is not None:
+        checkpoints.require(Path(config.checkpoint))
 
 
 def checked(config: DictConfig, schema: type) -> DictConfig:

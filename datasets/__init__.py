@@ -12,8 +12,15 @@ from datasets.base import Masked, Source, Split
 from datasets.files import require_files
 from datasets.saliency import WithSaliency
 from datasets.sample import Purpose
+from utils.once import once
 
 
+def _read(config: DictConfig, split: Split, purpose: Purpose) -> tuple[str, ...]:
+    """What tells one data set from another."""
+    return OmegaConf.to_yaml(config.dataset, resolve=True), str(config.dataset_root), split, purpose
+
+
+@once(_read)
 def build(config: DictConfig, split: Split, purpose: Purpose) -> Source:
     """One split of the data set of a config.
 
@@ -33,6 +40,7 @@ def build(config: DictConfig, split: Split, purpose: Purpose) -> Source:
     return source
 
 
+@once(_read)
 def build_from_lists(config: DictConfig, split: Split, purpose: Purpose) -> Source:
     """As :func:`build`, but files of pictures are not looked for."""
     options = OmegaConf.to_object(config.dataset)

@@ -27,7 +27,7 @@ WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 PREFERRED = ("teacher", "encoder_q")
 MEANT = ("model_state_dict", "state_dict", "model", "net", "network")
 URLS = ("http://", "https://", "file://")
-WORDS = ("none", "imagenet", "hub")  # for weights, beside "package:NAME"; networks know some of them
+WORDS = ("none", "imagenet", "hub", "coco")  # for weights, beside "package:NAME"; networks know some of them
 
 
 class Normalisation(nn.Module):

@@ -7,17 +7,25 @@ import sys
 from pathlib import Path
 
 import hydra
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from rich.console import Console
 
+import evaluate as evaluate_program
+import predict as predict_program
 import train as train_program
 from conf import app
-from conf.schema import EvaluateConfig, TrainConfig
+from conf.schema import EvaluateConfig, PredictConfig, TrainConfig
+from datasets import synthetic
+from models.export import ExportConfig
 from tests.composition import composed
+from utils.once import keeping
 from utils.sweep import Job, final_metrics, job_name, main, read, report, summary
 
 ROOT = Path(__file__).resolve().parents[1]
+DRAWN = ("dataset_name=synthetic", "dataset.drawing.num_train=4", "dataset.drawing.num_test=4")
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 # A task that is quick and writes what evaluate.py writes. Its seeds: 5 waits, 6 is killed by the system, 7 is refused,
 # 8 is a fault, 9 is Ctrl-C.
@@ -340,12 +348,11 @@ def test_a_damaged_table_of_a_run_is_said_and_ends_no_table_of_a_sweep(tmp_path,
 def refused(monkeypatch, tmp_path):
     """What is said of a job of a training sweep before the first one starts."""
     monkeypatch.chdir(tmp_path)
-    drawn = ("dataset_name=synthetic", "dataset.drawing.num_train=4", "dataset.drawing.num_test=4")
     small = ("batch_size=4", "segmenter.weights=none", "perceptual.weights=none")
     with hydra.initialize_config_dir(str(app.CONF), version_base="1.3"):
         yield lambda *own: app._refused(
             "train",
-            [*small, *(() if "dataset_name=CUB" in own else drawn), *own],
+            [*small, *(() if "dataset_name=CUB" in own else DRAWN), *own],
             TrainConfig,
             train_program.inputs,
         )
@@ -381,8 +388,60 @@ def test_jobs_on_runs_are_checked_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with hydra.initialize_config_dir(str(app.CONF), version_base="1.3"):
         of_training = app._refused("train", ["resume=gone"], TrainConfig, train_program.inputs)
-        of_evaluation = app._refused("evaluate", ["checkpoint=gone"], EvaluateConfig, lambda config: None)
-    assert "No run to resume in gone" in of_training and of_evaluation.startswith("No checkpoint at gone")
+        others = [
+            app._refused("evaluate", ["checkpoint=gone"], EvaluateConfig, evaluate_program.inputs),
+            app._refused("predict", ["checkpoint=gone"], PredictConfig, predict_program.inputs),
+            app._refused("export", ["checkpoint=gone", "output_path=a.onnx"], ExportConfig, app._require_checkpoint),
+        ]
+    assert "No run to resume in gone" in of_training
+    assert all(message.startswith("No checkpoint at gone") for message in others)
+
+
+@pytest.mark.parametrize(
+    ("program", "own", "message"),
+    [
+        ("evaluate", ["dataset_name=CUB", "dataset_root=gone"], "gone/CUB"),
+        ("evaluate", ["predictions=gone"], "predictions=gone is no directory"),
+        ("evaluate", ["baseline=[dff]", "perceptual.weights=gone.pth"], "weights=gone.pth: there is no such file"),
+        ("evaluate", ["baseline=[untrained]"], None),
+        ("predict", ["images=gone"], "gone"),
+        ("predict", ["images=pictures", "masks=gone"], "gone"),
+        ("predict", ["images=pictures", "foreground=gone"], "No checkpoint at gone"),
+        ("predict", ["images=pictures", "pretrained.weights=gone.pth"], "weights=gone.pth: there is no such file"),
+        ("predict", ["images=pictures", "task=parts"], "pretrained=maskrcnn finds the foreground"),
+        ("predict", ["images=pictures"], None),
+    ],
+    ids=str,
+)
+def test_what_an_evaluation_or_a_prediction_would_miss_is_told_before_the_first_job(
+    monkeypatch, tmp_path, program, own, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("pictures").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("pictures/a.png")
+    schema, inputs, more = {
+        "evaluate": (EvaluateConfig, evaluate_program.inputs, [*DRAWN, "baseline=[midpoint]"]),
+        "predict": (PredictConfig, predict_program.inputs, ["pretrained=maskrcnn"]),
+    }[program]
+    given = {argument.partition("=")[0]: argument for argument in [*more, *own]}
+    if "dataset_name=CUB" in own:
+        given = {key: argument for key, argument in given.items() if not key.startswith("dataset.")}
+    with hydra.initialize_config_dir(str(app.CONF), version_base="1.3"):
+        found = app._refused(program, [*given.values()], schema, inputs)
+    assert found is None if message is None else message in found
+
+
+def test_jobs_that_share_a_data_set_have_it_read_once_for_their_check_and_no_longer(refused, monkeypatch):
+    read = []
+    build = synthetic.build
+    monkeypatch.setattr(synthetic, "build", lambda *how: read.append(how) or build(*how))
+    with keeping():
+        assert [refused(f"seed={seed}", "num_parts=5") for seed in (1, 2, 3)] == [None] * 3
+        assert [(split, purpose) for _, _, split, purpose in read] == [
+            *(("train", "training"), ("test", "evaluation"), ("train", "evaluation")),
+        ]
+        assert refused("seed=1", "dataset.drawing.num_train=5") is None and len(read) == 6  # another one
+    assert refused("seed=1") is None and len(read) == 9
 
 
 @pytest.mark.slow

@@ -47,6 +47,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from utils.console import say, stdout
+from utils.once import keeping
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = "sweep.yaml"  # in the sweep's directory
@@ -167,7 +168,8 @@ def _refused_jobs(
         for override in overrides
     ]
     swept = [place for place, override in enumerate(overrides) if override.is_sweep_override()]
-    mistakes = {job: refused(config_name, list(job)) for job in itertools.product(*given)}
+    with keeping():
+        mistakes = {job: refused(config_name, list(job)) for job in itertools.product(*given)}
     if not any(mistakes.values()):
         return []
     if len(set(mistakes.values())) == 1:

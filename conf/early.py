@@ -52,6 +52,8 @@ OTHER_NAMES = {
     "amp": "precision=bf16 (or 16) is that of the networks",
 }
 NETWORKS = ("segmenter", "perceptual")  # the groups of which one has options that are looked for in the other
+NAMED = ("dataset_name", "method", *NETWORKS, "experiment")  # the groups whose options are called by their names alone
+LISTS = ("baseline", "experiment")  # the groups that take several options at once
 # Values that others give, by key.
 OTHER_VALUES = {"device": {"gpu": "device=cuda computes on a GPU, device=mps on Apple's; auto takes what is there"}}
 # Of any program of Hydra's; a program's own files are then not all there is.
@@ -125,6 +127,8 @@ def mistake_in(config_name: str, arguments: Sequence[str]) -> str | None:
             continue
         known = bare in groups or bare in keys or bare in OTHER_NAMES
         if (key.startswith("--") and known) or (not key.startswith("-") and (not equals or key != key.strip())):
+            if not known and (meant := _standing_alone(argument, keys)):
+                return meant
             return no_value(argument, arguments[place + 1 : place + 2], known, {*keys, *groups})
         if key.startswith("+"):
             if bare.partition(".")[0] not in tops | {*groups} and not _in_mapping(bare):
@@ -197,7 +201,9 @@ def no_value(argument: str, following: Sequence[str], known: bool, keys: set[str
 
 def several_values(key: str, value: str) -> str:
     """What is said of ``num_parts=3,4`` outside a sweep."""
-    as_list = "" if key in groups_of() else f"; if they are one list: '{key}=[{value}]'"
+    lines = (line for file in CONF.rglob("*.yaml") for line in lines_in(file))
+    is_list = key in LISTS or any(line.key == key and line.text.startswith("[") for line in lines)
+    as_list = f"; if they are one list: '{key}=[{value}]'" if is_list else ""
     if "/" in value or " " in value:
         as_list = f"; if it is one path, with quotes within quotes: {in_quotes(key, value)}"
     return f"{key}={value} is several values. For a run with each of them: -m {key}={value}{as_list}"
@@ -213,16 +219,38 @@ def in_quotes(key: str, value: str) -> str:
 
 def no_option(group: str, option: str, options: Sequence[str]) -> str:
     """What is said of an option that a group does not have: those that begin with it, here and in other groups."""
-    begin = _beginning(option, options)
-    meant = f" Did you mean {' or '.join(map(repr, begin))}?" if begin else nearest(option, options)
-    found = {other: _beginning(option, names) for other, names in groups_of().items() if other in NETWORKS}
-    elsewhere = [f"{other}={name}" for other, names in found.items() if other != group for name in names]
-    also = f" There is {' and '.join(elsewhere)}." if elsewhere and group in NETWORKS else ""
+    groups, folder = groups_of(), option.partition("/")[0].lower()
+    within = [f"{other}/{name}" for other, names in groups.items() if other.startswith(f"{group}/") for name in names]
+    within = [name.removeprefix(f"{group}/") for name in within]
+    of_folder = [name for name in within if name.lower().startswith(f"{folder}/")]
+    options = of_folder or [*options, *dict.fromkeys(f"{name.partition('/')[0]}/..." for name in within)]
+    spelt, begin = [name for name in options if name.lower() == option.lower()], _beginning(option, options)
+    there = [f"{other}={name}" for other, name in _called(option) if other != group]
+    for other in NETWORKS if group in NETWORKS else ():
+        there += [f"{other}={name}" for name in _beginning(option, groups[other]) if other != group]
+    meant = f" Did you mean {' or '.join(map(repr, spelt or begin))}?" if begin else nearest(option, options)
+    if (of_folder and "/" not in option) or (there and not begin):  # the folder's name, or an option elsewhere
+        meant = ""
+    also = f" There is {' and '.join(dict.fromkeys(there))}." if there and not spelt else ""
     return f"{group} has no option '{option}'.{meant}{also} Options: {', '.join(options)}."
 
 
 def _beginning(option: str, options: Sequence[str]) -> list[str]:
     return [name for name in options if option and name.lower().startswith(option.lower())]
+
+
+def _called(word: str) -> list[tuple[str, str]]:
+    """The groups of ``NAMED`` that have an option of this name, in capitals or not, and its name there."""
+    groups = groups_of()
+    return [(group, name) for group in NAMED for name in groups[group] if name.lower() == word.lower()]
+
+
+def _standing_alone(word: str, keys: set[str]) -> str | None:
+    """What is said of ``CUB`` for ``dataset_name=CUB``, and of ``runs/a`` for ``checkpoint=runs/a``."""
+    called = [f"{group}={name}" for group, name in _called(word)]
+    if "checkpoint" in keys and not called and os.path.exists(word):
+        called = [f"checkpoint={word}"]
+    return f"'{word}' stands alone: give {' or '.join(called)}." if called else None
 
 
 def description(path: Path) -> str:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.schema import NODES, group_of, typed, validate
 from conf.upgrade import upgrade
-from utils.checkpoints import latest
+from utils.checkpoints import latest, run_of
 from utils.console import say
 from utils.errors import UserError
 from utils.paths import read_path
@@ -100,6 +100,8 @@ def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
     try:
         config = saved_config(file)
     except OSError as error:
+        if own := run_of(run):
+            raise UserError(f"A run goes on in its directory, from its newest checkpoint: give resume={own}") from None
         if run.is_file():
             raise UserError(
                 f"A run goes on in its directory, and {run} is a file: give resume=DIR. One to share (python -m "

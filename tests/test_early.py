@@ -127,9 +127,19 @@ def test_where_unix_s_modules_and_signals_are_missing_training_and_evaluation_wo
         (["segmenter=dino"], "'dinov2_vits14' or 'dinov3_vits16'? There is perceptual=dino_vits16"),
         (["perceptual=swav"], "There is segmenter=swav."),
         (["dataset_name=cub"], "Did you mean 'CUB'? Options"),
+        (["method=Scops"], "Did you mean 'scops'? Options"),
+        (["experiment=Laptop"], "Did you mean 'laptop'? Options"),
+        (["experiment=cub"], "no option 'cub'. There is dataset_name=CUB. Options: cub/6_parts, cub/8_parts"),
+        (["experiment=cub/no_visul"], "Did you mean 'cub/no_visual'? Options: cub/6_parts"),
+        (["experiment=nothing"], "uld_perceptual, cub/..., deepfashion/..., less_supervision/...."),
+        (["CUB"], "'CUB' stands alone: give dataset_name=CUB."),
+        (["num_parts=4", "cub"], "'cub' stands alone: give dataset_name=CUB."),
+        (["scops"], "'scops' stands alone: give method=scops or perceptual=scops."),
+        (["laptop"], "'laptop' stands alone: give experiment=laptop."),
         (["experiment=[laptop,debugg]"], "experiment has no option 'debugg'. Did you mean 'debug'"),
         (["baseline=[kmeans]"], "'kmeans_colours' or 'kmeans_features'"),
-        (["num_parts=3,4"], "-m num_parts=3,4; if they are one list: 'num_parts=[3,4]'"),
+        (["logging.tags=a,b"], "-m logging.tags=a,b; if they are one list: 'logging.tags=[a,b]'"),
+        (["baseline=dff,untrained"], "-m baseline=dff,untrained; if they are one list: 'baseline=[dff,untrained]'"),
         (["method=scops,uld"], "-m method=scops,uld"),
         (["trainer.max_epochs=3"], "unknown key 'trainer.max_epochs': training is counted in steps, num_steps=N"),
         (["model.backbone=x"], "unknown key 'model.backbone': segmenter=NAME is the network"),
@@ -151,6 +161,17 @@ def test_where_unix_s_modules_and_signals_are_missing_training_and_evaluation_wo
 )
 def test_a_wrong_name_is_met_with_the_one_that_fits(arguments, words):
     assert words in early.mistake_in("train", arguments)
+
+
+@pytest.mark.parametrize("argument", ["num_parts=3,4", "optimizer.lr=1e-3,1e-4", "method=scops,uld"])
+def test_what_takes_no_list_is_not_said_to_take_one(argument):
+    assert early.mistake_in("train", [argument]).endswith(f"For a run with each of them: -m {argument}")
+
+
+def test_a_run_that_stands_alone_is_a_checkpoint_where_one_is_taken(tmp_path):
+    run = str(tmp_path)
+    assert early.mistake_in("evaluate", [run]) == f"'{run}' stands alone: give checkpoint={run}."
+    assert "unknown key" in early.mistake_in("train", [run])
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,13 @@ class Checkpoint:
     @property
     def run(self) -> Path | None:
         """The run directory that it lies in, if it lies in one."""
-        run = self.file.parent.parent
-        return run if self.file.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None
+        return run_of(self.file)
+
+
+def run_of(file: Path) -> Path | None:
+    """The run directory that a checkpoint lies in; None if it lies in none."""
+    run = file.parent.parent
+    return run if file.parent.name == "checkpoints" and (run / "config.yaml").is_file() else None
 
 
 def save(path: Path | str, payload: Mapping[str, Any], keep: int | None = None, milestone_every: int = 0) -> Path:

@@ -55,7 +55,7 @@ TYPES = [
     row("an equals sign in a value", "train.py output_dir=a=b", "output_dir=a=b", "quote"),
     row("the same of a run's data", "evaluate.py checkpoint=a dataset.folder=a=b", "argument 'dataset.folder=a=b'"),
     row("a value of no key", "train.py num_parts=${nothing}", "num_parts=${nothing}", "'nothing' not found"),
-    row("several values outside a sweep", "train.py num_steps=3,4", "-m num_steps=3,4", "one list"),
+    row("several values outside a sweep", "train.py num_steps=3,4", "For a run with each of them: -m num_steps=3,4"),
 ]
 
 RANGES = [

@@ -39,6 +39,12 @@ def of_other_data(place: Place) -> None:
     OmegaConf.save(OmegaConf.merge(OmegaConf.load(path), {"dataset": {"lists": {"train": "13 names, 00"}}}), path)
 
 
+def with_a_checkpoint(place: Place) -> None:
+    path = run(place) / "checkpoints/model_5.pth"
+    path.parent.mkdir()
+    path.touch()
+
+
 def first_lines(path: Path) -> None:
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[: len(lines) * 4 // 5]))
@@ -50,6 +56,13 @@ def other_method(path: Path) -> None:
 
 REFUSED_AT_ONCE = [
     row("no such run", "train.py resume=PLACE/run", "No run to resume in", "run/config.yaml"),
+    row(
+        "a run's file",
+        "train.py resume=PLACE/run/checkpoints/model_5.pth",
+        "in its directory, from its newest checkpoint: give resume=",
+        "/run",
+        prepare=with_a_checkpoint,
+    ),
     config("no YAML", b"num_parts: [", "run/config.yaml does not fit"),
     config("empty", b"", "run/config.yaml does not fit", "method is required"),
     config("cut off", first_lines, "run/config.yaml has no "),

@@ -121,7 +121,8 @@ def mistake_in(config_name: str, arguments: Sequence[str]) -> str | None:
     for place, argument in enumerate(arguments):
         key, equals, value = argument.partition("=")
         of_flag, before = before in WITH_WORD, argument
-        alone = config_name in TAKES_WORDS and not equals and not key.startswith(("-", "+"))
+        is_word = not equals or os.path.exists(argument)  # folders may have any name
+        alone = config_name in TAKES_WORDS and is_word and not key.startswith(("-", "+"))
         bare = key.strip("-+ \t")
         if of_flag or alone or bare.startswith(("~", "hydra")) or "@" in key:
             continue

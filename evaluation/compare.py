@@ -378,7 +378,7 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
             others.append(argument)
         elif argument.startswith("methods=["):
             methods += [name.strip(" '\"") for name in argument.removeprefix("methods=[").rstrip("]").split(",")]
-        elif "=" in argument or argument.startswith("-"):
+        elif ("=" in argument and not os.path.exists(argument)) or argument.startswith("-"):
             others.append(argument)
         else:
             methods.append(argument)

@@ -5,6 +5,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from conf import early
 from datasets.crops import pad_to_square
 from datasets.example import draw_folder
 from evaluation.compare import (
@@ -111,7 +112,7 @@ def test_a_figure_has_the_photograph_where_nothing_was_found_and_colours_where_s
     assert full[0].tolist() == [[100] * 3, PALETTE[3].tolist()]
 
 
-def test_what_stands_alone_is_a_method_and_baselines_get_their_options():
+def test_what_stands_alone_is_a_method_and_baselines_get_their_options(tmp_path, monkeypatch):
     given = ["runs/a", "kmeans_features", "count=3", "my maps/it's"]
     assert as_overrides(given) == [
         r"methods=[runs/a,kmeans_features,'my maps/it\'s']",
@@ -121,6 +122,12 @@ def test_what_stands_alone_is_a_method_and_baselines_get_their_options():
     config = composed(*as_overrides(given), name="evaluation_compare")
     assert list(config.methods) == ["runs/a", "kmeans_features", "my maps/it's"]
     assert as_overrides(["--help"]) == ["--help"]
+    monkeypatch.chdir(tmp_path)
+    Path("runs/seed=1").mkdir(parents=True)
+    assert as_overrides(["runs/seed=1", "count=3"]) == ["methods=['runs/seed=1']", "count=3"]
+    assert list(composed(*as_overrides(["runs/seed=1"]), name="evaluation_compare").methods) == ["runs/seed=1"]
+    assert early.mistake_in("evaluation_compare", ["runs/seed=1", "count=3"]) is None
+    assert "unknown key 'runs/seed'" in early.mistake_in("evaluation_compare", ["runs/seed=2"])
     assert as_overrides(["a", "--cfg", "job"]) == ["methods=[a]", "--cfg", "job"]
 
 

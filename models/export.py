@@ -114,7 +114,9 @@ def export(config: DictConfig) -> None:
     refuse_network(labeller, config)
     network = Probabilities(labeller, config.input == "uint8").eval()
     metadata = {
-        **{"checkpoint": str(checkpoint.file), "sha256": digest_of(checkpoint.file), "steps": checkpoint.step},
+        # No places on this machine: the file is for others.
+        **{"checkpoint": checkpoint.file.name, "run": checkpoint.run and checkpoint.run.resolve().name},
+        **{"sha256": digest_of(checkpoint.file), "steps": checkpoint.step},
         **{"method": config.method.name, "segmenter": config.segmenter.name, "task": task_of(labeller)},
         **{"num_parts": labeller.num_parts, "channels": channels_of(labeller), "input": config.input},
         **{"trained_on_pixels": config.image_size, "least_side": LEAST_SIDE},

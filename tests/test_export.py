@@ -1,6 +1,7 @@
 """python -m models.export: files that other programs run give what predict.py writes, for any batch and size."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,10 @@ def test_dinov3_s_rotations_are_timm_s_for_a_grid_of_any_size():
 
 
 def test_metadata_say_what_the_channels_are_and_where_they_come_from(tmp_path, capsys):
-    checkpoint = save_run(tmp_path, *SMALL["foreground"])
+    saved = save_run(tmp_path, *SMALL["foreground"])
+    (tmp_path / "run/config.yaml").touch()
+    (tmp_path / "run/checkpoints").mkdir()
+    checkpoint = saved.rename(tmp_path / "run/checkpoints" / saved.name)
     onnx, pt2 = exported(checkpoint, "input=uint8"), exported(checkpoint, "format=torch")
     known = onnxruntime.InferenceSession(onnx).get_modelmeta().custom_metadata_map
     assert known["task"] == "foreground" and json.loads(known["channels"]) == ["background", "object"]
@@ -141,6 +145,10 @@ def test_metadata_say_what_the_channels_are_and_where_they_come_from(tmp_path, c
     torch.export.load(pt2, extra_files=extra)
     of_torch = json.loads(extra["metadata.json"])
     assert of_torch["num_parts"] == 1 and of_torch["input"] == "float32" and of_torch["trained_on_pixels"] == 64
+    assert (of_torch["checkpoint"], of_torch["run"]) == (known["checkpoint"], known["run"]) == ("model_7.pth", "run")
+    for file in (onnx, pt2):  # they are shared
+        assert os.fsencode(tmp_path) not in file.read_bytes()
+        assert os.fsencode(Path(export.__file__).parents[1]) not in file.read_bytes()
     assert len(of_torch["sha256"]) == 64 and of_torch["sha256"] == known["sha256"]
     assert "images: (N, 3, H, W) uint8, RGB, 0..255" in capsys.readouterr().out
 

@@ -28,7 +28,7 @@ from conf.upgrade import NEW_FORMS
 from utils import checkpoints, sweep
 from utils.console import Lenient
 from utils.errors import UserError
-from utils.memory import shortage
+from utils.memory import shortage, ways_on
 from utils.ranks import leave_to_first
 
 ONE_OF_EACH = ("method", "segmenter", "dataset_name", "table")  # conf/train.yaml names recipes after three of them
@@ -178,11 +178,11 @@ def _attempt(task: Callable[[DictConfig], None], config: DictConfig, schema: typ
     except SystemExit as ended:
         return ended.code or 0, ""
     except Exception as error:
-        if lacking := shortage(error, torch.device("cuda" if torch.cuda.is_initialized() else "cpu")):
+        device = torch.device("cuda" if torch.cuda.is_initialized() else "cpu")
+        if lacking := shortage(error, device):
             keys = ("batch_size", "image_size", "evaluation.batch_size", "evaluation.size")
             lower = ", ".join(f"{key} ({OmegaConf.select(config, key)} now)" for key in keys)
-            mistake = UserError(f"Out of memory: {lacking}. Give precision=bf16, device=cpu, or a lower {lower}.")
-            return 2, _tell(mistake, schema)
+            return 2, _tell(UserError(f"Out of memory: {lacking}. {ways_on(device, lower)}"), schema)
         traceback.print_exc()
         return 1, f"{type(error).__name__}: {error}"
     return 0, ""

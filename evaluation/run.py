@@ -91,17 +91,14 @@ def evaluate(
             for one input at a time.
     """
     device = torch.device(device)
-    advice = (
-        f"Give precision=bf16, a lower evaluation.size ({options.size} now) or image_size ({options.image_size} now), "
-        "or device=cpu."
-    )
+    lower = f"evaluation.size ({options.size} now) or image_size ({options.image_size} now)"
 
     def attempt(batch_size: int) -> Result:
         if observer:
             observer.restart()
         return _evaluated(labeller, sets, protocols, replace(options, batch_size=batch_size), device, observer)
 
-    return Halving(options.batch_size, advice, device).attempt(attempt)
+    return Halving(options.batch_size, lower, device).attempt(attempt)
 
 
 @torch.inference_mode()

@@ -89,8 +89,7 @@ def predictions(
     crops = _Crops(dataset, image_size, skip=skipped is not None)
     if indices is not None:
         crops = Subset(crops, indices)
-    advice = f"Give precision=bf16, a lower image_size ({image_size} now), or device=cpu."
-    halving = Halving(batch_size, advice, device)
+    halving = Halving(batch_size, f"image_size ({image_size} now)", device)
     for read in workers.loader(crops, num_workers=num_workers, batch_size=batch_size):
         items = [item for item in read if isinstance(item, _Cropped)]
         if len(items) < len(read):

@@ -16,7 +16,7 @@ from tests.quadrants import ColourLabeller, draw_split, evaluated
 from tests.test_train import resume, rows, run, weights
 from utils import checkpoints
 from utils.errors import Halted, UserError
-from utils.memory import Halving, shortage
+from utils.memory import Halving, shortage, ways_on
 
 CUDA = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 23.64 GiB of which 1.02 GiB is "
@@ -85,7 +85,7 @@ def test_an_error_is_of_memory_where_it_comes_from_one_that_is():
 
 
 def test_half_of_what_is_too_much_is_tried_until_it_suffices_and_told_once(capsys):
-    halving, tried = Halving(8, "Give less.", "cpu"), []
+    halving, tried = Halving(8, "image_size (64 now)", "cpu"), []
 
     def action(most: int) -> int:
         tried.append(most)
@@ -93,10 +93,17 @@ def test_half_of_what_is_too_much_is_tried_until_it_suffices_and_told_once(capsy
 
     assert [halving.attempt(action), halving.attempt(action)] == [2, 2] and tried == [8, 4, 2, 2]
     assert capsys.readouterr().err == "Out of memory with evaluation.batch_size=8: it is 2 from here on.\n"
-    with pytest.raises(UserError, match="^Out of memory with evaluation.batch_size=1: 20.51 GiB in use.*Give less.$"):
+    with pytest.raises(
+        UserError, match="^Out of memory with evaluation.batch_size=1: 20.51 GiB.* or a lower image_size"
+    ):
         halving.attempt(out_of_memory)
     with pytest.raises(ZeroDivisionError):
         halving.attempt(lambda most: 1 / 0)
+
+
+def test_the_cpu_is_advised_to_nobody_who_is_on_it():
+    assert ways_on(CPU, "image_size") == "Give precision=bf16, or a lower image_size."
+    assert ways_on(torch.device("cuda"), "image_size") == "Give precision=bf16, device=cpu, or a lower image_size."
 
 
 def test_an_evaluation_halves_its_batch_by_itself_and_has_the_same_figures(capsys):
@@ -106,7 +113,7 @@ def test_an_evaluation_halves_its_batch_by_itself_and_has_the_same_figures(capsy
     small = evaluated(Small(1), test, fit)
     assert small.metrics == pytest.approx(whole.metrics) and small.counts == whole.counts and small.batch_size == 1
     assert capsys.readouterr().err.count("evaluation.batch_size=4: it is 1 from here on") == 1
-    with pytest.raises(UserError, match=r"precision=bf16, a lower evaluation.size \(48 now\) or image_size \(32 now\)"):
+    with pytest.raises(UserError, match=r"bf16, or a lower evaluation.size \(48 now\) or image_size \(32 now\)"):
         evaluated(Small(0), test, fit)
 
 
@@ -191,5 +198,6 @@ def test_want_of_memory_anywhere_else_is_a_message_with_the_keys_and_their_value
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: Out of memory: 20.51 GiB in use and 2.50 GiB more asked for")
     assert (
-        "precision=bf16" in line and "batch_size (12 now), image_size (256 now), evaluation.batch_size (8 now)" in line
+        "Give precision=bf16, or a lower batch_size (12 now), image_size (256 now), evaluation.batch_size (8 now)"
+        in line
     )

@@ -62,6 +62,17 @@ def _out_of_memory(error: BaseException | None) -> BaseException | None:
     return None
 
 
+def ways_on(device: torch.device, lower: str) -> str:
+    """What to give where memory does not suffice.
+
+    Args:
+        device: on which it does not.
+        lower: the keys whose lower values need less.
+    """
+    elsewhere = "device=cpu, " if device.type != "cpu" else ""
+    return f"Give precision=bf16, {elsewhere}or a lower {lower}."
+
+
 def release(device: torch.device) -> None:
     """Gives back what failed work has held; to be called once its error is forgotten."""
     gc.collect()
@@ -74,15 +85,15 @@ class Halving:
 
     Args:
         most: to begin with, the value of ``evaluation.batch_size``.
-        advice: what else to give where memory does not suffice for one.
+        lower: the other keys whose lower values need less memory, for the message where it does not suffice for one.
 
     Attributes:
         most: as it is now.
     """
 
-    def __init__(self, most: int, advice: str, device: torch.device | str) -> None:
+    def __init__(self, most: int, lower: str, device: torch.device | str) -> None:
         self.most, self._told = most, most
-        self._advice, self._device = advice, torch.device(device)
+        self._lower, self._device = lower, torch.device(device)
 
     def attempt(self, action: Callable[[int], Any]) -> Any:
         """What ``action`` gives, called with how much it may do at once, and from its beginning with half of that.
@@ -104,7 +115,8 @@ class Halving:
             # Here the error is forgotten, and the tensors of its frames with it.
             release(self._device)
             if self.most == 1:
-                raise UserError(f"Out of memory with evaluation.batch_size=1: {lacking}. {self._advice}")
+                advice = ways_on(self._device, self._lower)
+                raise UserError(f"Out of memory with evaluation.batch_size=1: {lacking}. {advice}")
             self.most //= 2
 
 

@@ -192,8 +192,10 @@ def output_directory(config: DictConfig, checkpoint: Checkpoint | None) -> Path:
     """
     now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.dataset_name}"
     own_run = checkpoint and checkpoint.run
-    dated = own_run / "evaluations" / now if own_run and os.access(own_run, os.W_OK) else f"runs/{now}_evaluation"
-    path = Path(config.output_dir or dated)
+    in_run = own_run and os.access(own_run, os.W_OK)
+    path = Path(config.output_dir or (own_run / "evaluations" / now if in_run else f"runs/{now}_evaluation"))
+    if own_run and not in_run and not config.output_dir:
+        print(f"{own_run} cannot be written: the evaluation goes to {path}.")
     if (path / "metrics.json").exists():
         raise UserError(f"output_dir {path} holds the figures of another evaluation: give another output_dir.")
     require_writable(path)

@@ -1,4 +1,5 @@
 import csv
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -312,7 +313,7 @@ def test_the_page_has_what_made_it(tmp_path, monkeypatch):
     assert "image_size: 256" in page
 
 
-def test_an_evaluation_of_a_run_lands_in_it(tmp_path, monkeypatch):
+def test_an_evaluation_of_a_run_lands_in_it_or_says_why_it_does_not(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run, config = tmp_path / "runs/mine", composed("checkpoint=runs/mine", "dataset_name=DF", name="evaluate")
     assert evaluate.output_directory(config, checkpoint_of(run)).parent == Path("runs")  # it is no run yet
@@ -320,8 +321,14 @@ def test_an_evaluation_of_a_run_lands_in_it(tmp_path, monkeypatch):
     (run / "config.yaml").touch()
     found = evaluate.output_directory(config, checkpoint_of(run))
     assert found.parent == run / "evaluations" and found.name.endswith("_DF")
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(os, "access", lambda path, mode: path != run)
+    found = evaluate.output_directory(config, checkpoint_of(run))
+    assert found.parent == Path("runs")
+    assert capsys.readouterr().out == f"{run} cannot be written: the evaluation goes to {found}.\n"
     config.output_dir = "elsewhere"
     assert evaluate.output_directory(config, checkpoint_of(run)) == Path("elsewhere")
+    assert capsys.readouterr().out == ""
 
 
 def test_clusters_are_called_so_and_a_picture_agrees_in_the_pixels_of_their_classes():

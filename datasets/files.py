@@ -1,12 +1,11 @@
 """Reading pictures, label maps and lists from disk; whatever is wrong with a file ends in a message that names it."""
 
 import codecs
-import json
 import math
 import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -115,15 +114,8 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list; errors as of :func:`read_text`, and JSON is none."""
-    text = read_text(path)
-    with suppress(ValueError):
-        if isinstance(json.loads(text), dict | list):
-            raise UnreadableFile(
-                f"{path} is no list: it is JSON, as a server answers in the place of a file, and begins with "
-                f"'{text.split(chr(10))[0][:60]}'. Fetch it again, or write a line for each entry. {HELP}"
-            )
-    return text.splitlines()
+    """The lines of a list; errors as of :func:`read_text`."""
+    return read_text(path).splitlines()
 
 
 def read_picture(path: Path) -> np.ndarray:

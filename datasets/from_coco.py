@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-from datasets.files import ENDINGS, decoded, foreign, read_text, some, stem_of
+from datasets.files import ENDINGS, decoded, foreign, some, stem_of
 from datasets.folder import BOX, MAX_LABEL, OBJECTS
 from datasets.turns import swaps_sides
 from utils.errors import UserError
@@ -243,7 +243,7 @@ def read(file: Path) -> dict[str, list[dict[str, Any]]]:
             twice; the message names it.
     """
     with foreign(file, "COCO file (JSON)"):
-        content = json.loads(read_text(file))
+        content = json.loads(file.read_bytes())
     found = {}
     for key, (needed, optional) in LISTS.items():
         if not isinstance(content, dict) or not isinstance(content.get(key), list) or not content[key]:

@@ -2,10 +2,11 @@
 
 import codecs
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.errors import UserError
@@ -82,4 +83,9 @@ def stand_in(path: Path) -> str | None:
         return "it is a Git LFS pointer, which stands for the file: `git lfs pull` fetches that"
     if re.match(rb"<[a-z!?]", head, re.IGNORECASE) and b"<svg" not in head:
         return "it is a web page (HTML or XML), which the download gave in the place of the file"
+    if head.startswith((b"{", b"[")) and path.suffix.lower() != ".json":
+        with suppress(ValueError):
+            json.loads(path.read_bytes())
+            line = head.decode(errors="replace").splitlines()[0]
+            return f"it is JSON, as a server answers in the place of a file, and begins with '{line[:60]}'"
     return None

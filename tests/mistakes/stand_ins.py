@@ -8,5 +8,6 @@ STAND_INS = {
         b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4" * 64 + b"\nsize 12345\n",
         "it is a Git LFS pointer",
     ),
+    "answer of a server": (b'{"message": "Not Found",\n "status": "404"}', "it is JSON, as a server answers"),
     "empty": (b"", "it is empty"),
 }

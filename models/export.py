@@ -114,7 +114,7 @@ def export(config: DictConfig) -> None:
     refuse_network(labeller, config)
     network = Probabilities(labeller, config.input == "uint8").eval()
     metadata = {
-        # No places on this machine: the file is for others.
+        # No paths on this machine: the file is for others.
         **{"checkpoint": checkpoint.file.name, "run": checkpoint.run and checkpoint.run.resolve().name},
         **{"sha256": digest_of(checkpoint.file), "steps": checkpoint.step},
         **{"method": config.method.name, "segmenter": config.segmenter.name, "task": task_of(labeller)},
@@ -187,12 +187,15 @@ def traced(network: Probabilities) -> ExportedProgram:
     """The program for any number of pictures and any size."""
     height, width = (Dim(name, min=LEAST_SIDE) for name in ("height", "width"))
     shapes = {"images": {0: Dim("batch", min=1), 2: height, 3: width}}
-    return torch.export.export(
+    program = torch.export.export(
         network,
         (pictures(network, *TRACED),),
         dynamic_shapes=shapes,
         prefer_deferred_runtime_asserts_over_guards=True,  # pools that round up ask of each size what is always so
     )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths on this machine: the file is for others
+    return program
 
 
 def onnx_file(program: ExportedProgram, metadata: dict) -> bytes:

@@ -22,7 +22,8 @@ from conf import app
 from conf.fields import choice, number, reading
 from datasets import base
 from datasets.base import Split
-from datasets.files import HELP, MissingFile, read_label_map, read_labels, read_picture, read_rows
+from datasets.files import HELP, MissingFile, read_label_map, read_labels, read_picture
+from datasets.rows import read_rows
 from datasets.sample import VOID, Purpose, Sample
 from datasets.windows import WindowCrops
 from utils import workers

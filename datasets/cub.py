@@ -13,23 +13,7 @@ from datasets import base
 from datasets.base import Mask, NoPictures, Split, given
 from datasets.box_crops import BoxCrops
 from datasets.crops import mirrored_indices
-from datasets.files import (
-    HELP,
-    UnreadableFile,
-    check_box,
-    check_keypoints,
-    coordinate,
-    extent,
-    flag,
-    foreign,
-    positive,
-    read_names,
-    read_rows,
-    read_turned_picture,
-    require_masks,
-    stored_labels,
-    turn_of_map,
-)
+from datasets.files import HELP, UnreadableFile, foreign, read_turned_picture, require_masks, stored_labels, turn_of_map
 from datasets.masks import (
     FORCE,
     LabelMap,
@@ -41,6 +25,7 @@ from datasets.masks import (
     united,
 )
 from datasets.places import Places
+from datasets.rows import check_box, check_keypoints, coordinate, extent, flag, positive, read_names, read_rows
 from datasets.sample import Purpose, Sample
 from utils.errors import UserError
 

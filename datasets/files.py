@@ -1,10 +1,7 @@
-"""Reading pictures, label maps and lists from disk; whatever is wrong with a file ends in a message that names it."""
+"""Reading pictures and label maps from disk; whatever is wrong with a file ends in a message that names it."""
 
-import codecs
-import math
 import os
-import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,8 +41,6 @@ ENDINGS = {ending for endings in FORMATS.values() for ending in endings}
 LACKING = {} if features.check("avif") else {"AVIF": "a newer Pillow (python -m pip install -U pillow)"}
 if pillow_heif is None:
     LACKING["HEIF"] = "the package pillow-heif (python -m pip install pillow-heif)"
-# Files and folders of systems, among pictures (Synology keeps small ones in @eaDir); what begins with a dot is as well.
-_OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
 
 
 class MissingFile(UserError):
@@ -87,35 +82,6 @@ def foreign(path: Path, kind: str | None = None, again: str = "fetch it again") 
         found = found or f"{told.splitlines()[0].rstrip('.')}. It is cut off, damaged or of another kind"
         fault = f"{path} is no {kind}" if kind else f"Cannot read {path}"
         raise UnreadableFile(f"{fault}: {found}. {again[0].upper()}{again[1:]}. {HELP}") from None
-
-
-def read_text(path: Path) -> str:
-    """A list's text, in UTF-8, or in UTF-16 where it begins by saying so.
-
-    Raises:
-        MissingFile, UnreadableFile: it is not there, is no text, or in another encoding.
-    """
-    with foreign(path, "list"):
-        content = path.read_bytes()
-        if content and (found := stand_in(path)):
-            raise UnreadableFile(f"{path} is no list: {found}. Fetch it again. {HELP}")
-        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-        try:
-            text = content.decode(encoding)
-        except UnicodeDecodeError as error:
-            raise UnreadableFile(
-                f"{path} is not in UTF-8 ({error.reason}, byte {error.start}): save it so. {HELP}"
-            ) from None
-        if "\0" in text:  # of which no name can be
-            raise UnreadableFile(
-                f"{path} is not in UTF-8: it has bytes of 0, as UTF-16 without its mark. Save it so. {HELP}"
-            )
-        return text
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a list; errors as of :func:`read_text`."""
-    return read_text(path).splitlines()
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -268,7 +234,7 @@ def missing_files(dataset: Any) -> tuple[list[Path], int]:
     """
     wanted = dict.fromkeys(path for index in range(len(dataset)) for path in dataset.files(index))
     # One listing for each folder: asking for every file takes minutes on a network drive.
-    present = {folder: _names_in(folder) if folder.is_dir() else () for folder in {path.parent for path in wanted}}
+    present = {folder: names_in(folder) if folder.is_dir() else () for folder in {path.parent for path in wanted}}
     return [path for path in wanted if path.name not in present[path.parent]], len(wanted)
 
 
@@ -344,237 +310,12 @@ def _kind_of_box(path: Path) -> str | None:
     return "HEIF" if brand.startswith((b"hei", b"hev")) else kinds.get(brand)
 
 
-def of_system(name: str) -> bool:
-    """Whether a file's name is that of something which no one has put among pictures: ``._a.jpg``, ``Thumbs.db``."""
-    return name.startswith(".") or name.lower() in _OF_SYSTEMS
-
-
-def stem_of(path: Path) -> str:
-    """A path without the ending of a picture, with slashes."""
-    return path.with_suffix("").as_posix() if path.suffix.lower() in ENDINGS else path.as_posix()
-
-
 def some(names: Sequence[str], count: int = 10) -> str:
     """The first of them, and how many more there are."""
     return ", ".join(names[:count]) + (f" and {len(names) - count:,} more" if len(names) > count else "")
 
 
-def pictures_in(folder: Path, advice: str, beside: Sequence[str] = ()) -> tuple[dict[str, Path], list[str]]:
-    """The pictures in a folder and the folders in it, by their names in it without the ending, sorted.
-
-    Args:
-        advice: what to do where there is no such folder.
-        beside: names of files that are no pictures and belong there.
-
-    Returns:
-        The pictures; and a note of the files that are left out, if there are any.
-
-    Raises:
-        MissingFile: there is no such folder.
-        UserError: two files differ in their ending only.
-    """
-    if not folder.is_dir():
-        raise MissingFile(f"No folder {folder}. {advice} {HELP}")
-    names, dead = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not of_system(name))
-        found = [Path(place, name).relative_to(folder).as_posix() for name in sorted(files)]
-        names += [name for name in found if name not in beside]
-        there = _names_in(Path(place))
-        dead |= {name for name in found if name.rpartition("/")[2] not in there}
-    return told_apart(folder, names, dead, str(folder))
-
-
-def told_apart(
-    root: Path, names: Sequence[str], dead: Collection[str], source: str
-) -> tuple[dict[str, Path], list[str]]:
-    """Files that are pictures, and those that are none, or cannot be read here.
-
-    Args:
-        root: where they are.
-        names: their paths in it, with slashes.
-        dead: those of them that are links to nothing.
-        source: what they come from, for the note.
-
-    Returns:
-        As :func:`pictures_in`.
-
-    Raises:
-        UserError: two pictures differ in their ending only.
-    """
-    found: dict[str, list[Path]] = {}
-    left_out: dict[str, list[str]] = {}
-    needs = {ending: f"{name} needs {LACKING[name]}" for name in LACKING for ending in FORMATS[name]}
-    for name in names:
-        path, ending = root / name, Path(name).suffix.lower()
-        if any(map(of_system, Path(name).parts)):
-            continue
-        if name in dead:
-            left_out.setdefault("links to nothing", []).append(name)
-        elif ending in ENDINGS and ending not in needs:
-            found.setdefault(stem_of(Path(name)), []).append(path)
-        else:
-            left_out.setdefault(needs.get(ending, "no pictures"), []).append(name)
-    if doubled := [paths for paths in found.values() if len(paths) > 1]:
-        more = f" (as are {len(doubled) - 1:,} more)" if len(doubled) > 1 else ""
-        raise UserError(
-            f"{' and '.join(map(str, doubled[0]))} differ in their ending only{more}: take one away. {HELP}"
-        )
-    told = "; ".join(f"{some(names, 3)} ({why})" for why, names in left_out.items())
-    notes = [f"{source}: {sum(map(len, left_out.values())):,} files are left out: {told}."] if told else []
-    return {stem: paths[0] for stem, paths in sorted(found.items())}, notes
-
-
-def _names_in(folder: Path) -> set[str]:
+def names_in(folder: Path) -> set[str]:
     """What is in a folder, without links to nothing."""
     with os.scandir(folder) as entries:
         return {entry.name for entry in entries if not entry.is_symlink() or os.path.exists(entry.path)}
-
-
-def alike(stems: Iterable[str]) -> dict[str, str]:
-    """Names of pictures by what is the same in all spellings of them: in capitals or not, accents in one sign or two.
-
-    Where several are the same they are left out.
-    """
-    found: dict[str, list[str]] = {}
-    for stem in stems:
-        found.setdefault(spelt_alike(stem), []).append(stem)
-    return {key: own[0] for key, own in found.items() if len(own) == 1}
-
-
-def spelt_alike(name: str) -> str:
-    """See :func:`alike`. macOS writes accents as signs of their own, and knows no capitals in names."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def as_pictures_are_called(maps: Mapping[str, Path], pictures: Collection[str]) -> dict[str, Path]:
-    """Masks or label maps by the names of their pictures, where they are spelt otherwise."""
-    known = alike(stem for stem in pictures if stem not in maps)
-    own = {stem: known[key] for key, stem in alike(maps).items() if stem not in pictures and key in known}
-    return {own.get(stem, stem): path for stem, path in maps.items()}
-
-
-def spellings(name: str, folder: str) -> list[str]:
-    """A picture's name in a list as it may be meant: with Windows' slashes, with its folder in front (`ls images/*`).
-
-    Args:
-        folder: the name of that folder.
-
-    Returns:
-        The name as it is first; last the one without what stands in front, which stays below whatever it is put in.
-    """
-    found = {name: None}
-    for path in (name, name.replace("\\", "/")):
-        parts = [part for part in path.split("/") if part not in ("", ".", "..")]
-        places = [0, *(i + 1 for i, part in enumerate(parts[:-1]) if part.casefold() == folder)]
-        found |= dict.fromkeys("/".join(parts[place:]) for place in places)
-    return list(found)
-
-
-def read_rows(path: Path, expected: str, *types: Callable) -> list[tuple]:
-    """The lines of a list, split at blanks into as many values as there are types; the last one may hold blanks.
-
-    Args:
-        expected: the names of the values, for the message.
-        types: convert the values; ValueError refuses one.
-
-    Raises:
-        UserError: the file is missing, or a line is malformed; the message has the line and its number.
-    """
-    rows = []
-    for number, line in enumerate(read_lines(path), start=1):
-        values = line.split(maxsplit=len(types) - 1)
-        if not values:
-            continue
-        try:
-            rows.append(tuple(convert(value.strip()) for convert, value in zip(types, values, strict=True)))
-        except ValueError:
-            raise UserError(f"{path}, line {number}: expected '{expected}', found '{line}'. {HELP}") from None
-    return rows
-
-
-def read_names(path: Path) -> list[str]:
-    """The names of a list of lines ``index name``, indices counted from 1.
-
-    Raises:
-        UserError: as of :func:`read_rows`, or an index is left out, doubled or in another place.
-    """
-    names = []
-    for index, name in read_rows(path, "index name", int, str):
-        names.append(name)
-        if index != len(names):
-            raise UserError(f"{path}: the index of {name!r} is {index}, but {len(names)} comes next. {HELP}")
-    return names
-
-
-def check_box(sample: Any, source: Path) -> None:
-    """Refuse a box that does not touch its picture, or reaches farther out of it than its own size (UserError).
-
-    Args:
-        sample: a ``datasets.sample.Sample`` as read.
-        source: the file that the box comes from, for the message.
-    """
-    first, last = sample.box.reshape(2, 2)
-    extent = np.array(sample.foreground.shape[::-1])
-    if (first >= extent).any() or (last < 0).any() or far_outside(sample.box.reshape(2, 2), extent).any():
-        corners = "({:g}, {:g}) to ({:g}, {:g})".format(*sample.box)
-        raise UserError(f"{source}: the box {corners} is not in {_size(sample)}")
-
-
-def check_keypoints(sample: Any, names: list[str], source: Path) -> None:
-    """Refuse a keypoint farther outside its picture than the picture's size (UserError).
-
-    One that is nearer stays: published ones may lie outside.
-
-    Args:
-        sample: a ``datasets.sample.Sample`` as read.
-        names: of its keypoints.
-        source: the file that they come from, for the message.
-    """
-    extent = np.array(sample.foreground.shape[::-1])
-    lost = far_outside(sample.keypoints[:, :2], extent) & (sample.keypoints[:, 2] > 0)
-    if lost.any():
-        index = int(lost.argmax())
-        x, y, _ = sample.keypoints[index]
-        raise UserError(f"{source}: the {names[index]} at ({x:g}, {y:g}) is not in {_size(sample)}")
-
-
-def far_outside(places: np.ndarray, extent: np.ndarray) -> np.ndarray:
-    """Which of places (N, 2), x and y, are farther outside a picture than its width and height, ``extent`` (2,)."""
-    return ((places < -extent) | (places >= 2 * extent)).any(-1)
-
-
-def _size(sample: Any) -> str:
-    height, width = sample.foreground.shape
-    return f"{sample.path}, {width} x {height} pixels, counted from 0. Mend the line. {HELP}"
-
-
-def flag(text: str) -> bool:
-    """``0`` or ``1``, also as pandas writes them beside gaps, or true and false, also in German; else ValueError."""
-    if (value := text.strip().lower()) not in ("0", "1", "0.0", "1.0", "true", "false", "wahr", "falsch"):
-        raise ValueError(text)
-    return value in ("1", "1.0", "true", "wahr")
-
-
-def coordinate(text: str) -> float:
-    """A finite number; else ValueError."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-def positive(text: str) -> int:
-    """A whole number from 1; else ValueError."""
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
-
-
-def extent(text: str) -> float:
-    """A positive number; else ValueError."""
-    value = coordinate(text)
-    if value <= 0:
-        raise ValueError(text)
-    return value

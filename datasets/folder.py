@@ -17,30 +17,11 @@ from datasets import base
 from datasets.base import Mask, NoPictures, Split, given
 from datasets.box_crops import BoxCrops
 from datasets.crops import mirrored_indices
-from datasets.files import (
-    ENDINGS,
-    HELP,
-    MissingFile,
-    alike,
-    as_pictures_are_called,
-    check_keypoints,
-    coordinate,
-    far_outside,
-    flag,
-    of_system,
-    pictures_in,
-    read_lines,
-    read_names,
-    read_turned_picture,
-    require_masks,
-    shape_and_turn,
-    some,
-    spellings,
-    spelt_alike,
-    stem_of,
-)
+from datasets.files import ENDINGS, HELP, MissingFile, read_turned_picture, require_masks, shape_and_turn, some
 from datasets.masks import LabelMap, mask_box, read_mask, read_part_map, remarks_of, united
+from datasets.names import alike, as_pictures_are_called, of_system, pictures_in, spellings, spelt_alike, stem_of
 from datasets.places import Places
+from datasets.rows import check_keypoints, coordinate, far_outside, flag, read_lines, read_names
 from datasets.sample import Purpose, Sample
 from datasets.turns import swaps_sides
 from utils.errors import UserError

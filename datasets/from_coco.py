@@ -24,8 +24,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-from datasets.files import ENDINGS, decoded, foreign, some, stem_of
+from datasets.files import ENDINGS, decoded, foreign, some
 from datasets.folder import BOX, MAX_LABEL, OBJECTS
+from datasets.names import stem_of
 from datasets.turns import swaps_sides
 from utils.errors import UserError
 from utils.paths import read_path

@@ -12,17 +12,10 @@ from conf.fields import choice, number
 from datasets import base
 from datasets.base import Mask, Split
 from datasets.box_crops import BoxCrops
-from datasets.files import (
-    HELP,
-    MissingFile,
-    UnreadableFile,
-    foreign,
-    read_picture,
-    read_rows,
-    turn_of_map,
-)
+from datasets.files import HELP, MissingFile, UnreadableFile, foreign, read_picture, turn_of_map
 from datasets.masks import LabelMap, read_mask, remarks_of
 from datasets.part_views import PartView, PartViewOptions
+from datasets.rows import read_rows
 from datasets.sample import Purpose, Sample
 from datasets.turns import UPRIGHT, turned, turned_places
 from utils.errors import UserError

@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 
 from datasets import crops
-from datasets.files import MissingFile, as_pictures_are_called, pictures_in, read_turned_picture, stem_of, told_apart
+from datasets.files import MissingFile, read_turned_picture
 from datasets.masks import mask_box, read_mask, remarks_of
+from datasets.names import as_pictures_are_called, pictures_in, stem_of, told_apart
 from datasets.sample import Sample
 from utils.errors import UserError
 

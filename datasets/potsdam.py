@@ -25,7 +25,8 @@ from scipy.io import loadmat, savemat
 
 from datasets import base
 from datasets.base import Split
-from datasets.files import HELP, MissingFile, UnreadableFile, foreign, read_picture, read_rows
+from datasets.files import HELP, MissingFile, UnreadableFile, foreign, read_picture
+from datasets.rows import read_rows
 from datasets.sample import VOID, Purpose, Sample
 from datasets.windows import WindowCrops
 from utils.errors import UserError

@@ -12,8 +12,9 @@ from PIL import Image
 
 import datasets
 from datasets.base import NoPictures, Source, forced
-from datasets.files import foreign, pictures_in, some
+from datasets.files import foreign, some
 from datasets.folder import ABOUT, TRY_AGAIN
+from datasets.names import pictures_in
 from datasets.pictures import Pictures
 from evaluation.palette import save_label_map, with_legend
 from evaluation.part_files import PartTable

@@ -11,7 +11,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from datasets import deepfashion, pascal_part, potsdam
-from datasets.files import MissingFile, UnreadableFile, read_labels, read_picture, read_rows, read_text
+from datasets.files import MissingFile, UnreadableFile, read_labels, read_picture
+from datasets.rows import read_rows, read_text
 from tests.mistakes.stand_ins import STAND_INS
 
 READERS = {

@@ -9,8 +9,9 @@ from PIL import Image
 
 from datasets import files
 from datasets.example import draw_folder
-from datasets.files import MissingFile, UnreadableFile, read_picture, spellings
+from datasets.files import MissingFile, UnreadableFile, read_picture
 from datasets.folder import Folder, Options
+from datasets.names import spellings
 from datasets.pictures import Pictures
 from utils.errors import UserError
 

@@ -33,7 +33,7 @@ from evaluation.options import Sets
 from evaluation.pages import model_card
 from evaluation.progress import Progress
 from models import methods
-from utils.devices import set_determinism
+from utils.devices import searches, set_determinism
 from utils.errors import UserError
 from utils.finite import NotFinite, record
 from utils.logging import RunLogger, Silence
@@ -47,7 +47,7 @@ from utils.training import Training
 def train(config: DictConfig) -> None:
     """One run, from pictures on disk to a checkpoint and its metrics, in a directory of its own."""
     config = anchored(config)  # the run may go on, and be evaluated, from another working directory
-    set_determinism(config.deterministic, same_shapes=True)
+    set_determinism(config.deterministic, searches(config))
     with launch(config) as ranks:
         train_on(ranks, config)
 
@@ -127,10 +127,9 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
                     log.say(line)
                 training.forget(method.before_step(training.step, partial(coming, training.step)))
 
-                # Views of the crops, on the device; the method's losses; one update.
-                views = method.views(batch.to(fabric.device), training.random(batch))
-                losses = training.network(views)
-                done = training.update(losses)
+                # Views of the crops, on the device; one update with the method's losses of them.
+                views = training.views(batch)
+                done = training.learn(views, log)
 
                 log.advance(training.step)
                 if due(config.logging.every):
@@ -157,7 +156,7 @@ def train_on(ranks: Ranks, config: DictConfig) -> None:
             if (lacking := shortage(error, fabric.device)) is None:
                 raise
         if lacking:
-            views = losses = None  # what the step has made; the error, with its frames, is forgotten too
+            views = done = None  # what the step has made; the error, with its frames, is forgotten too
             raise training.halt(lacking, run, log)
 
     if run:

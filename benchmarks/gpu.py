@@ -6,7 +6,8 @@
 
 output_dir     a new folder; results.md and results.json are written anew after each part, NAME.log has what it printed
 limit          480: seconds, for all of it; what a part leaves over is for those behind it
-parts          all: step_bf16, step_32 (seconds and memory of a step), evaluation (of CUB under dataset_root, beside the
+parts          all: step_bf16, step_32 (seconds and memory of a step), ways_bf16, ways_32 (the step compiled, recorded
+               as a CUDA graph, and by searched algorithms), evaluation (of CUB under dataset_root, beside the
                notebook's way), precision (bfloat16 beside float32 on the drawn set, three seeds), tests (those that
                need a GPU), nccl (training on one device as on several)
 device         cuda
@@ -37,6 +38,7 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import steps
 from conf.modules import nearest
 from utils.errors import UserError
 from utils.files import written_whole
@@ -46,6 +48,11 @@ from utils.run_directory import ROOT
 OWN = {"output_dir": None, "limit": 480, "parts": [], "device": "cuda", "num_steps": 500}
 SEEDS = (1, 2, 3)
 PRECISIONS = ("32", "bf16")
+# Ways to do the same step, by precision.
+WAYS = {
+    "bf16": ("cuda_graph=false,true", "compile=false,true"),
+    "32": ("cuda_graph=false,true", "cudnn_search=never,always"),
+}
 FIGURES = ("FG-NMI", "FG-ARI", "keypoint_error_all")
 
 
@@ -87,6 +94,15 @@ def parts_of(device: str, num_steps: int, keys: Sequence[str]) -> dict[str, Part
                 table_of_step,
             )
             for precision in reversed(PRECISIONS)
+        },
+        **{
+            f"ways_{precision}": Part(
+                f"Ways to do a step, precision {precision}",
+                0.15,
+                {f"ways_{precision}": ["benchmarks/steps.py", f"precision={precision}", *own, *common]},
+                table_of_ways,
+            )
+            for precision, own in WAYS.items()
         },
         "evaluation": Part(
             "An evaluation of CUB, and the notebook's way",
@@ -238,6 +254,13 @@ def table_of_step(folders: Mapping[str, Path]) -> Table | None:
         table.add_row(name, f"{middle:.1f} ({low:.1f}-{high:.1f})", *shares)
     table.caption = f"{1 / whole:.1f} steps a second: 60,000 in {60_000 * whole / 60:.0f} minutes"
     return table
+
+
+def table_of_ways(folders: Mapping[str, Path]) -> Table | None:
+    """As ``benchmarks/steps.py`` prints it."""
+    (folder,) = folders.values()
+    found = numbers_in(folder)
+    return steps.table(found["seconds"], found["first_steps"], found["memory"], "") if found else None
 
 
 def table_of_evaluation(folders: Mapping[str, Path]) -> Table | None:

@@ -49,8 +49,9 @@ from models import methods
 from models.methods import contrastive_reconstruction
 from models.norms import of_views
 from utils.console import stdout
-from utils.devices import build_fabric, set_determinism
+from utils.devices import build_fabric, searches, set_determinism
 from utils.errors import UserError
+from utils.logging import Silence
 from utils.ranks import Ranks
 from utils.training import Training
 
@@ -87,7 +88,7 @@ class Trainer:
     def __init__(self, config: DictConfig, reference: bool = False) -> None:
         config = changed(config, **UNTRAINED, **({"precision": "32"} if reference else {}))
         self.config, self.fabric = config, build_fabric(config.device, config.precision)
-        set_determinism(config.deterministic, same_shapes=True)
+        set_determinism(config.deterministic, searches(config))
         self.method = methods.build(config, True, self.fabric.device, num_classes=NUM_CLASSES)
         if reference:
             self.method.__class__ = Reference
@@ -97,7 +98,7 @@ class Trainer:
         self.views = self.make_views()
 
     def make_views(self) -> Any:
-        return self.method.views(self.batch.to(self.fabric.device), self.training.random(self.batch))
+        return self.training.views(self.batch)
 
     def networks(self) -> None:
         pair, predictor = self.views.pair, self.method.predictor
@@ -108,7 +109,7 @@ class Trainer:
         self.training.optimizer.zero_grad()
 
     def step(self) -> None:
-        self.training.update(self.training.network(self.make_views()))
+        self.training.learn(self.make_views(), Silence())
         self.training.optimizer.zero_grad()
         self.training.step = 0  # a step costs the same at any rate, but for the last, at which it is 0
 

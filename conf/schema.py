@@ -121,6 +121,8 @@ class TrainConfig:
     channels_last: bool = MISSING
     deterministic: bool = MISSING
     compile: bool = MISSING
+    cuda_graph: bool = MISSING
+    cudnn_search: str = choice("auto", "always", "never")
     output_dir: str | None = path()
     resume: str | None = path()
     debug: bool = MISSING

@@ -40,6 +40,9 @@ _DRAWING = {"turn": 50}
 _KMEANS = {"num_images": None, "minibatch": None, "epochs": 5}
 _BASELINES = {"kmeans_colours": _KMEANS, "kmeans_features": {**_KMEANS, "normalise": False}}
 
+# How a step was computed before that had keys; what a whole config has had from the first on.
+_COMPUTED, _WHOLE = {"cuda_graph": False, "cudnn_search": "always"}, "deterministic"
+
 # Keys of earlier command lines, and what to give now.
 NEW_FORMS = {
     "evaluation.baselines": "give baseline=[untrained,kmeans_features,kmeans_colours], or some of these",
@@ -52,6 +55,8 @@ NEW_FORMS = {
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of an earlier version, as plain mappings, in the form of this one; one of this version as it is."""
     config = {key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()}
+    if _WHOLE in config:
+        config = _COMPUTED | config
     if "name" not in config.get("perceptual", {"name": None}):
         config["perceptual"] |= {"name": "vgg", **_PERCEPTUAL}
     if config.get("method", {}).get("name") == "contrastive_reconstruction":

@@ -32,7 +32,7 @@ PROGRAMS = {
     "models.export": "export",
     "utils.slim": None,
     "benchmarks/step.py": "train",
-    "benchmarks/methods.py": "train",
+    "benchmarks/steps.py": "train",
     "benchmarks/autoregressive.py": "train",
     "benchmarks/loader.py": "train",
     "benchmarks/evaluate.py": "benchmark_evaluate",
@@ -68,11 +68,15 @@ def program_and_arguments(line: str) -> tuple[str, list[str]]:
     return words[place], words[place + 1 :]
 
 
-def jobs_of(arguments: list[str]) -> list[list[str]]:
-    """The overrides of a program's one job, or of a sweep's first and last; none where help is asked for."""
+def jobs_of(arguments: list[str], several: bool = False) -> list[list[str]]:
+    """The overrides of a program's one job, or of a sweep's first and last; none where help is asked for.
+
+    Args:
+        several: the program takes several values without ``-m``.
+    """
     if "--help" in arguments:
         return []
-    sweep = "-m" in arguments
+    sweep = "-m" in arguments or several
     arguments = [argument for argument in arguments if argument != "-m"]
     if "--cfg" in arguments:
         place = arguments.index("--cfg")
@@ -108,13 +112,9 @@ def test_every_command_line_of_the_docs_composes(program, arguments):
     path = program if program.endswith(".py") else f"{program.replace('.', '/')}.py"
     assert (ROOT / path).is_file()
     if PROGRAMS[program] is not None:
-        named = [argument for argument in arguments if "=" not in argument and program == "benchmarks/methods.py"]
-        for name in named:
-            arguments.remove(name)
-            composed(f"method={name}")
         if program == "evaluation.compare":
             arguments = as_overrides(arguments)
-        for overrides in jobs_of(arguments):
+        for overrides in jobs_of(arguments, several=program == "benchmarks/steps.py"):
             composed(*overrides, name=PROGRAMS[program])
 
 

@@ -172,12 +172,12 @@ def test_weights_that_are_not_finite_are_not_saved_though_loss_and_gradient_are(
 def test_a_gradient_that_is_not_finite_moves_nothing_though_the_loss_is(tmp_path):
     network = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, fused=True)
-    updates, before = FiniteUpdates(optimizer), network.weight.clone()
+    updates, before = FiniteUpdates(optimizer, step=3), network.weight.clone()
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, torch.inf)
     loss = torch.ones(())
     norms = {"gradient_norm": torch.ones(()), "gradient_norm_basis": torch.tensor(torch.inf)}
-    updates.watch(3, {"feature": loss}, loss, norms)
+    updates.watch({"feature": loss}, loss, norms)
     optimizer.step()
     assert torch.equal(network.weight, before)
     with pytest.raises(NotFinite, match=r"not finite at step 3 \(gradient_norm_basis\)"):

@@ -39,18 +39,21 @@ class FiniteUpdates:
     Args:
         optimizer: the one of ``build_optimizer``, on its device. One that is not fused belongs to a gradient scaler,
             which meets gradients that are not finite as part of its work, and waits for the device in every step.
+        step: updates done.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, step: int) -> None:
         self._optimizer = optimizer
         self._fused = all(group["fused"] for group in optimizer.param_groups)
-        self._first = torch.full((), -1, device=optimizer.param_groups[0]["params"][0].device)
+        device = optimizer.param_groups[0]["params"][0].device
+        # All of it stays where it is on the device, and is counted there: a recorded step has nothing of the host's.
+        self._step, self._first = (torch.full((), value, device=device) for value in (step - 1, -1))
         self._names: list[str] = []
         self._values: Tensor | None = None
 
     @torch.no_grad()
-    def watch(self, step: int, losses: Mapping[str, Tensor], total: Tensor, norms: Mapping[str, Tensor]) -> None:
-        """To be called between the gradients of update ``step`` and the update itself; all values are scalars.
+    def watch(self, losses: Mapping[str, Tensor], total: Tensor, norms: Mapping[str, Tensor]) -> None:
+        """To be called in each step between the gradients and the update; all values are scalars.
 
         Args:
             total: what the gradients are of; not finite wherever a loss in it is not.
@@ -64,8 +67,10 @@ class FiniteUpdates:
         values = torch.stack([value.float() for value in scalars.values()])
         finite = (values[len(losses) :] if self._fused else values[len(losses)]).isfinite().all()
         before = self._first < 0
-        self._first = torch.where(before & ~finite, step, self._first)
-        self._values = values if self._values is None else torch.where(before, values, self._values)
+        torch.where(before & ~finite, self._step.add_(1), self._first, out=self._first)
+        if self._values is None:
+            self._values = values
+        torch.where(before, values, self._values, out=self._values)
         if self._fused:
             # The attribute by which PyTorch's own gradient scaler stops fused optimisers.
             self._optimizer.found_inf = (self._first >= 0).float()

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
@@ -51,7 +52,8 @@ def set_learning_rate(optimizer: Optimizer, config: Any, step: int) -> float:
 
 
 def _rate_of(group: Mapping[str, Any], rate: float) -> float:
-    return rate * group["multiplier"] if group["constant_rate"] is None else group["constant_rate"]
+    own = rate * group["multiplier"] if group["constant_rate"] is None else group["constant_rate"]
+    return float(np.float32(own))  # as a recorded step reads it from the device, and PyTorch's unfused updates have it
 
 
 def clip_gradients(optimizer: Optimizer, max_norm: float) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from utils.devices import compile_networks, memory_format
 from utils.errors import Halted, Stopped, UserError
 from utils.finite import FiniteUpdates, require_finite_weights
 from utils.forecast import forecast, free_space, storage
+from utils.graph import RecordedStep, cannot_record
 from utils.logging import RunLogger
 from utils.memory import release
 from utils.optimizer import build_optimizer, clip_gradients, restore_optimizer, set_learning_rate
@@ -72,49 +73,71 @@ class Training:
         if checkpoint:
             restore_optimizer(self.optimizer.optimizer, checkpoint.optimizer, str(checkpoint.file))
         self.network.train()
-        self._updates = FiniteUpdates(self.optimizer.optimizer)
+        self._updates = FiniteUpdates(self.optimizer.optimizer, self.step)
         # What a step changes before its update, and whether that has begun.
         self._buffers, self._in_update = by_dtype(method.buffers()), False
         self._buffers_before = [[buffer.clone() for buffer in buffers] for buffers in self._buffers]
+        self._recorded = None
+        if config.cuda_graph:
+            if reason := cannot_record(ranks.fabric.device, config) or method.not_recorded(config.method):
+                self.notes.append(f"cuda_graph=true: steps go one by one all the same, since {reason}.")
+            else:
+                self._recorded = RecordedStep(self._learn, self.optimizer.optimizer, ranks.fabric.device)
 
-    def random(self, batch: Any) -> Randomness:
-        """The random numbers of this rank's part of a step: ``batch`` has ``step`` and ``places``."""
-        return Randomness(self.config.seed, batch.step, batch.places)
+    def views(self, batch: Any) -> Any:
+        """What the losses see of this rank's part of a step, on the device.
+
+        Args:
+            batch: has ``step``, ``places`` and ``to``; see ``datasets.batch.TrainBatch``.
+        """
+        random = Randomness(self.config.seed, batch.step, batch.places)
+
+        def make() -> Any:
+            return self.method.views(batch.to(self.ranks.fabric.device), random)
+
+        return self._recorded.beside(make) if self._recorded else make()
 
     def forget(self, parameters: Iterable[nn.Parameter]) -> None:
         """Their momenta: they begin anew."""
         for parameter in parameters:
             self.optimizer.optimizer.state.pop(parameter, None)
 
-    def update(self, losses: Mapping[str, Tensor]) -> dict[str, Any]:
-        """One update with the weighted sum of a step's losses; what is watched beside them has no part in it.
+    def learn(self, views: Any, logger: RunLogger) -> dict[str, Any]:
+        """One update with the weighted sum of the losses of views.
 
         Returns:
-            What a log should have of it: the losses, ``total``, what the method has watched, ``gradient_norm`` (of each
-            set of parameters that is clipped apart) and ``learning_rate``.
+            What a log should have of it, which holds until the next step: the losses, ``total``, what the method has
+            watched, ``learning_rate`` and ``gradient_norm`` (of each set of parameters that is clipped apart).
 
         Raises:
             NotFinite: see ``utils.finite``; with ``precision=16`` alone.
         """
+        rate = set_learning_rate(self.optimizer, self.config.optimizer, self.step)
+        scalars, norms = self._recorded(views, logger.say) if self._recorded else self._learn(views)
+        self.step += 1
+        return {**scalars, "learning_rate": rate, **norms}
+
+    def _learn(self, views: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the device does of it: the same in every step, but for the views and the optimiser's rates."""
         fabric, config = self.ranks.fabric, self.config
+        self._in_update = False
+        losses = self.network(views)
         watched = {name: losses[name] for name in self.method.watched}
         losses = {name: loss for name, loss in losses.items() if name not in watched}
         if losses.keys() != config.loss_weights.keys():
             raise ValueError(f"the method gives the losses {[*losses]}, its LossWeights are {[*config.loss_weights]}")
         total = sum(config.loss_weights[name] * loss for name, loss in losses.items())
-        rate = set_learning_rate(self.optimizer, config.optimizer, self.step)
         self.optimizer.zero_grad()
         fabric.backward(total)
         fabric.strategy.precision.unscale_gradients(self.optimizer.optimizer)
         norms = clip_gradients(self.optimizer, config.optimizer.clip_norm)
-        self._updates.watch(self.step, losses, total, norms)
+        self._updates.watch(losses, total, norms)
         self._in_update = True
         self.optimizer.step()
         self._in_update = False
-        self.step += 1
         for before, buffers in zip(self._buffers_before, self._buffers, strict=True):
             torch._foreach_copy_(before, buffers)
-        return {**losses, "total": total, **watched, "learning_rate": rate, **norms}
+        return {name: value.detach() for name, value in {**losses, "total": total, **watched}.items()}, norms
 
     def due(self, every: int) -> bool:
         """Whether something is to be done after this step: after every so many (0: never), and after the last."""

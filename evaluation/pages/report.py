@@ -33,8 +33,8 @@ QUALITY = 80  # of WebP, of photographs
 ALSO = ("compactness", "warp_agreement")  # of the figures of each part that need no truth, beside the page's own
 # Keys that an evaluation takes with those of training, and does not use: their defaults are no setting of the run's.
 OF_TRAINING = (
-    *("batch_size", "num_steps", "devices", "num_nodes", "strategy", "compile", "resume", "logging", "checkpointing"),
-    *("optimizer", "augmentation", "loss_weights"),
+    *("batch_size", "num_steps", "devices", "num_nodes", "strategy", "resume", "logging", "checkpointing"),
+    *("compile", "cuda_graph", "cudnn_search", "optimizer", "augmentation", "loss_weights"),
 )
 MOST_PLOTTED = 40  # parts, or keypoints, before a plot of them is left out: the table has them
 

@@ -91,6 +91,10 @@ class PairMethod(base.Method):
         super().__init__()
         self.predictor, self.options, self.augmentation = predictor, options, augmentation
 
+    @classmethod
+    def not_recorded(cls, options: DictConfig) -> str | None:
+        return "each has orderings of its own"
+
     def require_memory(self, image_size: int, device: torch.device) -> None:
         self.predictor.require_memory(image_size, device)
 

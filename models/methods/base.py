@@ -62,6 +62,15 @@ class Method(nn.Module):
         return None
 
     @classmethod
+    def not_recorded(cls, options: DictConfig) -> str | None:
+        """Why one step cannot be recorded and replayed for the others (see ``utils.graph``), in words; or None.
+
+        It can where steps differ in the numbers of tensors alone: those of :meth:`views`, which do not depend on what
+        is trained, and those of what is trained.
+        """
+        return None
+
+    @classmethod
     def networks(cls, options: DictConfig) -> tuple[str, ...]:
         """The nodes of the config whose networks, with their pretrained weights, play a role in its training."""
         return ("segmenter",)

@@ -97,6 +97,10 @@ class ContextMethod(TrunkMethod):
         return cls(predictor, head, options, config.augmentation, config.seed)
 
     @classmethod
+    def not_recorded(cls, options: DictConfig) -> str | None:
+        return "each has places of its own"
+
+    @classmethod
     def num_outputs(cls, options: DictConfig) -> int:
         """Scores of a picture."""
         raise NotImplementedError

@@ -92,6 +92,10 @@ class Method(TrunkMethod):
         self.options, self.augmentation, self.seed = options, augmentation, seed
 
     @classmethod
+    def not_recorded(cls, options: DictConfig) -> str | None:
+        return "its labels come from a network that is replaced before each pass"
+
+    @classmethod
     def from_config(cls, config: DictConfig) -> Self:
         predictor = cls.new_predictor(config, config.num_parts)
         size = feature_size(config.segmenter), config.method.num_clusters

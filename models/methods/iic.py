@@ -88,6 +88,10 @@ class Method(base.Method):
         self.options, self.augmentation = options, augmentation
 
     @classmethod
+    def not_recorded(cls, options: DictConfig) -> str | None:
+        return "two heads take turns"
+
+    @classmethod
     def from_config(cls, config: DictConfig) -> Self:
         if config.segmenter.name != "iic":
             raise UserError(f"method=iic needs segmenter=iic, whose trunk has two heads, not {config.segmenter.name}.")

@@ -21,8 +21,9 @@ from utils.graph import STEPS_BEFORE, cannot_record
 
 STEPS = STEPS_BEFORE + 3
 FEW = ("evaluation.every=0", "checkpointing.every=100", "logging.image_every=0", "evaluation.pictures=0")
-RECORDED = (f"num_steps={STEPS}", "cuda_graph=true", *FEW)
-PLAIN = (f"num_steps={STEPS}", *FEW)
+PLAIN = (f"num_steps={STEPS}", "optimizer.poly_steps=100", *FEW)
+RECORDED = ("cuda_graph=true", *PLAIN)
+SMALL = ("segmenter=hourglass", "segmenter.widths=[4,8]", "perceptual=efficientnet_lite0")
 # Of each method that can be recorded what makes it small, or another optimiser.
 RECORDABLE = {
     "contrastive_reconstruction, sgd": ("optimizer=sgd",),
@@ -86,6 +87,7 @@ def test_replayed_steps_are_those_of_a_run_that_does_them_one_by_one(tmp_path, r
     assert len({row["total"] for row in numbers(ours)}) == STEPS
 
 
+@pytest.mark.slow
 def test_a_stand_in_that_keeps_a_number_of_the_host_is_found_out(tmp_path, recordings, monkeypatch):
     """Were rates, steps or views of the recording kept, the replay would have them: here a loss does."""
     forward, calls = contrastive_reconstruction.Method.forward, []
@@ -96,14 +98,15 @@ def test_a_stand_in_that_keeps_a_number_of_the_host_is_found_out(tmp_path, recor
         return losses | {"visual": losses["visual"] * len(calls)}
 
     monkeypatch.setattr(contrastive_reconstruction.Method, "forward", counted)
-    plain = run(tmp_path, "plain", *PLAIN)
+    plain = run(tmp_path, "plain", *SMALL, *PLAIN)
     calls.clear()
-    assert not same_end(run(tmp_path, "ours", *RECORDED), plain)
+    assert not same_end(run(tmp_path, "ours", *SMALL, *RECORDED), plain)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_records_anew_and_ends_as_one_that_was_not_interrupted(tmp_path, recordings):
-    plain = run(tmp_path, "plain", f"num_steps={2 * STEPS}", "optimizer=adamw", *FEW)
-    ours = run(tmp_path, "ours", "optimizer=adamw", *RECORDED)
+    plain = run(tmp_path, "plain", *SMALL, *PLAIN, f"num_steps={2 * STEPS}", "optimizer=adamw")
+    ours = run(tmp_path, "ours", "optimizer=adamw", *SMALL, *RECORDED)
     state = torch.load(ours / f"checkpoints/model_{STEPS}.pth", weights_only=True)["optimizer_state_dict"]
     assert {(type(group["lr"]), group["capturable"]) for group in state["param_groups"]} == {(float, False)}
     resume(ours, f"num_steps={2 * STEPS}")
@@ -116,7 +119,7 @@ def test_a_replayed_step_that_is_not_finite_is_named_and_moves_nothing(tmp_path,
     def poison(self, batch, random):
         views = make_views(self, batch, random)
         if batch.step == broken:
-            before.append(self.predictor.conv1.weight.clone())
+            before.append(next(self.predictor.parameters()).clone())
         return replace(views, lab=views.lab * torch.nan) if batch.step == broken else views
 
     method = []
@@ -124,10 +127,11 @@ def test_a_replayed_step_that_is_not_finite_is_named_and_moves_nothing(tmp_path,
     monkeypatch.setattr(methods, "build", lambda *given: method.append(build(*given)) or method[0])
     monkeypatch.setattr(contrastive_reconstruction.Method, "views", poison)
     with pytest.raises(UserError, match=f"not finite at step {broken} .visual, total"):
-        run(tmp_path, "run", *RECORDED, "logging.every=100")
-    assert torch.equal(method[0].predictor.conv1.weight, before[0])
+        run(tmp_path, "run", *SMALL, *RECORDED, "logging.every=100")
+    assert torch.equal(next(method[0].predictor.parameters()), before[0])
 
 
+@pytest.mark.slow
 def test_a_signal_between_replayed_steps_saves_what_they_reached(tmp_path, recordings, monkeypatch):
     make_views = contrastive_reconstruction.Method.views
 
@@ -136,10 +140,10 @@ def test_a_signal_between_replayed_steps_saves_what_they_reached(tmp_path, recor
             os.kill(os.getpid(), signal.SIGTERM)
         return make_views(self, batch, random)
 
-    plain = run(tmp_path, "plain", *PLAIN, f"num_steps={STEPS - 1}", "optimizer.poly_steps=100000")
+    plain = run(tmp_path, "plain", *SMALL, *PLAIN, f"num_steps={STEPS - 1}")
     monkeypatch.setattr(contrastive_reconstruction.Method, "views", asked_to_end)
     with pytest.raises(Stopped, match=f"saved after {STEPS - 1} steps"):
-        run(tmp_path, "ours", *RECORDED, "optimizer.poly_steps=100000")
+        run(tmp_path, "ours", *SMALL, *RECORDED)
     assert len(recordings) == 1 and same_end(tmp_path / "ours", plain)
 
 
@@ -154,26 +158,28 @@ def test_a_step_that_cannot_be_recorded_is_told_and_goes_on_as_before(tmp_path, 
         losses = forward(self, views)
         return losses if losses["visual"].item() > 0 else {}
 
-    plain = run(tmp_path, "plain", *PLAIN)
+    plain = run(tmp_path, "plain", *SMALL, *PLAIN)
     monkeypatch.setattr(contrastive_reconstruction.Method, "forward", waiting)
-    ours = run(tmp_path, "ours", *RECORDED)
+    ours = run(tmp_path, "ours", *SMALL, *RECORDED)
     (line,) = told(ours)
     assert "steps go one by one from here on" in line and "not permitted when stream is capturing" in line
     assert len(recordings) == 1 and same_end(ours, plain)
 
 
+@pytest.mark.slow
 def test_memory_that_does_not_suffice_to_record_is_told_and_steps_go_on_without(tmp_path, monkeypatch, recordings):
     def lacking(work):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    plain = run(tmp_path, "plain", *PLAIN)
+    plain = run(tmp_path, "plain", *SMALL, *PLAIN)
     monkeypatch.setattr(graph, "record", lacking)
-    ours = run(tmp_path, "ours", *RECORDED)
+    ours = run(tmp_path, "ours", *SMALL, *RECORDED)
     (line,) = told(ours)
     assert "memory does not suffice" in line and "2.00 GiB more asked for" in line
     assert same_end(ours, plain)
 
 
+@pytest.mark.slow
 def test_views_of_another_form_end_the_replays_not_the_run(tmp_path, recordings, monkeypatch):
     make_views = contrastive_reconstruction.Method.views
 
@@ -182,7 +188,7 @@ def test_views_of_another_form_end_the_replays_not_the_run(tmp_path, recordings,
         return replace(views, lab=views.lab.double().float().permute(0, 1, 3, 2)) if batch.step == STEPS - 2 else views
 
     monkeypatch.setattr(contrastive_reconstruction.Method, "views", widened)
-    plain, ours = run(tmp_path, "plain", *PLAIN), run(tmp_path, "ours", *RECORDED)
+    plain, ours = run(tmp_path, "plain", *SMALL, *PLAIN), run(tmp_path, "ours", *SMALL, *RECORDED)
     (line,) = told(ours)
     assert "what it sees is not always of one form" in line
     assert same_end(ours, plain)

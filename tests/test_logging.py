@@ -455,6 +455,7 @@ def test_a_run_after_one_that_wandb_gave_up_is_one_of_its_own(tmp_path, monkeypa
 
 @pytest.mark.parametrize(("mode", "told"), [("disabled", 0), ("offline", 1), ("auto", 1)])
 def test_a_run_needs_no_wandb(tmp_path, monkeypatch, capsys, mode, told):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setitem(sys.modules, "wandb", None)
     train(RunDirectory(tmp_path), config(tmp_path, mode), 0, 2)
     assert capsys.readouterr().err.count("Going on without it") == told

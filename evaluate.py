@@ -35,7 +35,7 @@ from evaluation.labellers.trained import of_checkpoint
 from evaluation.options import EvaluationOptions, Sets
 from evaluation.pages import model_card, report
 from evaluation.pages.seen import Seen
-from evaluation.report import part_picture, picture_rows, print_table, write_metrics
+from evaluation.report import held_out_picture, noun_of, print_table, write_metrics
 from models.methods import method_class
 from models.weights import require_place
 from utils.checkpoints import Checkpoint
@@ -115,17 +115,15 @@ def evaluate(config: DictConfig) -> None:
         write_report(output, report.Evaluated(config, columns, seen, len(sets.test), checkpoint, num_parts))
     shown = {}
     if pictures:
-        picture = part_picture(pictures, labellers[first].caption)
+        noun = noun_of(labellers[first], sets.test)
+        picture, rows = held_out_picture(results[first], labellers[first], noun, config.part_names)
         with left_out_if_not_written("The picture", output):
             with written_whole(output / "parts.png") as part:
                 Image.fromarray(picture).save(part, "PNG")
             known = ", and what is known" if pictures[0].known else ""
             print(f"Held-out pictures, what was found in them{known}: {output / 'parts.png'}")
         if on_own_data:
-            shown = {
-                "pictures/evaluation_parts": picture,
-                "evaluation/pictures": picture_rows(pictures, picture, num_parts),
-            }
+            shown = {"pictures/evaluation_parts": picture, "evaluation/pictures": rows}
     if on_own_data:
         log_to_run(Path(config.checkpoint), config, checkpoint, metrics, shown, output / "report.html")
 

@@ -50,6 +50,24 @@ def recolouring(assignment: np.ndarray, num_classes: int) -> np.ndarray:
     return np.concatenate([[0], assignment + 1])
 
 
+def known_by_number(colours: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(1 + T,) int: for each known label, 0 is background, the label whose colour it takes where parts have their own.
+
+    That of the part which matches it; of several the one that meets it most; of none, one that follows those of the
+    parts.
+
+    Args:
+        colours: (1 + K,) what ``recolouring`` gives.
+        counts: (T, 1 + K), how often known labels meet background and parts.
+    """
+    known, following = [0], len(colours)
+    for label, met in enumerate(counts, start=1):
+        parts = np.flatnonzero(colours == label)
+        known.append(int(parts[met[parts].argmax()]) if len(parts) else following)
+        following += not len(parts)
+    return np.array(known)
+
+
 def matching_order(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns in an order in which what belongs together lies along the diagonal.
 

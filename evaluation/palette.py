@@ -1,5 +1,6 @@
 """Colours of labels, the same in every picture of the project."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ _HEX = (
     *("7733ff", "7a3e00", "aadcbe", "581c6e", "ffbebe", "5a6414", "bebebe", "142864", "ff7864"),
 )
 STRIPES = (2, 4, 7, 11)  # pixels, of labels that share a colour
+INK = "#7a7a7a"  # of what is written: as easy to read on a dark page as on a light one
+GROUND = {"RGB": "white", "RGBA": (0, 0, 0, 0)}
 PALETTE = np.array([ImageColor.getrgb(f"#{colour}") for colour in _HEX], np.uint8)
 
 
@@ -55,19 +58,41 @@ def save_label_map(path: Path, label_map: np.ndarray) -> None:
     picture.save(path.with_suffix(".png"))
 
 
-def with_legend(image: np.ndarray, num_labels: int) -> np.ndarray:
-    """A picture (H, W, 3) uint8 above the numbers of the labels 1 .. ``num_labels`` in their colours: (H + h, W, 3)."""
-    size = max(10, image.shape[1] // 40)
-    font, gap = ImageFont.load_default(size), size // 3
-    cell = round(font.getlength("0" * len(str(num_labels)))) + 2 * gap
-    columns = max(1, min(num_labels, image.shape[1] // cell))
-    height = size + 2 * gap
-    strip = Image.new("RGB", (image.shape[1], -(-num_labels // columns) * height), "white")
+def with_legend(image: np.ndarray, texts: Mapping[int, str] | int, size: int | None = None) -> np.ndarray:
+    """A picture above a legend, in columns that are as wide as the longest text.
+
+    Args:
+        image: (H, W, 3 or 4) uint8; on RGBA the legend has no ground, and is read on a dark page as on a light one.
+        texts: what stands beside the colour of each label; of a number, the labels 1 .. so many.
+        size: of the text, pixels; None: one that suits the picture's width.
+
+    Returns:
+        (H + h, W, 3 or 4) uint8.
+    """
+    if isinstance(texts, int):
+        texts = {label: str(label) for label in range(1, texts + 1)}
+    width = image.shape[1]
+    size = size or max(10, width // 40)
+    font, gap = ImageFont.load_default(size), size // 2
+    said = [shortened(text, font, width - size - 3 * gap) for text in texts.values()]
+    cell = round(max(font.getlength(text) for text in said)) + size + 3 * gap
+    columns, height = max(1, width // cell), size + gap
+    mode = "RGB" if image.shape[2] == 3 else "RGBA"
+    strip = Image.new(mode, (width, -(-len(said) // columns) * height + gap), GROUND[mode])
     draw = ImageDraw.Draw(strip)
-    for place in range(num_labels):
-        left, top = place % columns * cell, place // columns * height
-        colour = tuple(colours(np.array(place + 1)).tolist())
-        draw.rectangle((left, top, left + cell - 2, top + height - 2), fill=colour, outline="gray")
-        ink = "black" if np.dot(colour, (0.299, 0.587, 0.114)) > 128 else "white"
-        draw.text((left + cell / 2 - 1, top + height / 2 - 1), str(place + 1), fill=ink, font=font, anchor="mm")
+    for place, (label, text) in enumerate(zip(texts, said, strict=True)):
+        left, top = place % columns * cell + gap, place // columns * height + gap
+        strip.paste(Image.fromarray(tint(np.full((size, size), label))).convert(mode), (left, top))
+        draw.rectangle((left, top, left + size - 1, top + size - 1), outline=INK)
+        draw.text((left + size + gap, top + size / 2), text, fill=INK, font=font, anchor="lm")
     return np.concatenate([image, np.asarray(strip)])
+
+
+def shortened(text: str, font: ImageFont.FreeTypeFont, room: float, keeps_end: bool = False) -> str:
+    """What of a text fits into some pixels, with an ellipsis for the rest."""
+    whole = text = text.encode(errors="replace").decode()
+    for length in range(len(whole) - 1, -1, -1):
+        if font.getlength(text) <= room:
+            break
+        text = "…" + whole[len(whole) - length :] if keeps_end else whole[:length] + "…"
+    return text

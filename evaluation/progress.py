@@ -13,7 +13,7 @@ from evaluation.inputs import EvalInput
 from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions, Sets
 from evaluation.prediction import part_probabilities, upsample
-from evaluation.report import part_picture, picture_rows, print_table
+from evaluation.report import held_out_picture, noun_of, part_picture, print_table
 from evaluation.run import evaluate, look_for_training_pictures
 from utils.devices import of_any_shape
 from utils.logging import RunLogger
@@ -23,8 +23,9 @@ from utils.signals import Signals
 class Progress:
     """None of what it tells chooses anything.
 
-    In all its pictures a part has the colour of its number, so that they agree over the steps and with each other; that
-    of what it matches, as ``evaluate.py`` paints it, changes from one evaluation to the next.
+    In all its pictures a part has the colour of its number, so that they agree over the steps and with each other, and
+    what is known that of the part which matches it; ``evaluate.py`` paints parts like what they match, which changes
+    from one evaluation to the next.
 
     Args:
         config: the whole config.
@@ -63,12 +64,12 @@ class Progress:
             return  # the resumed run makes up for it
         self.options = replace(self.options, batch_size=result.batch_size)
         logger.log_evaluation(step, result.metrics)
-        if found := result.pictures:
-            if not self.labeller.needs_fit:  # clusters that are fitted anew each time have no number that lasts
-                found = [replace(example, recolouring=None) for example in found]
-            picture = part_picture(found, self.labeller.caption)
+        if result.pictures:
+            lasting = not self.labeller.needs_fit  # clusters that are fitted anew each time have no number that lasts
+            noun = noun_of(self.labeller, self.sets.test)
+            picture, rows = held_out_picture(result, self.labeller, noun, by_number=lasting)
             logger.log_pictures(step, {f"held_out_{self.found}": picture})
-            logger.log_test_pictures(step, picture_rows(found, picture, self.labeller.num_parts))
+            logger.log_test_pictures(step, rows)
         for note in result.notes:
             if note not in self._noted:
                 logger.say(note)

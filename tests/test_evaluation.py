@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from PIL import ImageColor, ImageFont
 from rich.console import Console
 from scipy.optimize import linear_sum_assignment
 
@@ -18,12 +19,13 @@ from evaluation.examples import Known
 from evaluation.inputs import batch, batches_of_equal_shape, prepared
 from evaluation.labellers import kmeans_colours
 from evaluation.labellers.kmeans import Options
+from evaluation.matching import known_by_number
 from evaluation.options import Sets
-from evaluation.palette import PALETTE, colours
+from evaluation.palette import INK, PALETTE, colours, shortened, with_legend
 from evaluation.prediction import part_probabilities, upsample
 from evaluation.progress import Progress, examples
 from evaluation.protocols import base, keypoints
-from evaluation.report import part_picture, print_table, write_metrics
+from evaluation.report import held_out_picture, legend, part_picture, print_table, write_metrics
 from evaluation.run import figure_names
 from tests.composition import composed
 from tests.quadrants import SIZES, ColourLabeller, draw_split, evaluated, evaluation_options
@@ -299,7 +301,7 @@ def test_the_picture_paints_a_part_like_the_true_part_that_it_matches():
     )
     assert any((own.predicted != other.predicted).any() for own, other in zip(plain, renumbered, strict=True))
     picture = part_picture(plain, "parts")
-    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 4
     assert (part_picture(renumbered, "parts") == picture).all()
 
 
@@ -319,11 +321,67 @@ def test_while_training_a_part_has_the_colour_of_its_number_in_held_out_pictures
     settings = composed("evaluation.size=32", "image_size=32", "loader.num_workers=0", "evaluation.pictures=2")
     progress = Progress(settings, OtherNumbers(), sets, ("part_maps",), torch.device("cpu"), None)
     progress.evaluate(1, Logger(), Signals())
-    matched = evaluated(OtherNumbers(), sets.test, sets.fit, num_pictures=2).pictures
-    assert matched[0].recolouring.tolist() != [0, 1, 2, 3, 4]
-    expected = part_picture([replace(example, recolouring=None) for example in matched], OtherNumbers.caption)
-    assert (told["held_out_parts"] == expected).all()
+    matched = evaluated(OtherNumbers(), sets.test, sets.fit, num_pictures=2)
+    assert matched.colours.tolist() == [0, 2, 4, 1, 3]
+    part_of = np.array([0, 3, 1, 4, 2])  # of each true part the one that matches it
+    by_number = [
+        replace(own, recolouring=None, known=replace(own.known, labels=part_of[own.known.labels]))
+        for own in matched.pictures
+    ]
+    expected = part_picture(by_number, OtherNumbers.caption)
+    height, width = expected.shape[:2]
+    assert (told["held_out_parts"][:height] == expected).all()
     assert (told["row"] == expected[:, 26 : 26 + told["row"].shape[1]]).all()
+
+
+def test_the_legend_of_a_picture_says_which_colour_is_which_part_and_what_it_matches(monkeypatch):
+    said = []
+    monkeypatch.setattr("evaluation.report.with_legend", lambda image, texts, size: said.append(texts) or image)
+    result = evaluated(OtherNumbers(), draw_split("test", 2, part_maps=True), num_pictures=2)
+    a, b, c, d = result.comparisons[0].names
+    held_out_picture(result, OtherNumbers(), "part")
+    held_out_picture(result, OtherNumbers(), "part", given=["e", "f", "g", "h"])
+    held_out_picture(result, OtherNumbers(), "part", by_number=True)
+    assert said[0] == {1: f"part 3 = {a}", 2: f"part 1 = {b}", 3: f"part 4 = {c}", 4: f"part 2 = {d}"}
+    assert said[1][1] == f"part 3: g = {a}"
+    assert said[2] == {1: f"part 1 = {b}", 2: f"part 2 = {d}", 3: f"part 3 = {a}", 4: f"part 4 = {c}"}
+    many = legend(np.array([0, 1, 1, 4]), np.arange(4), ["sky", "sea", "sand"], "cluster")
+    assert many == {1: "clusters 1, 2 = sky", 2: "no cluster = sea", 3: "no cluster = sand", 4: "cluster 3"}
+
+
+def test_a_known_label_takes_the_colour_of_the_part_that_meets_it_most():
+    counts = np.array([[0, 5, 7, 0], [3, 1, 1, 9], [0, 0, 0, 2]])
+    assert known_by_number(np.array([0, 1, 1, 2]), counts).tolist() == [0, 2, 3, 4]
+
+
+def test_a_picture_has_its_file_s_name_below_it_and_a_name_that_is_too_long_keeps_its_end():
+    (found, *_) = evaluated(ColourLabeller(), draw_split("test", 2, part_maps=True), num_pictures=2).pictures
+    renamed = [replace(found, shown=replace(found.shown, name=name)) for name in ("a/long.jpg", 50 * "W" + "end.jpg")]
+    pictures = [part_picture([own], "parts") for own in renamed]
+    assert not any(picture[0, :, 3].any() for picture in pictures), "there is no ground, which a dark page would show"
+    short, long = (picture[-26:, :, 3] > 0 for picture in pictures)
+    assert short.any() and long.sum() > short.sum() and not long[:, :26].any()
+    font = ImageFont.load_default(18)
+    text = shortened(50 * "W" + "end.jpg", font, 160, keeps_end=True)
+    assert text[0] == "…" and text.endswith("Wend.jpg") and 140 < font.getlength(text) <= 160
+    assert shortened("end.jpg", font, 160) == "end.jpg" and shortened("bad\udcff.jpg", font, 160) == "bad?.jpg"
+
+
+@pytest.mark.parametrize("width", [60, 1354])
+def test_a_legend_has_every_colour_no_ground_and_no_text_that_is_cut(width):
+    picture = np.zeros((10, width, 4), np.uint8)
+    strip = with_legend(picture, {label: f"part {label} = {'name ' * 40}" for label in (1, 2, 20)}, 18)[10:]
+    assert strip.shape[1] == width and not strip[:, -1, 3].any() and (strip[..., 3] == 0).mean() > 0.5
+    dark = colours(np.array(20)) // 3  # it has stripes
+    found = {tuple(pixel) for pixel in strip[..., :3].reshape(-1, 3).tolist()}
+    assert {tuple(colour) for colour in [*colours(np.array([1, 2, 20])).tolist(), dark.tolist()]} <= found
+
+
+def test_what_is_written_in_pictures_is_read_on_a_dark_page_as_on_a_light_one():
+    red, green, blue = ImageColor.getrgb(INK)
+    assert red == green == blue
+    light = ((red / 255 + 0.055) / 1.055) ** 2.4
+    assert (1 + 0.05) / (light + 0.05) > 4 and (light + 0.05) / (0.009 + 0.05) > 4  # contrasts
 
 
 def test_keypoints_and_training_crops_are_drawn_too():

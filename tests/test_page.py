@@ -295,6 +295,11 @@ def test_what_is_no_run_is_told_in_a_message(tmp_path, prepare, words, capsys):
     assert watch.main([]) == 2
 
 
+def test_pictures_have_no_plate_behind_them(run):
+    (rule,) = re.findall(r"\.pictures img {([^}]*)}", rendered(run, state(), datetime.now(), 30.0))[:1]
+    assert "background" not in rule
+
+
 def test_pictures_are_found_by_name_and_step(tmp_path):
     (tmp_path / "pictures").mkdir()
     for name in ("training_parts_100", "training_parts_20", "held_out_parts_20", "other"):

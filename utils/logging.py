@@ -138,7 +138,7 @@ class WandbRun:
             say(f"W&B: offline. To upload: wandb sync {shlex.quote(self.run.settings.sync_dir)}")
 
     def log(self, step: int, values: Mapping[str, Any], keep: bool = False) -> None:
-        """Numbers, pictures (H, W, 3) uint8, or tables, which are lists of rows with both, by name.
+        """Numbers, pictures (H, W, 3 or 4) uint8, or tables, which are lists of rows with both, by name.
 
         Args:
             keep: what the run has in no table and no picture of its own: on disk, for the folders to come.
@@ -444,7 +444,7 @@ class RunLogger:
         return bool(table.columns) and str(step) in [row["step"] for row in table.rows()]
 
     def log_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """Pictures (H, W, 3) uint8 RGB by name. One that cannot be written is told, and left out."""
+        """Pictures (H, W, 3 or 4) uint8, RGB or RGBA, by name. One that cannot be written is told, and left out."""
         for name, picture in pictures.items():
             path = self.pictures / f"{name}_{step}.png"
             try:

@@ -25,6 +25,7 @@ from evaluation.pages.published import published
 from evaluation.pages.seen import Numbers, Seen, Shown
 from evaluation.palette import tint
 from evaluation.protocols.truth_free import MEANINGS, PRESENT
+from evaluation.report import noun_of, true_comparison
 from evaluation.run import Result
 from utils.checkpoints import Checkpoint
 from utils.files import written_whole
@@ -81,9 +82,7 @@ class Evaluated:
     @cached_property
     def noun(self) -> str:
         """What is found, one of it."""
-        if self.seen.labeller.gives_masks:
-            return "object"
-        return "cluster" if self.seen.protocol.dataset.pixel_classes else "part"
+        return noun_of(self.seen.labeller, self.seen.protocol.dataset)
 
     @cached_property
     def names(self) -> list[str]:
@@ -376,7 +375,8 @@ def _true_names(evaluated: Evaluated) -> Sequence[str]:
     """Of the labels 1, 2, ... that pictures show as true."""
     if evaluated.noun == "object":
         return evaluated.names
-    return next((own.names for own in evaluated.comparisons if own.known.startswith("true")), [])
+    comparison = true_comparison(evaluated.comparisons)
+    return comparison.names if comparison else []
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

@@ -49,7 +49,7 @@ from utils.devices import build_fabric, set_determinism
 from utils.errors import UserError
 from utils.files import require_writable
 
-CUT = "finds parts in a crop of each picture, and beyond its edges there is background"
+CUT = "sees a crop of each picture; beyond it there are no parts"
 
 
 @dataclass
@@ -115,7 +115,7 @@ def compare(config: DictConfig) -> None:
 
     samples: dict[str, Sample] = {}
     found: list[dict[str, np.ndarray]] = []
-    notes: list[str] = []
+    cut: list[bool] = []
     figures = kept_figures(methods)
     for place, method in enumerate(methods):
         own = measured(method, fabric.device) if config.evaluate and figures[place] is None else None
@@ -123,25 +123,24 @@ def compare(config: DictConfig) -> None:
             figures[place] = own  # and what needs it is fitted
         else:
             fit(method, fabric.device)
-        of_method, cut = {}, False
-        for sample, labels, whole in maps_of(method, seen, fabric.device):
+        of_method = {}
+        cut.append(False)
+        for sample, labels, ends in maps_of(method, seen, fabric.device):
             samples.setdefault(sample.name, sample)
             of_method[sample.name] = labels
-            cut |= sample.name in shown and not whole
+            cut[-1] |= sample.name in shown and ends
         found.append(of_method)
-        notes.append(CUT if cut and method.labeller.has_background else "")
 
     true = {name: sample.part_map for name, sample in samples.items() if sample.part_map is not None}
     columns = [comparison.Column(comparison.TRUE, true)] if len(true) == len(samples) else []
     titles = titles_of(config, methods)
-    columns += [comparison.Column(*of_one) for of_one in zip(titles, found, figures, notes, strict=True)]
+    columns += [comparison.Column(*of_one) for of_one in zip(titles, found, figures, strict=True)]
     colour_alike(columns)
-    for title, note in zip(titles, notes, strict=True):
-        if note:
-            say(f"{title}: {note}.")
-    if note := of_other_pictures(methods, titles, figures):
-        say(note)
-    files = comparison.write(output, config, [samples[name] for name in shown], columns, note)
+    notes = [f"{title} {CUT}." for title, of_one in zip(titles, cut, strict=True) if of_one]
+    lists = of_other_pictures(methods, titles, figures)
+    for line in filter(None, [*notes, lists]):
+        say(line)
+    files = comparison.write(output, config, [samples[name] for name in shown], columns, notes, lists)
     print("Comparison: " + ", ".join(map(str, files)))
 
 
@@ -317,7 +316,7 @@ def chosen_pictures(config: DictConfig, shared: Sequence[str]) -> list[str]:
 
 
 def maps_of(method: Method, wanted: Sequence[str], device: torch.device) -> Iterator[tuple[Sample, np.ndarray, bool]]:
-    """Each picture with its label map (H, W) uint8, at the picture's own size, and whether all of it was looked at.
+    """Each picture with its label map (H, W) uint8, at the picture's own size, and whether parts end where a crop does.
 
     What is void in a label map made elsewhere is background: nothing is seen there, and no colour is matched by it.
 
@@ -330,13 +329,13 @@ def maps_of(method: Method, wanted: Sequence[str], device: torch.device) -> Iter
         for index in indices:
             sample = method.sets.test[index]
             labels = method.labeller.label_map(sample)
-            yield sample, np.where(labels == VOID, 0, labels), True
+            yield sample, np.where(labels == VOID, 0, labels), False
         return
     own = method.config
     size, batch_size, num_workers = own.image_size, own.evaluation.batch_size, own.loader.num_workers
     how = {"image_size": size, "batch_size": batch_size, "num_workers": num_workers, "device": device}
     for _, sample, found in predictions(method.labeller, method.sets.test, indices=indices, **how):
-        yield sample, found.labels, bool(found.inside.all())
+        yield sample, found.labels, method.labeller.has_background and not found.inside.all()
 
 
 def colour_alike(columns: Sequence[comparison.Column]) -> None:

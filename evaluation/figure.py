@@ -32,6 +32,7 @@ from conf.schema import EvaluateConfig
 from datasets.sample import Sample
 from evaluation import run
 from evaluation.compare import (
+    CUT,
     Method,
     chosen_pictures,
     fit,
@@ -44,7 +45,7 @@ from evaluation.compare import (
 from evaluation.labellers.label_maps import LabelMaps
 from evaluation.options import EvaluationOptions
 from evaluation.pages import comparison
-from evaluation.pages.comparison import painted
+from evaluation.pages.comparison import footnote, painted
 from evaluation.pages.points import beside
 from evaluation.palette import tint
 from models.methods import method_class
@@ -97,7 +98,11 @@ def figure(config: DictConfig) -> None:
         if not isinstance(method.labeller, LabelMaps):
             raise
         say(f"Parts have the colours of their numbers. {error}")
-    found = [(sample, labels) for sample, labels, _ in maps_of(method, wanted, fabric.device)]
+    maps = list(maps_of(method, wanted, fabric.device))
+    found, note = [(sample, labels) for sample, labels, _ in maps], ""
+    if any(cut for _, _, cut in maps):
+        note = f"{method.title} {CUT}."
+        say(note)
     if colour is None:
         said = config.predictions_num_parts or len(config.part_names)
         colour = np.arange(1 + max(1, said, *(int(labels.max()) for _, labels in found)))
@@ -110,7 +115,7 @@ def figure(config: DictConfig) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
         with matplotlib.rc_context(STYLE):
-            drawn = draw(config, found, colour, points)
+            drawn = draw(config, found, colour, points, note)
             for file in files:
                 drawn.savefig(file, dpi=config.dpi)
     except OSError as error:
@@ -140,9 +145,13 @@ def colours_of_parts(method: Method, device: torch.device) -> np.ndarray:
 
 
 def draw(
-    config: DictConfig, found: Sequence[tuple[Sample, np.ndarray]], colour: np.ndarray, keypoints: Sequence[str]
+    config: DictConfig,
+    found: Sequence[tuple[Sample, np.ndarray]],
+    colour: np.ndarray,
+    keypoints: Sequence[str],
+    note: str = "",
 ) -> Figure:
-    """The figure: rows of ``config.columns`` pictures, each row as high as its highest, and the legend below.
+    """The figure: rows of ``config.columns`` pictures, each row as high as its highest, the legend and a note below.
 
     Args:
         found: pictures with their label maps (H, W).
@@ -159,7 +168,9 @@ def draw(
     # Of each kind lines of columns that are as wide.
     keys = [(texts, max(int(width / wide), 1)) for texts, wide in keys if texts and config.legend]
     legend = LINE * sum(-(-len(texts) // per_line) + 0.5 for texts, per_line in keys)
-    height = sum(heights) + len(rows) * (GAP + text) - GAP + legend
+    note = footnote([note], width)
+    below = LINE * len(note.splitlines())
+    height = sum(heights) + len(rows) * (GAP + text) - GAP + legend + below
     made = Figure(figsize=(width, height))
     FigureCanvasAgg(made)  # which knows how wide a text is
     top = height
@@ -175,11 +186,11 @@ def draw(
             if config.file_names:
                 name = PurePosixPath(sample.name).name
                 middle = (place[0] + config.cell / 2) / width
-                below = (place[1] - 0.03) / height
-                said = made.text(middle, below, name, ha="center", va="top", fontsize=6, parse_math=False)
+                under = (place[1] - 0.03) / height
+                said = made.text(middle, under, name, ha="center", va="top", fontsize=6, parse_math=False)
                 _shorten(said, config.cell - GAP, keeps_end=True)  # many begin alike
         top -= row_height + GAP + text
-    base = legend
+    base = legend + below
     for texts, per_line in keys:
         for place, said in enumerate(texts):
             left, bottom = place % per_line * width / per_line, base - LINE * (place // per_line + 1)
@@ -194,6 +205,8 @@ def draw(
             beside_it = made.text((left + 0.14) / width, bottom / height, said, va="bottom", fontsize=7)
             _shorten(beside_it, width / per_line - 0.14 - GAP)
         base -= LINE * (-(-len(texts) // per_line) + 0.5)
+    if note:
+        made.text(0, below / height, note, va="top", fontsize=6)
     return made
 
 

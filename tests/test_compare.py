@@ -18,6 +18,7 @@ from evaluation.compare import (
     shared_pictures,
 )
 from evaluation.options import Sets
+from evaluation.pages import comparison
 from evaluation.pages.comparison import Column, painted, write
 from evaluation.pages.measured import Figures
 from evaluation.palette import PALETTE
@@ -206,7 +207,7 @@ def test_figures_of_different_test_pictures_are_said_to_be_and_of_the_same_ones_
     columns = [Column(title, {sample.name: maps}, own) for title in "ab"]
     config = composed("methods=[a,b]", name="evaluation_compare")
     assert note not in (write(tmp_path / "without", config, [sample], columns)[0]).read_text()
-    assert note in write(tmp_path / "with", config, [sample], columns, note)[0].read_text()
+    assert note in write(tmp_path / "with", config, [sample], columns, of_figures=note)[0].read_text()
 
 
 def test_void_in_label_maps_of_others_is_left_out(pictures, tmp_path):
@@ -244,7 +245,16 @@ def test_parts_that_end_at_the_edge_of_a_crop_are_said_to(
         return [made]
 
     monkeypatch.setattr("evaluation.compare.methods_of", methods)
+    drawn = []
+    monkeypatch.setattr(
+        comparison, "_figure", lambda *given, draw=comparison._figure: drawn.append(draw(*given)) or drawn[0]
+    )
     page = compared(pictures, tmp_path / "out", "methods=[a]")
-    note = "finds parts in a crop of each picture, and beyond its edges there is background"
-    assert any(note in text for text in page.text) == told
-    assert (f"SCOPS: {note}." in " ".join(capsys.readouterr().err.split())) == told
+    note = "SCOPS sees a crop of each picture; beyond it there are no parts."
+    assert any(note == text for text in page.text) == told
+    assert (note in " ".join(capsys.readouterr().err.split())) == told
+    (figure,) = drawn
+    assert (" ".join(figure.get_supxlabel().split()) == note) == told
+    if told:
+        below, panel = (own.get_tightbbox(figure.canvas.get_renderer()) for own in (figure._supxlabel, figure.axes[-1]))
+        assert figure.bbox.x0 <= below.x0 and below.x1 <= figure.bbox.x1 and below.y1 <= panel.y0

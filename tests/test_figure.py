@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 
 import matplotlib
 import numpy as np
@@ -17,6 +18,7 @@ from evaluation.pages.points import beside
 from tests.composition import composed, given
 from tests.quadrants import ColourLabeller, draw_split
 from tests.test_compare import pictures  # noqa: F401
+from tests.test_predict import Recognised
 from utils.errors import UserError
 
 
@@ -123,6 +125,25 @@ def test_a_long_name_ends_before_its_picture_does_at_any_resolution(dpi):
         renderer = FigureCanvasAgg(made).get_renderer()
         widths = [text.get_window_extent(renderer).width / dpi for text in made.texts]
     assert max(widths) <= config.cell and min(widths) > 0.9 * config.cell
+
+
+def test_a_figure_says_below_all_that_parts_end_where_a_crop_does(pictures, tmp_path, monkeypatch, capsys):  # noqa: F811
+    def methods(_, config, *__) -> list[Method]:
+        return [Method("SCOPS", Recognised(), config, Sets(draw_split("test", 2), None))]
+
+    monkeypatch.setattr("evaluation.figure.methods_of", methods)
+    keys = ("image_size=32", "loader.num_workers=0", "formats=[svg]", "cell=1", "count=2")
+    drawn(pictures, tmp_path, *keys)
+    svg = (tmp_path / "figure.svg").read_text()
+    said = re.findall(">([^<]+)</", svg[svg.index("SCOPS") - 1 :])
+    assert " ".join(" ".join(said).split()) == "SCOPS sees a crop of each picture; beyond it there are no parts."
+    assert "SCOPS sees a crop of each picture" in " ".join(capsys.readouterr().err.split())
+    config = composed("checkpoint=run", "columns=1", "cell=1", name="evaluation_figure")
+    found = [(sample, np.ones(sample.image.shape[:2], np.uint8)) for sample in draw_split("test", 2).samples]
+    made = draw(config, found, np.arange(5), [], "a sentence that is much longer than one picture is wide")
+    boxes = [text.get_window_extent() for text in made.texts]
+    assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
+    assert all(made.bbox.x0 <= box.x0 and box.x1 <= made.bbox.x1 and made.bbox.y0 <= box.y0 for box in boxes)
 
 
 def boxes_of(centres: np.ndarray, extents: np.ndarray) -> list[Bbox]:

@@ -3,6 +3,7 @@
 import logging
 import shlex
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,14 +40,12 @@ class Column:
         title: for readers.
         maps: name of a sample -> (H, W) uint8, 0 is background.
         figures: of the method; None where there are none, as of the annotation.
-        note: what a reader should know of what is shown.
         recolouring: (1 + labels,) int: for each label the one whose colour it has.
     """
 
     title: str
     maps: Mapping[str, np.ndarray]
     figures: Figures | None = None
-    note: str = ""
     recolouring: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,12 +54,18 @@ class Column:
 
 
 def write(
-    output: Path, config: DictConfig, samples: Sequence[Sample], columns: Sequence[Column], note: str = ""
+    output: Path,
+    config: DictConfig,
+    samples: Sequence[Sample],
+    columns: Sequence[Column],
+    notes: Sequence[str] = (),
+    of_figures: str = "",
 ) -> list[Path]:
     """Write ``comparison.html``, ``.png`` and ``.pdf``: a row for each sample, a column for each of ``columns``.
 
     Args:
-        note: beside the figures.
+        notes: sentences that a reader of the pictures should know.
+        of_figures: one beside the figures.
 
     Returns:
         The files.
@@ -71,9 +76,11 @@ def write(
     files = [output / f"comparison.{ending}" for ending in ("html", "png", "pdf")]
     try:
         output.mkdir(parents=True, exist_ok=True)
-        files[0].write_text(_page(config, samples, columns, note), encoding="utf-8", errors="backslashreplace")
+        files[0].write_text(
+            _page(config, samples, columns, notes, of_figures), encoding="utf-8", errors="backslashreplace"
+        )
         with matplotlib.rc_context(STYLE):
-            figure = _figure(samples, columns, config.opacity)
+            figure = _figure(samples, columns, config.opacity, notes)
             for file in files[1:]:
                 figure.savefig(file, dpi=DPI)
     except OSError as error:
@@ -81,7 +88,13 @@ def write(
     return files
 
 
-def _page(config: DictConfig, samples: Sequence[Sample], columns: Sequence[Column], note: str) -> str:
+def _page(
+    config: DictConfig,
+    samples: Sequence[Sample],
+    columns: Sequence[Column],
+    notes: Sequence[str],
+    of_figures: str,
+) -> str:
     rows = []
     for sample in samples:
         name = sample.name
@@ -98,13 +111,13 @@ def _page(config: DictConfig, samples: Sequence[Sample], columns: Sequence[Colum
         columns=[
             {
                 "title": column.title,
-                "note": column.note,
                 "chips": [(label, chip(column.recolouring[label])) for label in range(1, column.num_labels + 1)],
             }
             for column in columns
         ],
         figures=_figures(columns),
-        note=note,
+        notes=notes,
+        of_figures=of_figures,
         rows=rows,
         opacity=round(100 * config.opacity),
         command=shlex.join(["python", "-m", "evaluation.compare", *sys.argv[1:]]),
@@ -155,7 +168,12 @@ def painted(image: np.ndarray, labels: np.ndarray, opacity: float) -> np.ndarray
     return ((1 - over) * below + over * paint[..., :3]).round().astype(np.uint8)
 
 
-def _figure(samples: Sequence[Sample], columns: Sequence[Column], opacity: float) -> Figure:
+def footnote(notes: Sequence[str], width: float) -> str:
+    """Sentences in lines that are, at 6 points, no longer than some inches."""
+    return "\n".join(line for note in notes for line in textwrap.wrap(note, max(int(width * 72 / (0.55 * 6)), 1)))
+
+
+def _figure(samples: Sequence[Sample], columns: Sequence[Column], opacity: float, notes: Sequence[str]) -> Figure:
     heights = [sample.image.shape[0] / sample.image.shape[1] for sample in samples]
     size = (CELL * (len(columns) + 1), (CELL + GAP) * sum(heights) + 0.25)
     figure = Figure(figsize=size, layout="constrained")
@@ -171,4 +189,6 @@ def _figure(samples: Sequence[Sample], columns: Sequence[Column], opacity: float
             cell.set_axis_off()
     for cell, title in zip(axes[0], ["", *(column.title for column in columns)], strict=True):
         cell.set_title(title, fontsize=8, pad=3)
+    if notes:
+        figure.supxlabel(footnote(notes, size[0]), x=0.01, ha="left", fontsize=6)
     return figure

@@ -61,8 +61,8 @@ def inputs(config: DictConfig) -> tuple[Source, Sets, dict[str, str]]:
         UserError: data, masks, lists or a file of weights are not there, or are not those of the run that goes on.
     """
     training_set = datasets.build(config, "train", "training")
-    require_batch(training_set, config.batch_size)
     methods.require(config, training_set.has_masks, training_set.num_classes)
+    require_batch(training_set, config.batch_size)
     sets = Sets.of(config, methods.method_class(config).test_masks)
     lists = lists_of(training_set, sets.test)
     require_own_lists(config, lists)

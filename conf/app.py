@@ -293,6 +293,8 @@ def _explain_key(key: str, keys: dict[str, object], where: str, text: str) -> st
     if owned_by := owners(key):
         that = "that" if len(owned_by) == 1 else "one of these"
         return f"{key}{where} is a key of {' or '.join(owned_by)} only: leave it out, or choose {that}."
+    if (item := re.fullmatch(r"(.+)\[\d+\]", key)) and item[1] in keys:
+        return of_another_type(item[1], next(iter(get_args(keys[item[1]])), None), text, where)
     parent, _, name = key.rpartition(".")
     kind = keys.get(parent)
     if dict in map(get_origin, (kind, *get_args(kind))) and parent != "baselines":

@@ -18,6 +18,7 @@ import evaluate
 import train
 from datasets.batch import EvalBatch, TrainBatch
 from datasets.cache import cached
+from datasets.example import draw_folder
 from evaluation.labellers.regions import RegionLabeller
 from losses import part_occurrence_loss
 from models import methods, segmenters
@@ -404,9 +405,13 @@ def test_pictures_kept_in_the_cache_keep_their_class(tmp_path):
         assert [kept[index].label for index in range(len(data))] == labels
 
 
-def test_a_data_set_without_classes_or_with_other_ones_is_refused():
+def test_a_data_set_without_classes_or_with_other_ones_is_refused(tmp_path):
     with pytest.raises(UserError, match="trains on the pictures' classes, and dataset_name=folder has none: give"):
         methods.build(composed("method=region_grouping", "dataset_name=folder"), True, CPU)
+    few = composed("method=region_grouping", "dataset_name=folder", f"dataset_root={tmp_path}", "batch_size=1000")
+    draw_folder(tmp_path, count=10, size=48)
+    with pytest.raises(UserError, match="has none: give"):
+        train.inputs(few)  # and not another batch, which mends nothing
     with pytest.raises(UserError, match=r"method.num_classes=5: dataset_name=synthetic has 8. Leave it out"):
         methods.build(config("method.num_classes=5"), True, CPU, num_classes=8)
 

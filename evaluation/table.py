@@ -92,7 +92,10 @@ def table(config: DictConfig) -> None:
     if FAILED in statuses.values():
         sys.exit(1)
     if not any(result.measured for result in results):
-        raise UserError(f"No run under {config.runs} belongs to a row. The commands above make them; so does run=true.")
+        way_on = (
+            "The commands above make them; so does run=true." if commands else "Nothing makes one: choose other rows."
+        )
+        raise UserError(f"No run under {config.runs} belongs to a row. {way_on}")
 
 
 def folder_name(name: str, given: Sequence[str]) -> str:

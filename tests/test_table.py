@@ -169,6 +169,10 @@ def _quoted(override: str) -> str:
         (["table=cub", "+table.rows.scops.labl=3"], "Did you mean 'table.rows.scops.label'"),
         (["table=cub", "table.rows.scpos.label=3"], "no 'scpos' to change. Did you mean 'table.rows.scops'"),
         ([], "You must specify 'table'"),
+        (
+            ["table=cub", "seeds=[a]"],
+            "error: seeds: Value 'a' of type 'str' could not be converted to Integer; it must",
+        ),
     ],
 )
 def test_mistakes_in_names_are_told_in_one_line(arguments, message, monkeypatch, capsys):
@@ -657,15 +661,36 @@ def test_a_row_of_keypoints_is_left_out_where_there_are_none_and_the_title_names
     assert title.startswith("# The rows of table=cub on PP, with dataset_name=PP dataset.category=horse")
 
 
+@pytest.mark.parametrize("run", [True, False])
+def test_that_there_are_no_keypoints_is_said_before_masks_are_asked_for(make, pascal, tmp_path, capsys, run):
+    for path in (pascal / "supervisedlabels/horse").iterdir():
+        path.unlink()
+    table = "table=cub", "rows=[midpoint]", "seeds=[1]", "dataset_name=PP", "dataset.category=horse"
+    with pytest.raises(UserError, match="belongs to a row. Nothing makes one: choose other rows."):
+        make(*table) if run else show(
+            f"runs={tmp_path}", f"dataset_root={tmp_path}", f"output_dir={tmp_path}/o", *table
+        )
+    told = capsys.readouterr()
+    assert "'image midpoint' (PP) left out: PASCAL-Part horse has no keypoints." in told.out and not told.err
+    assert "python" not in told.out, "no command is printed that would ask for masks"
+
+
+def test_rows_of_published_figures_alone_promise_no_command(tmp_path):
+    with pytest.raises(UserError, match="belongs to a row. Nothing makes one: choose other rows."):
+        show("table=cub", "rows=[scops_paper]", f"runs={tmp_path}", f"output_dir={tmp_path}/out")
+
+
 def test_nothing_is_trained_for_figures_that_pictures_without_annotation_cannot_have(make, tmp_path, capsys):
     draw_folder(tmp_path / "mine", count=10, size=48)
     shutil.rmtree(tmp_path / "mine/parts")
+    (tmp_path / "mine/masks").rename(tmp_path / "masks")
     (tmp_path / "mine/keypoints.csv").unlink()
     table = "table=cub", "rows=[this_method]", "seeds=[1]", "dataset_name=folder", f"dataset_root={tmp_path}/mine"
     with pytest.raises(UserError, match="No run under"):
         make(*table)
     shown = capsys.readouterr().out
     assert "folder has no annotation to compare with" in shown and "not annotated" in shown
+    (tmp_path / "masks").rename(tmp_path / "mine/masks")
     programs = make(*table, "metrics=[presence]")
     assert [call[0] for call in programs.calls] == ["train.py", "evaluate.py"]
 

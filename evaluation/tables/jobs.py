@@ -138,9 +138,12 @@ def make(
             status = NO_FILE
         else:
             data = repr((entry.data, entry.plain["dataset"]))  # rows may differ in masks
-            if data not in of_data:
-                of_data[data] = state_of(entry, metrics, foreground_steps, foreground_run(entry, folder))
-            status = of_data[data] or (NO_KEYPOINTS if lacks_keypoints(entry) else "")
+            if lacks_keypoints(entry):
+                status = NO_KEYPOINTS
+            else:
+                if data not in of_data:
+                    of_data[data] = state_of(entry, metrics, foreground_steps, foreground_run(entry, folder))
+                status = of_data[data]
         if not status:
             left = f"; about {duration(statistics.median(seconds) * (len(jobs) - place))} left" if seconds else ""
             print(f"{place + 1} of {len(jobs)}: {job.title}{left}", flush=True)
@@ -160,9 +163,9 @@ def state_of(entry: Entry, metrics: Sequence[str], foreground_steps: int | None,
     Where predicted masks are missing and ``foreground_steps`` is given, ``run`` is trained to predict them.
     """
     try:
-        _build(entry, "training")
-        if lacks_annotation(entry, metrics):
+        if lacks_annotation(entry, metrics):  # which no masks mend
             return NOT_ANNOTATED
+        _build(entry, "training")
         if not needs_masks(entry, foreground_steps):
             _build(entry, "evaluation")
             return ""
@@ -178,7 +181,7 @@ def state_of(entry: Entry, metrics: Sequence[str], foreground_steps: int | None,
 
 def lacks_annotation(entry: Entry, metrics: Iterable[str]) -> bool:
     """Whether there is nothing to compare with, and figures that need no truth are not asked for; which is told."""
-    dataset = datasets.build(entry.config, "test", "training")  # with the masks that surely are there
+    dataset = datasets.build(entry.config, "test", "prediction")
     if dataset.keypoint_names or dataset.part_names or dataset.pixel_classes or set(metrics) & set(WITHOUT_TRUTH):
         return False
     print(
@@ -190,10 +193,13 @@ def lacks_annotation(entry: Entry, metrics: Iterable[str]) -> bool:
 
 
 def lacks_keypoints(entry: Entry) -> bool:
-    """Whether it is a baseline that needs keypoints, on a data set that has none, which is told."""
+    """Whether it is a baseline that needs keypoints, on a data set that is there and has none, which is told."""
     if entry.kind != "baseline" or not getattr(module("baseline", entry.spec.baseline), "NEEDS_KEYPOINTS", False):
         return False
-    dataset = datasets.build(entry.config, "test", "evaluation")
+    try:
+        dataset = datasets.build(entry.config, "test", "prediction")  # masks may be missing
+    except UserError:
+        return False
     if not dataset.keypoint_names:
         print(f"{entry.title} left out: {dataset.name} has no keypoints.", flush=True)
     return not dataset.keypoint_names
@@ -204,7 +210,7 @@ def commands(jobs: Iterable[Job], foreground_steps: int | None, folder: Path) ->
 
     Those that a data set has no keypoints for are left out, which is told.
     """
-    jobs = [job for job in jobs if not _surely_lacks_keypoints(job.entry)]
+    jobs = [job for job in jobs if not lacks_keypoints(job.entry)]
     of_data = {job.entry.data: job.entry for job in jobs}
     masks = [
         _in_shell(*mask_programs(entry, foreground_steps, foreground_run(entry, folder)))
@@ -212,13 +218,6 @@ def commands(jobs: Iterable[Job], foreground_steps: int | None, folder: Path) ->
         if needs_masks(entry, foreground_steps)
     ]
     return [*masks, *(job.command for job in jobs)]
-
-
-def _surely_lacks_keypoints(entry: Entry) -> bool:
-    try:
-        return lacks_keypoints(entry)
-    except UserError:  # the data is not there
-        return False
 
 
 def foreground_run(entry: Entry, folder: Path) -> Path:

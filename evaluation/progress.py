@@ -52,6 +52,7 @@ class Progress:
         self._noted: set[str] = set()
         self._first, self._shown = first, None
         self.found = "foreground" if labeller.gives_masks else "parts"
+        self.num_steps = config.num_steps
         self.collapse = {"share": config.logging.collapse_share, "checks": config.logging.collapse_checks}
 
     def evaluate(self, step: int, logger: RunLogger, signals: Signals) -> None:
@@ -80,7 +81,7 @@ class Progress:
     def show(self, batch: TrainBatch, step: int, logger: RunLogger) -> None:
         """What is found in the first step's crops, and how much of them each part holds.
 
-        A warning where in the crops of this step one part is alone, several times in a row.
+        A warning where in the crops of this step one part is alone, the same one several times in a row.
         """
         if self.labeller.needs_fit:
             return  # it is fitted by an evaluation, which has pictures of its own
@@ -92,7 +93,10 @@ class Progress:
         if self.labeller.num_parts > 1:
             logger.log_part_areas(step, part_areas(found, self.labeller.num_parts))
             part, held = largest_part(now)
-            if collapsed(logger.log_largest_part(step, part, held), **self.collapse):
+            looks = logger.log_largest_part(step, part, held)
+            # In the first tenth of the steps parts are still on their way apart.
+            settled = [(part, held) for at, part, held in looks if 10 * at >= self.num_steps]
+            if collapsed(settled, **self.collapse):
                 logger.warn(
                     "collapsed solution",
                     f"part {part} holds {100 * held:.1f} % of the foreground, in the last {self.collapse['checks']} "
@@ -127,13 +131,14 @@ def part_areas(examples: Sequence[Example], num_parts: int) -> list[float]:
     return (counts[1:] / max(counts[1:].sum(), 1)).tolist()
 
 
-def collapsed(held: Sequence[float], share: float, checks: int) -> bool:
+def collapsed(looks: Sequence[tuple[int, float]], share: float, checks: int) -> bool:
     """Whether with the last of several looks one part has been alone so many times in a row, for the first time.
 
     Args:
-        held: at each look the share of the foreground that the largest part has.
+        looks: the largest part, and the share of the foreground that it has.
         share: above which a part is alone on it.
         checks: how many in a row.
     """
-    alone = [all(of > share for of in held[end - checks : end]) for end in range(checks, len(held) + 1)]
+    rows = [looks[end - checks : end] for end in range(checks, len(looks) + 1)]
+    alone = [len({part for part, _ in row}) == 1 and all(held > share for _, held in row) for row in rows]
     return bool(alone) and alone[-1] and not any(alone[:-1])

@@ -14,11 +14,14 @@ import pytest
 import torch
 import wandb
 
+from datasets.batch import TrainBatch
 from evaluation.examples import Example
-from evaluation.progress import collapsed, largest_part
+from evaluation.options import Sets
+from evaluation.progress import Progress, collapsed, largest_part
 from models import methods
 from models.methods import contrastive_reconstruction
 from tests.composition import composed
+from tests.quadrants import ColourLabeller, draw_split
 from tests.test_train import resume, rows, run, weights
 from utils import checkpoints
 from utils.errors import Stopped, UserError
@@ -227,11 +230,38 @@ def test_the_part_that_holds_most_of_the_foreground_is_found_with_its_share():
 
 
 def test_a_part_that_was_alone_in_so_many_looks_in_a_row_is_told_once():
-    alone, fine = 0.998, 0.5
-    held = [alone, fine, 0.0, alone, alone, alone, fine, alone, alone]
-    told = [collapsed(held[:count], share=0.99, checks=2) for count in range(1, len(held) + 1)]
+    alone, fine = (2, 0.998), (2, 0.5)
+    looks = [alone, fine, (1, 0.0), alone, alone, alone, fine, alone, alone]
+    told = [collapsed(looks[:count], share=0.99, checks=2) for count in range(1, len(looks) + 1)]
     assert told == [False] * 4 + [True] + [False] * 4
-    assert not collapsed([0.99] * 5, share=0.99, checks=2) and collapsed([0.991] * 3, share=0.99, checks=3)
+    assert not collapsed([(1, 0.99)] * 5, share=0.99, checks=2) and collapsed([(1, 0.991)] * 3, share=0.99, checks=3)
+    assert not collapsed([(1, 1.0), (2, 1.0)] * 5, share=0.99, checks=2), "parts that take turns are no collapse"
+
+
+def test_what_a_part_holds_in_the_first_tenth_of_the_steps_warns_of_no_collapse():
+    held, warned = [], []
+
+    class Logger:
+        def log_largest_part(self, step, part, share):
+            held.append((step, part, share))
+            return held
+
+        def warn(self, *_):
+            warned.append(held[-1][0])
+
+        log_pictures = log_part_areas = lambda *_: None
+
+    class One(ColourLabeller):
+        def scores(self, images, foreground):
+            return torch.nn.functional.one_hot(torch.full((len(images), 8, 8), 2), 4).permute(0, 3, 1, 2) * 1e4
+
+    sets = Sets(draw_split("test", 2, part_maps=True), draw_split("training", 2, part_maps=True))
+    batch = TrainBatch.collate([sets.fit.test_crop(sample, 32) for sample in sets.fit.samples], step=0)
+    config = composed("num_steps=200", "logging.collapse_checks=3")
+    told = Progress(config, One(), sets, ("part_maps",), torch.device("cpu"), lambda: batch)
+    for step in (1, 5, 10, 15, 20, 25, 30, 35):
+        told.show(batch, step, Logger())
+    assert {(part, share) for _, part, share in held} == {(3, 1.0)} and warned == [30]
 
 
 def test_a_collapsed_solution_is_warned_about_in_the_log_and_on_wandb(tmp_path, monkeypatch, capsys):
@@ -270,7 +300,9 @@ def test_looks_before_an_interruption_count_for_a_collapse_and_what_was_told_is_
     told = []
     for resumed_step, steps in ((0, (1, 2, 9)), (2, (3, 4)), (4, (5,))):
         with RunLogger(directory, config, resumed_step) as logger:
-            told += [step for step in steps if collapsed(logger.log_largest_part(step, 2, 1.0), share=0.9, checks=4)]
+            for step in steps:
+                looks = [look[1:] for look in logger.log_largest_part(step, 2, 1.0)]
+                told += [step] * collapsed(looks, share=0.9, checks=4)
     assert told == [4], "the look of step 9 was cut"
 
 

@@ -419,14 +419,15 @@ class RunLogger:
         self._wandb.log(step, {"evaluation/pictures": [*rows]}, keep=True)
         self._clock = time.perf_counter()
 
-    def log_largest_part(self, step: int, part: int, share: float) -> list[float]:
+    def log_largest_part(self, step: int, part: int, share: float) -> list[tuple[int, int, float]]:
         """Which part, from 1, holds most of the foreground of training crops, and its share of it.
 
         Returns:
-            The shares so far, those before the run was interrupted among them.
+            Step, part and share so far, those before the run was interrupted among them.
         """
         self._add("largest_part", step, {"part": part, "share": share})
-        return [float(row["share"]) for row in self._tables["largest_part"].rows()]
+        rows = self._tables["largest_part"].rows()
+        return [(int(row["step"]), int(row["part"]), float(row["share"])) for row in rows]
 
     def warn(self, title: str, message: str) -> None:
         """A line on stderr, and an alert on Weights & Biases, which sends it on to whoever has asked for alerts."""

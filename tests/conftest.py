@@ -1,5 +1,6 @@
 """Fixtures of several tests."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture
+def root(drawn, tmp_path) -> Path:
+    """A copy, which a test may change, of ``drawn``: the folder of pictures that its module has drawn once."""
+    return shutil.copytree(drawn, tmp_path / "mine")
 
 
 @pytest.fixture

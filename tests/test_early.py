@@ -1,10 +1,7 @@
 """Help, and mistakes in names and plain values, which are told before PyTorch is imported."""
 
-import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from omegaconf.errors import OmegaConfBaseException
@@ -12,9 +9,9 @@ from omegaconf.errors import OmegaConfBaseException
 from conf import app, early
 from conf.schema import known_keys
 from tests.composition import SCHEMAS, composed
+from tests.processes import ROOT, run_elsewhere, run_python
 from utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = {
     "train.py": ["train.py"],
     "evaluate.py": ["evaluate.py"],
@@ -42,10 +39,7 @@ def at_once(tmp_path):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
 
     def call(*arguments: str) -> subprocess.CompletedProcess:
-        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-        return subprocess.run(
-            [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100
-        )
+        return run_python(*arguments, environment={"PYTHONPATH": str(tmp_path)})
 
     return call
 
@@ -95,18 +89,15 @@ def test_a_mistake_in_a_name_is_told_before_anything_large_is_imported(at_once):
 
 @pytest.mark.slow
 def test_where_unix_s_modules_and_signals_are_missing_training_and_evaluation_work(tmp_path):
-    hidden = "import runpy, signal, sys\n"
+    hidden = "import signal, sys\n"
     hidden += "sys.modules |= dict.fromkeys(('fcntl', 'resource', 'pwd', 'grp'))\n"
-    hidden += "for name in ('SIGUSR1', 'SIGUSR2', 'SIGALRM', 'SIGHUP', 'SIGKILL'): delattr(signal, name)\n"
-    hidden += "sys.path.insert(0, sys.argv[1]); sys.argv = sys.argv[2:]\n"
-    hidden += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    hidden += "for name in ('SIGUSR1', 'SIGUSR2', 'SIGALRM', 'SIGHUP', 'SIGKILL'): delattr(signal, name)"
     data = ["dataset_name=synthetic", f"dataset_root={tmp_path}", "dataset.drawing.num_train=4"]
     data += ["dataset.drawing.num_test=4", "device=cpu", "logging.wandb=disabled", "loader.num_workers=0"]
     small = ["experiment=debug", "baseline=[]", "num_steps=1", "image_size=32", "evaluation.size=32"]
     for program, own in {"train": small, "evaluate": [f"checkpoint={tmp_path}/train", "image_size=32"]}.items():
-        command = [sys.executable, "-c", hidden, str(ROOT), ROOT / f"{program}.py", *data, *own]
-        command += [f"output_dir={tmp_path}/{program}"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400)
+        keys = *data, *own, f"output_dir={tmp_path}/{program}"
+        done = run_elsewhere(ROOT / f"{program}.py", *keys, cwd=tmp_path, before=hidden, timeout=400)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "train/checkpoints/model_1.pth").is_file() and (tmp_path / "evaluate/metrics.json").is_file()
 

@@ -28,12 +28,6 @@ def drawn(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def root(drawn, tmp_path):
-    """A folder that a test may change."""
-    return shutil.copytree(drawn, tmp_path / "mine")
-
-
 def folder(root, split="train", mask="gt", **options) -> Folder:
     settings = {"test_share": 0.2, "box_padding": 0.05, "box_jitter": 0.05, "flip_probability": 0.5}
     return Folder(root, split, mask, Options(**settings | options))

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from datasets import files
-from datasets.example import draw_folder
 from datasets.files import MissingFile, UnreadableFile, read_picture
 from datasets.folder import Folder, Options
 from datasets.names import spellings
 from datasets.pictures import Pictures
+from tests.trees import draw_own_tree
 from utils.errors import UserError
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)
@@ -21,15 +21,7 @@ HELD_OUT = ["creature_001.jpg", "creature_002.jpg"]
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    root = tmp_path_factory.mktemp("drawn") / "mine"
-    draw_folder(root, count=4, size=32)
-    (root / "test.txt").write_text("creature_001\ncreature_002\n")
-    return root
-
-
-@pytest.fixture
-def root(drawn, tmp_path):
-    return shutil.copytree(drawn, tmp_path / "mine")
+    return draw_own_tree(tmp_path_factory.mktemp("drawn") / "mine", count=4, size=32)
 
 
 def folder(root, split="train") -> Folder:

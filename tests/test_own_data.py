@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,21 +15,19 @@ from datasets.example import draw_folder
 from datasets.lists import lists_of
 from models.segmenters.deeplab import Segmenter
 from tests.composition import composed, given
+from tests.processes import run_python
 from tests.test_datasets import DRAWN, SMALL
 from tests.test_logging import history
 from tests.test_wandb_sync import finished
 from utils import checkpoints
 from utils.logging import WANDB_ID
 
-ROOT = Path(__file__).resolve().parents[1]
 SYNTHETIC = ("dataset_name=synthetic", *DRAWN["synthetic"][1])
 
 
 def program(*arguments: str) -> str:
     """What it printed on stdout, in a process of its own."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    command = [sys.executable, *arguments, "device=cpu", "loader.num_workers=0"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python(*arguments, "device=cpu", "loader.num_workers=0")
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +25,12 @@ from evaluation.palette import colours
 from evaluation.whole_pictures import label_maps
 from models.segmenters.deeplab import Segmenter
 from tests.composition import composed, given
+from tests.processes import run_python
 from tests.quadrants import ColourLabeller, Quadrants, draw_split
 from tests.test_datasets import DRAWN, SMALL
 from tests.trees import draw_cub_tree
 from utils import checkpoints
 from utils.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def save_segmenter(path: Path, num_parts: int, *overrides: str) -> Path:
@@ -479,10 +477,7 @@ def test_what_cannot_be_meant_is_refused(foreground, parts, pictures, tmp_path):
 
 
 def program(name: str, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    return subprocess.run(
-        [sys.executable, name, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
-    )
+    return run_python(name, *arguments, timeout=600)
 
 
 def test_a_mistake_is_one_message_and_status_2(foreground, tmp_path):

@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +11,13 @@ import torch
 from PIL import Image
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.processes import ROOT, run_python
+
 SMALL = ("dataset_name=synthetic", "dataset.drawing.num_train=8", "dataset.drawing.num_test=8", "image_size=32")
 
 
 def program(name: str, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    return subprocess.run(
-        [sys.executable, name, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
+    return run_python(name, *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,10 @@
 """What an evaluation reads of the training split: what it fits on without what is skipped, or nothing."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from datasets.example import draw_folder
 from datasets.files import MissingFile
 from datasets.pascal_part import Options as PascalOptions
 from datasets.pascal_part import PascalPart
@@ -20,7 +18,7 @@ from evaluation.run import Result, evaluate, look_for_training_pictures
 from tests.composition import composed
 from tests.mistakes.damage import maps
 from tests.quadrants import ColourLabeller
-from tests.trees import draw_pascal_tree
+from tests.trees import draw_own_tree, draw_pascal_tree
 from utils.errors import UserError
 
 PROTOCOLS = ("part_maps", "keypoints")
@@ -28,20 +26,12 @@ PROTOCOLS = ("part_maps", "keypoints")
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    root = tmp_path_factory.mktemp("drawn") / "mine"
-    draw_folder(root, count=8, size=48)
-    (root / "test.txt").write_text("creature_001\ncreature_002\n")
-    return root
+    return draw_own_tree(tmp_path_factory.mktemp("drawn") / "mine", count=8, size=48)
 
 
 @pytest.fixture(scope="module")
 def config() -> DictConfig:
     return composed("dataset_name=folder", "image_size=32", "evaluation.size=32", "loader.num_workers=0")
-
-
-@pytest.fixture
-def root(drawn, tmp_path):
-    return shutil.copytree(drawn, tmp_path / "mine")
 
 
 @pytest.fixture

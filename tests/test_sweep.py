@@ -1,9 +1,7 @@
 import csv
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import hydra
@@ -21,10 +19,10 @@ from conf.schema import EvaluateConfig, PredictConfig, TrainConfig
 from datasets import synthetic
 from models.export import ExportConfig
 from tests.composition import composed
+from tests.processes import ROOT, run_elsewhere, run_python
 from utils.once import keeping
 from utils.sweep import Job, final_metrics, job_name, main, read, report, summary
 
-ROOT = Path(__file__).resolve().parents[1]
 DRAWN = ("dataset_name=synthetic", "dataset.drawing.num_train=4", "dataset.drawing.num_test=4")
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 # A task that is quick and writes what evaluate.py writes. Its seeds: 5 waits, 6 is killed by the system, 7 is refused,
@@ -68,18 +66,7 @@ def sweep(tmp_path):
     (tmp_path / "elsewhere/program.py").write_text(PROGRAM)
 
     def call(*arguments: str) -> subprocess.CompletedProcess:
-        # submitit's processes must find the project's modules by themselves.
-        start = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = sys.argv[1:]; "
-        start += "runpy.run_path(sys.argv[0], run_name='__main__')"
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHONPATH", "WANDB"))}
-        return subprocess.run(
-            [sys.executable, "-c", start, tmp_path / "elsewhere/program.py", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        return run_elsewhere(tmp_path / "elsewhere/program.py", *arguments, cwd=tmp_path)
 
     return call
 
@@ -305,15 +292,8 @@ def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """The real program, small; with one thread wherever it runs, as sums depend on how many there are."""
     small = ["dataset_name=synthetic", "dataset.drawing.num_train=4", "dataset.drawing.num_test=4", "image_size=32"]
     small += ["experiment=debug", "num_steps=1", "evaluation.size=32", "logging.wandb=offline", "device=cpu"]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    return subprocess.run(
-        [sys.executable, ROOT / "train.py", *arguments, *small],
-        cwd=folder,
-        env=environment | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    command = ROOT / "train.py", *arguments, *small
+    return run_python(*command, cwd=folder, timeout=600, environment={"OMP_NUM_THREADS": "1"})
 
 
 @pytest.fixture(scope="module")

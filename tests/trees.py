@@ -9,6 +9,7 @@ from scipy.io import savemat
 
 from datasets import coco_stuff, potsdam
 from datasets.cub import CUB, Options
+from datasets.example import draw_folder
 
 KEYPOINTS = ("beak", "left eye", "right eye", "tail")
 
@@ -17,6 +18,13 @@ def cub(root: Path, split: str, mask: str, **options) -> CUB:
     """The data set with the published crop, unless ``options`` say otherwise."""
     published = {"box_padding": 0.05, "box_jitter": 0.05, "flip_probability": 0.5}
     return CUB(root, split, mask, Options(**published | options))
+
+
+def draw_own_tree(root: Path, count: int, size: int, held_out: int = 2) -> Path:
+    """A folder of one's own drawn pictures, of which the first few are held out; gives ``root``."""
+    draw_folder(root, count=count, size=size)
+    (root / "test.txt").write_text("".join(f"creature_{number:03}\n" for number in range(1, held_out + 1)))
+    return root
 
 
 def draw_cub_tree(

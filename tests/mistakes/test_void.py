@@ -1,7 +1,6 @@
 """Void pixels ("ignore" labels): no figure is of them, in true maps, in masks and in label maps made elsewhere."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from PIL import Image
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from datasets.example import draw_folder
 from datasets.masks import VOID_PIXELS, VOID_PREDICTED
 from datasets.sample import VOID
 from evaluation.inputs import EvalInput, batch
@@ -24,6 +22,7 @@ from tests.composition import composed
 from tests.mistakes.damage import save_picture
 from tests.mistakes.harness import ended
 from tests.quadrants import ColourLabeller, draw_split, evaluation_options
+from tests.trees import draw_own_tree
 from utils.errors import UserError
 
 FIGURES = ("FG-NMI", "FG-ARI", "NMI", "ARI")
@@ -32,15 +31,7 @@ HELD_OUT = ("creature_001", "creature_002", "creature_003")
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    root = tmp_path_factory.mktemp("drawn") / "mine"
-    draw_folder(root, count=8, size=48)
-    (root / "test.txt").write_text("\n".join(HELD_OUT))
-    return root
-
-
-@pytest.fixture
-def root(drawn, tmp_path):
-    return shutil.copytree(drawn, tmp_path / "mine")
+    return draw_own_tree(tmp_path_factory.mktemp("drawn") / "mine", count=8, size=48, held_out=len(HELD_OUT))
 
 
 def pixels(path: Path) -> np.ndarray:

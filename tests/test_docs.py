@@ -157,6 +157,13 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_no_line_of_prose_is_longer_than_120_characters(page):
+    """Tables, code and what has a link are as long as they are."""
+    lines = _FENCE.sub("", page.read_text()).splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|") and "](" not in line] == []
+
+
 @pytest.mark.parametrize(("group", "folder"), [("dataset_name", "data"), ("method", "methods")])
 def test_every_data_set_and_every_method_has_a_page_that_the_readme_links_to_and_that_trains_with_it(group, folder):
     names = [path.stem for path in (ROOT / "conf" / group).glob("*.yaml")]

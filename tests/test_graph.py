@@ -223,7 +223,7 @@ def test_a_run_that_is_not_recorded_says_why(device, keys, reason):
 def test_on_a_cpu_the_log_says_that_steps_go_one_by_one(tmp_path):
     path = run(tmp_path, "run", *FEW, "num_steps=1", "cuda_graph=true")
     (line,) = told(path)
-    assert line.endswith("steps go one by one all the same, since only those of a GPU can be recorded, and device is cpu.")
+    assert line.endswith("one by one all the same, since only those of a GPU can be recorded, and device is cpu.")
 
 
 @pytest.mark.cuda

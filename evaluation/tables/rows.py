@@ -29,7 +29,8 @@ NOT_COMPARED = (
     *("output_dir", "resume", "debug", "logging", "checkpointing", "baselines"),  # what is told, kept, set beside it
     *("dataset_root", *FREE),  # places, and whether a broken picture ends the training
     *("device", "devices", "num_nodes", "strategy", "loader"),  # who computes: a batch is that of all devices
-    *("channels_last", "compile", "cuda_graph", "cudnn_search", "deterministic"),  # rounding alone; precision is compared
+    # Rounding alone; precision is compared.
+    *("channels_last", "compile", "cuda_graph", "cudnn_search", "deterministic"),
     *("evaluation.every", "evaluation.batch_size", "evaluation.pictures"),  # when, how fast, and pictures
     "evaluation.report",  # a page of pictures
     *(WITH_BACKGROUND, PROBE),

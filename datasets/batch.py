@@ -30,6 +30,10 @@ class _Batch:
         """The same batch with its tensors in page-locked memory."""
         return self._map(Tensor.pin_memory)
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """See ``utils.transfers.OnDevice``."""
+        self._map(lambda tensor: tensor.record_stream(stream))
+
     def _map(self, function) -> Self:
         values = {spec.name: getattr(self, spec.name) for spec in fields(self)}
         return replace(self, **{name: function(value) for name, value in values.items() if isinstance(value, Tensor)})

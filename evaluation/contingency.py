@@ -37,7 +37,7 @@ class ContingencyTable:
         inside = (true >= 0) & (true < rows) & (predicted >= 0) & (predicted < columns)
         cells = torch.where(inside, true * columns + predicted, rows * columns)
         ones = torch.ones_like(cells) if where is None else where.long()
-        self._cells = self._cells.to(cells.device).index_add(0, cells.flatten(), ones.flatten())
+        self._cells = self._cells.to(cells.device, non_blocking=True).index_add(0, cells.flatten(), ones.flatten())
 
     @property
     def counts(self) -> np.ndarray:

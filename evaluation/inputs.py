@@ -1,15 +1,20 @@
 """What a protocol hands to the runner: pictures at network size with their annotation, batched by shape."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from datasets.batch import EvalBatch, planes
+from datasets.batch import EvalBatch, to_device
 from datasets.masks import united, void_of
 from datasets.sample import VOID, Remark, Sample
+from utils.transfers import Uploads
+
+CPU = torch.device("cpu")
 
 
 @dataclass
@@ -74,22 +79,33 @@ def prepared(
     return EvalInput(ready.name, ready.label, ready.image, ready.foreground, view=view, **known)
 
 
-def batch(inputs: list[EvalInput]) -> EvalBatch:
-    """Stack inputs of one size; the pictures stay as they lie in files, channels last, which networks take faster."""
-    images = torch.from_numpy(np.stack([shown.image for shown in inputs])).permute(0, 3, 1, 2)
-    foreground = torch.from_numpy(np.stack([shown.foreground for shown in inputs]))[:, None].float()
-    class_map = planes([shown.class_map for shown in inputs])
-    infrared = planes([shown.infrared for shown in inputs])
-    counted = None
-    if any(shown.void is not None for shown in inputs):
-        counted = planes([shown.counted for shown in inputs])
-    return EvalBatch(images, foreground, inputs, class_map, infrared, counted)
+def batch(inputs: list[EvalInput], device: torch.device = CPU) -> EvalBatch:
+    """Stack inputs of one size; the pictures stay as they lie in files, channels last, which networks take faster.
+
+    Bytes go to the device, for which nothing waits.
+    """
+
+    def stacked(arrays: Sequence[np.ndarray | None]) -> Tensor | None:
+        return None if any(array is None for array in arrays) else to_device(np.stack(arrays), device)
+
+    def planes(maps: Sequence[np.ndarray | None]) -> Tensor | None:
+        return None if (found := stacked(maps)) is None else found[:, None]
+
+    void = any(shown.void is not None for shown in inputs)
+    return EvalBatch(
+        stacked([shown.image for shown in inputs]).permute(0, 3, 1, 2),
+        planes([shown.foreground for shown in inputs]).float(),
+        inputs,
+        planes([shown.class_map for shown in inputs]),
+        planes([shown.infrared for shown in inputs]),
+        planes([shown.counted for shown in inputs]) if void else None,
+    )
 
 
 def batches_of_equal_shape(
-    inputs: Iterable[tuple[Hashable, EvalInput]], batch_size: int
+    inputs: Iterable[tuple[Hashable, EvalInput]], batch_size: int, device: torch.device = CPU
 ) -> Iterator[tuple[Hashable, EvalBatch]]:
-    """Gather inputs into batches that share key, view and size.
+    """Gather inputs into batches that share key, view and size, on the device.
 
     A batch leaves as soon as it is full, what is left over leaves at the end, so that at most ``batch_size - 1``
     inputs of each size wait. The last batches may hold one input.
@@ -98,11 +114,11 @@ def batches_of_equal_shape(
         inputs: pairs of the protocol's name and one input.
         batch_size: the most inputs in one batch, >= 1.
     """
-    waiting: dict[Hashable, list[EvalInput]] = defaultdict(list)
+    uploads, waiting = Uploads(device), defaultdict(list)
     for key, shown in inputs:
         bucket = (key, shown.view, shown.image.shape)
         waiting[bucket].append(shown)
         if len(waiting[bucket]) == batch_size:
-            yield key, batch(waiting.pop(bucket))
+            yield key, uploads.make(partial(batch, waiting.pop(bucket), device))
     for (key, _, _), rest in waiting.items():
-        yield key, batch(rest)
+        yield key, uploads.make(partial(batch, rest, device))

@@ -12,7 +12,7 @@ from evaluation.examples import Example, Known
 from evaluation.inputs import EvalInput
 from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions, Sets
-from evaluation.prediction import part_probabilities, upsample
+from evaluation.prediction import largest, part_probabilities, upsample
 from evaluation.report import held_out_picture, noun_of, part_picture, print_table
 from evaluation.run import evaluate, look_for_training_pictures
 from utils.devices import of_any_shape
@@ -111,7 +111,7 @@ def examples(labeller: Labeller, batch: TrainBatch) -> list[Example]:
     shown = EvalBatch(batch.image, batch.foreground, [], infrared=batch.infrared)
     scores = upsample(labeller.scores_of(shown), batch.image.shape[-2:])
     foreground = batch.foreground.to(scores.device)
-    predicted = part_probabilities(scores, foreground, labeller.has_background).argmax(1).byte().cpu().numpy()
+    predicted = largest(part_probabilities(scores, foreground, labeller.has_background)).byte().cpu().numpy()
     images, masks = batch.image.permute(0, 2, 3, 1).cpu().numpy(), batch.foreground[:, 0].byte().cpu().numpy()
     return [
         Example(EvalInput(name, None, image, mask), labels, Known("foreground", image * mask[..., None]))

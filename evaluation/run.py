@@ -8,7 +8,7 @@ from typing import Protocol as Interface
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from conf.modules import module
 from datasets.base import Source
@@ -20,6 +20,7 @@ from evaluation.examples import Comparison, Example
 from evaluation.inputs import EvalInput, batches_of_equal_shape
 from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions, Sets
+from evaluation.prediction import largest
 from evaluation.protocols import crops, truth_free
 from evaluation.protocols.base import Protocol
 from utils import workers
@@ -241,14 +242,9 @@ def score(
         remarks: those of the held-out pictures' files are added.
     """
     places = set(spread(options.num_pictures, len(sets.test)))
-    splits: list[Dataset] = [_Inputs(sets.test, protocols, labeller)]
-    fitting = [protocol for protocol in protocols if protocol.fits]
-    if fitting and sets.fit is not None and labeller.knows_training_pictures:
-        splits.append(_fitted(sets, fitting, labeller))
-
     by_name, pictured = {protocol.name: protocol for protocol in protocols}, protocols[0]
-    pictures = []
-    for name, batch in _batches(ConcatDataset(splits), "evaluating", options, device, skipped):
+    pictures: list[tuple[EvalInput, Tensor]] = []
+    for name, batch in _batches(inputs_of(labeller, sets, protocols), "evaluating", options, device, skipped):
         protocol = by_name[name]
         seen = labeller.features_of(batch) if protocol.of_features else labeller.scores_of(batch)
         probabilities = protocol.update(batch, seen)
@@ -258,11 +254,23 @@ def score(
         for shown, probability in zip(batch.inputs, probabilities, strict=True):
             wanted = name == pictured.name and shown.view == pictured.shown_view
             if wanted and not shown.fitted and shown.place in places:
-                predicted = probability.argmax(0).to(torch.uint8).cpu().numpy()
-                if shown.void is not None:
-                    predicted = predicted * (shown.void == 0)
-                pictures.append(Example(shown, predicted, pictured.known(shown)))
-    return sorted(pictures, key=lambda example: example.shown.place)
+                pictures.append((shown, largest(probability[None])[0].to(torch.uint8)))
+    pictures.sort(key=lambda found: found[0].place)
+    return [Example(shown, found.cpu().numpy() * shown.counted, pictured.known(shown)) for shown, found in pictures]
+
+
+def inputs_of(labeller: Labeller, sets: Sets, protocols: Sequence[Protocol]) -> Dataset:
+    """All that the labeller is shown: each held-out sample, and each training sample that a protocol wants."""
+    splits: list[Dataset] = [_Inputs(sets.test, protocols, labeller)]
+    fitting = [protocol for protocol in protocols if protocol.fits]
+    if fitting and sets.fit is not None and labeller.knows_training_pictures:
+        splits.append(_fitted(sets, fitting, labeller))
+    return ConcatDataset(splits)
+
+
+def read(inputs: Dataset, options: EvaluationOptions) -> DataLoader:
+    """The inputs of one sample after the other, as workers have made them of its files."""
+    return workers.loader(inputs, num_workers=options.num_workers, batch_size=None)
 
 
 def spread(count: int, length: int) -> list[int]:
@@ -332,11 +340,9 @@ def _to_fit(
 def _batches(
     inputs: Dataset, doing: str, options: EvaluationOptions, device: torch.device, skipped: dict[int, str]
 ) -> Iterator[tuple[str, EvalBatch]]:
-    """Batches of inputs of one size, on the device, each with its protocol's name; what is skipped is noted."""
-    loader = workers.loader(inputs, num_workers=options.num_workers, batch_size=None)
-    for name, batch in batches_of_equal_shape(_kept(tracked(loader, doing), skipped), options.batch_size):
-        # From page-locked memory the copy does not wait for the network's work on the last batch.
-        yield name, (batch.pin_memory() if device.type == "cuda" else batch).to(device)
+    """Batches of inputs of one size, each with its protocol's name; what is skipped is noted."""
+    found = _kept(tracked(read(inputs, options), doing), skipped)
+    return batches_of_equal_shape(found, options.batch_size, device)
 
 
 def _kept(

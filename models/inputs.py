@@ -10,11 +10,19 @@ ROUNDING = 1e-3  # what interpolation may add
 _trained: WeakSet[nn.Module] = WeakSet()  # networks in train mode whose first pictures were looked at
 
 
+def of_bytes(images: Tensor) -> Tensor:
+    """Images uint8 as floats in [0, 1], whose numbers nobody has to look at: the host would wait for the device."""
+    floats = images.float() / 255
+    if images.dtype == torch.uint8:
+        floats.of_bytes = True
+    return floats
+
+
 def require_pictures(images: Tensor, network: nn.Module) -> None:
     """Refuses what a segmenter's ``preprocess`` cannot mean: bytes, 0..255, NaN, another order of the axes.
 
-    What kind of tensor it is costs nothing to ask. Its numbers are looked at in eval mode; in train mode the first time
-    alone, since the host would wait for the device in every step.
+    What kind of tensor it is costs nothing to ask. Its numbers are looked at in eval mode, unless :func:`of_bytes` has
+    made them; in train mode the first time alone, since the host would wait for the device in every step.
 
     Args:
         images: what is to be (N, 3, H, W) float in [0, 1].
@@ -40,7 +48,7 @@ def require_pictures(images: Tensor, network: nn.Module) -> None:
         )
     if 0 in images.shape:
         raise ValueError(f"images have the shape {tuple(images.shape)}: there are no pictures in them.")
-    if torch.compiler.is_compiling() or (network.training and network in _trained):
+    if torch.compiler.is_compiling() or (network.training and network in _trained) or hasattr(images, "of_bytes"):
         return
     low, high = (float(bound) for bound in images.detach().aminmax())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN is neither

@@ -22,7 +22,7 @@ from evaluation.labellers.kmeans import Options
 from evaluation.matching import known_by_number
 from evaluation.options import Sets
 from evaluation.palette import INK, PALETTE, colours, shortened, with_legend
-from evaluation.prediction import part_probabilities, upsample
+from evaluation.prediction import largest, part_probabilities, upsample
 from evaluation.progress import Progress, examples
 from evaluation.protocols import base, keypoints
 from evaluation.report import held_out_picture, legend, part_picture, print_table, write_metrics
@@ -443,3 +443,11 @@ def test_the_table_fits_80_columns_and_shows_what_a_labeller_lacks_as_a_dash(mon
     lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
     assert ["FG-NMI", "46.0", "46.0", "46.0", "5.0"] in lines
     assert ["keypoint_error_all", "9.2", "9.2", "9.2", "-"] in lines
+
+
+def test_the_label_of_a_pixel_is_its_largest_score_the_first_of_equals():
+    scores = torch.randint(0, 4, (2, 5, 6, 7), generator=torch.Generator().manual_seed(0)).float()
+    found = largest(scores)
+    for picture, row, column in itertools.product(range(2), range(6), range(7)):
+        of_pixel = scores[picture, :, row, column].tolist()
+        assert found[picture, row, column] == of_pixel.index(max(of_pixel))

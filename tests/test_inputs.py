@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from models import segmenters
+from models.inputs import of_bytes
 from tests.composition import composed
+from tests.waits import counted_waits
 
 NAMES = ("caffe", "efficientnet_lite0", "hourglass", "autoregressive", "iic")
 
@@ -57,3 +59,14 @@ def test_in_training_the_numbers_of_the_first_pictures_alone_are_looked_at():
         network.preprocess(PICTURES.byte())
     with pytest.raises(ValueError, match="divide by 255"):
         network.eval().preprocess(PICTURES * 255)
+
+
+def test_pictures_made_of_bytes_are_floats_that_nobody_looks_at_and_others_are_looked_at(network):
+    pictures = (PICTURES * 255).byte()
+    made = of_bytes(pictures)
+    assert torch.equal(made, pictures.float() / 255)
+    with counted_waits() as counts:
+        network.eval().preprocess(made)
+    assert not counts
+    with pytest.raises(ValueError, match="divide by 255"):
+        network.preprocess(of_bytes(pictures.long() * 100))

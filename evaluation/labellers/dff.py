@@ -98,7 +98,8 @@ class DFF(Labeller):
         # Not times the mask: that only scales a cell's activations, and leaves none where an object reaches past it.
         described = self.describe(images).clamp(min=0)
         rows = described.permute(0, 2, 3, 1).flatten(0, 2)
-        activations = activations_of(rows, self.basis.to(rows), self.options.solver, self.options.iterations)
+        self.basis = self.basis.to(rows, non_blocking=True)  # once
+        activations = activations_of(rows, self.basis, self.options.solver, self.options.iterations)
         return activations.unflatten(0, (len(images), *described.shape[-2:])).permute(0, 3, 1, 2)
 
     def centres(self, probabilities: Tensor, batch: EvalBatch, scores: Tensor) -> Tensor:

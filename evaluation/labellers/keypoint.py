@@ -9,7 +9,7 @@ from torch import Tensor
 
 from conf.modules import nearest
 from datasets.base import Source
-from datasets.batch import EvalBatch
+from datasets.batch import EvalBatch, to_device
 from evaluation.inputs import EvalInput
 from evaluation.labellers.known_landmark import NEVER, Landmark
 from utils.errors import UserError
@@ -61,12 +61,12 @@ class Keypoint(Landmark):
 
     def scores_of(self, batch: EvalBatch) -> Tensor:
         height, width = batch.images.shape[-2:]
-        first = torch.full((len(batch.inputs), height, width), NEVER)
+        first = np.full((len(batch.inputs), height, width), NEVER, np.float32)
         for scores, shown in zip(first, batch.inputs, strict=True):
             if (place := self.landmark(shown)) is not None:
                 column, row = np.round(place - 0.5).astype(int).clip(0, [width - 1, height - 1])
                 scores[row, column] = -NEVER
-        first = first.to(batch.images.device)
+        first = to_device(first, batch.images.device)
         return torch.stack([first, torch.zeros_like(first)], dim=1)
 
 

@@ -137,5 +137,6 @@ class KMeansLabeller(Labeller):
     def _scores_of_description(self, described: Tensor) -> Tensor:
         described = described.float()
         points = described.permute(0, 2, 3, 1).flatten(1, 2)
-        distances = torch.cdist(points, self.means.to(points.device), compute_mode="donot_use_mm_for_euclid_dist")
+        self.means = self.means.to(points.device, non_blocking=True)  # once
+        distances = torch.cdist(points, self.means, compute_mode="donot_use_mm_for_euclid_dist")
         return -distances.square().transpose(1, 2).unflatten(2, described.shape[-2:])

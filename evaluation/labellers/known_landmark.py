@@ -48,8 +48,8 @@ class Landmark(Labeller):
         raise NotImplementedError
 
     def scores_of(self, batch: EvalBatch) -> Tensor:
-        scores = torch.tensor([NEVER, 0.0], device=batch.images.device)
-        return scores[:, None, None].repeat(len(batch.inputs), 1, 1, 1)
+        found = torch.zeros(len(batch.inputs), 1, 1, 1, device=batch.images.device)
+        return torch.cat([found + NEVER, found], dim=1)
 
     def centres(self, probabilities: Tensor, batch: EvalBatch, scores: Tensor) -> Tensor:
         places = [self.landmark(shown) for shown in batch.inputs]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from omegaconf import DictConfig
 from rich.progress import track
 from torch import Tensor
@@ -76,8 +75,8 @@ class LabelMaps(Labeller):
         """
         maps = to_device(np.stack([shown.predicted for shown in batch.inputs]), batch.images.device)
         maps = maps.where(maps != VOID, 0)
-        labels = F.one_hot(maps.long(), self.largest_label + 1).permute(0, 3, 1, 2)
-        scores = torch.where(labels > 0, 0.0, _NEVER)
+        labels = torch.arange(self.largest_label + 1, device=maps.device)[:, None, None]
+        scores = torch.where(maps[:, None] == labels, 0.0, _NEVER)
         if not self.has_background:
             return scores[:, 1:]
         return torch.cat([scores, torch.full_like(scores[:, :1], _HARDLY)], dim=1)

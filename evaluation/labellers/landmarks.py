@@ -29,7 +29,7 @@ class LandmarkLabeller(SegmenterLabeller):
         """Scores (N, K, h, w): negative squared distances, pixels, to the landmarks."""
         height, width = images.shape[-2:]
         maps = upsample(super().scores(images, foreground), (height, width)).softmax(1)[:, 1:]
-        masks = foreground.to(maps.device)
+        masks = foreground.to(maps.device, non_blocking=True)
         masks = torch.where(masks.sum((1, 2, 3), keepdim=True) > 0, masks, 1.0)
         mass = (maps + torch.finfo(maps.dtype).tiny) * masks
         # Sums of so many pixels are rounded, and differences of squared distances multiply that by the picture's size:

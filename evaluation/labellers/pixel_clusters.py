@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from datasets.batch import EvalBatch
 from evaluation.labellers.segmenter import SegmenterLabeller
+from models.inputs import of_bytes
 
 
 def network_scores(predictor: nn.Module, images: Tensor, infrared: Tensor | None) -> Tensor:
@@ -22,10 +23,10 @@ def _in_eval_mode(
     predictor: nn.Module, function: Callable[[Tensor], Tensor], images: Tensor, infrared: Tensor | None
 ) -> Tensor:
     device, training = next(predictor.parameters()).device, predictor.training
-    infrared = None if infrared is None else infrared.to(device).float() / 255
+    infrared = None if infrared is None else infrared.to(device, non_blocking=True).float() / 255
     predictor.eval()
     try:
-        return function(predictor.preprocess(images.to(device).float() / 255, infrared))
+        return function(predictor.preprocess(of_bytes(images.to(device, non_blocking=True)), infrared))
     finally:
         predictor.train(training)
 

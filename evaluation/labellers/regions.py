@@ -1,5 +1,6 @@
 """Regions of a network that shares the whole picture out among them (Huang & Li)."""
 
+import torch
 from torch import Tensor
 
 from datasets.batch import EvalBatch
@@ -16,7 +17,8 @@ class RegionLabeller(SegmenterLabeller):
         The release counts cells from one and multiplies them by their side.
         """
         (height, width), (rows, columns) = batch.images.shape[-2:], scores.shape[-2:]
-        return centres_of_mass(scores.float().softmax(1)) * scores.new_tensor([width / columns, height / rows])
+        x, y = centres_of_mass(scores.float().softmax(1)).unbind(2)
+        return torch.stack([x * (width / columns), y * (height / rows)], dim=2)
 
 
 of_predictor = RegionLabeller

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from evaluation.labellers.base import Labeller
+from models.inputs import of_bytes
 
 
 class SegmenterLabeller(Labeller):
@@ -24,8 +25,8 @@ class SegmenterLabeller(Labeller):
 
     def scores(self, images: Tensor, foreground: Tensor) -> Tensor:
         """As of the base class; images may be floats in [0, 1] too."""
-        images = images.to(next(self.predictor.parameters()).device)
-        images = images if images.is_floating_point() else images.float() / 255
+        images = images.to(next(self.predictor.parameters()).device, non_blocking=True)
+        images = images if images.is_floating_point() else of_bytes(images)
         training = self.predictor.training
         self.predictor.eval()
         try:

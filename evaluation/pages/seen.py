@@ -14,6 +14,7 @@ from evaluation.inputs import EvalInput
 from evaluation.labellers.base import Labeller
 from evaluation.protocols.base import Protocol
 from evaluation.protocols.truth_free import present
+from utils.transfers import Behind
 
 SIDE, SMALL = 256, 112  # pixels: the longest side of a picture in the grid, and in the strips
 STRIPS = 200  # pictures in the strips of all parts together, but one at each end of each
@@ -81,6 +82,7 @@ class Seen:
     def restart(self) -> None:
         """Forget all."""
         self.protocol: Protocol | None = None
+        self._behind = Behind(self._take)
         self._grid: list[Shown] = []
         self._rows: list[tuple[EvalInput, np.ndarray, np.ndarray | None]] = []
         # Of each part two heaps, whose first is the one to go.
@@ -93,16 +95,18 @@ class Seen:
             return
         self.protocol = protocol
         most, labels = probabilities.max(1)
-        sums = _sums(most, labels, probabilities.shape[1])[..., : self.num_parts + 1].cpu().numpy()
-        labels = labels.to(torch.uint8).cpu().numpy()
-        for shown, predicted, own in zip(batch.inputs, labels, sums, strict=True):
+        sums = _sums(most, labels, probabilities.shape[1])[..., : self.num_parts + 1]
+        self._behind.add([labels.to(torch.uint8), sums], batch.inputs)
+
+    def _take(self, labels: np.ndarray, sums: np.ndarray, inputs: Sequence[EvalInput]) -> None:
+        for shown, predicted, own in zip(inputs, labels, sums, strict=True):
             if shown.fitted:
                 continue
-            table = protocol.compared(shown, predicted)
+            table = self.protocol.compared(shown, predicted)
             bare = EvalInput(shown.name, shown.label, None, None, place=shown.place)
             self._rows.append((bare, own, None if table is None else table[:, : self.num_parts + 1]))
             if shown.place in self._in_grid:
-                self._grid.append(_reduced(shown, predicted, SIDE, protocol))
+                self._grid.append(_reduced(shown, predicted, SIDE, self.protocol))
             self._add_to_strips(shown, predicted, own)
 
     def _add_to_strips(self, shown: EvalInput, predicted: np.ndarray, sums: np.ndarray) -> None:
@@ -123,6 +127,7 @@ class Seen:
         Of a labeller that does not say how certain it is: in which it is largest, and smallest. No picture is in both;
         of a part that is in fewer than ``FEWEST`` there is one strip, and none of one that is nowhere.
         """
+        self._behind.finish()
         found = []
         for count, heaps in zip(self._present.tolist(), self._strips, strict=True):
             first, last = (
@@ -138,10 +143,12 @@ class Seen:
 
     def grid(self) -> list[Shown]:
         """The pictures that the grid shows, in the order of the split."""
+        self._behind.finish()
         return sorted(self._grid, key=lambda shown: shown.place)
 
     def numbers(self) -> Numbers:
         """Of all pictures."""
+        self._behind.finish()
         rows = sorted(self._rows, key=lambda row: row[0].place)
         counts, certain, columns, height = np.stack([sums for _, sums, _ in rows], axis=1)
         inputs, tables = [shown for shown, _, _ in rows], [table for _, _, table in rows]

@@ -10,7 +10,7 @@ from evaluation.examples import Comparison, Known
 from evaluation.inputs import EvalInput
 from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions
-from evaluation.prediction import upsample
+from evaluation.prediction import largest, upsample
 from evaluation.protocols import base
 from utils.errors import UserError
 
@@ -30,7 +30,7 @@ class Protocol(base.Protocol):
         """Count a batch; ``scores`` (N, 2, h', w') are those of background and object."""
         probabilities = upsample(scores, batch.images.shape[-2:], align_corners=True).softmax(1)
         counted = None if batch.counted is None else batch.counted[:, 0]
-        self.table.update(batch.foreground[:, 0], probabilities.argmax(1), counted)
+        self.table.update(batch.foreground[:, 0], largest(probabilities), counted)
         return probabilities
 
     def metrics(self) -> dict[str, float]:

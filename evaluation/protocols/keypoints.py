@@ -24,7 +24,7 @@ from evaluation.examples import Comparison, Known
 from evaluation.inputs import EvalInput
 from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions
-from evaluation.prediction import part_probabilities, part_scores, upsample
+from evaluation.prediction import largest, part_probabilities, part_scores, upsample
 from evaluation.protocols import base
 from evaluation.regression import Located, distances, keypoint_error, mean_error
 from utils.errors import UserError
@@ -130,11 +130,11 @@ class Protocol(base.Protocol):
         scores = upsample(given, batch.images.shape[-2:])
         probabilities = part_probabilities(scores, batch.foreground, has_background)
         if batch.inputs[0].view == "box":
-            _count(self.in_box, part_scores(scores, has_background).argmax(1), batch.inputs)
+            _count(self.in_box, part_scores(scores, has_background), batch.inputs)
             if self.in_box_with_background:
-                _count(self.in_box_with_background, probabilities.argmax(1), batch.inputs)
+                _count(self.in_box_with_background, probabilities, batch.inputs)
             return probabilities
-        _count(self.in_whole, probabilities.argmax(1), batch.inputs)
+        _count(self.in_whole, probabilities, batch.inputs)
         self._centres.append(self.labeller.centres(probabilities[:, 1:], batch, given))
         self._whole += [replace(shown, image=None, foreground=None, predicted=None) for shown in batch.inputs]
         return probabilities
@@ -220,16 +220,16 @@ class Protocol(base.Protocol):
         return base.share(tables[:, np.arange(len(usual)), usual].sum(1), tables.sum((1, 2)))
 
 
-def _count(table: ContingencyTable, labels: Tensor, inputs: list[EvalInput]) -> None:
-    """Add the labels (N, h, w) at the visible keypoints of the held-out inputs."""
-    height, width = labels.shape[-2:]
+def _count(table: ContingencyTable, scores: Tensor, inputs: list[EvalInput]) -> None:
+    """Add the labels with the largest scores (N, L, h, w) at the visible keypoints of the held-out inputs."""
+    height, width = scores.shape[-2:]
     found = [np.empty((4, 0), dtype=int)]
     for place, shown in enumerate(inputs):
         if not shown.fitted:
             visible, rows, columns = _pixels(shown, (height, width))
             found.append([visible, np.full_like(visible, place), rows, columns])
-    points, places, rows, columns = to_device(np.concatenate(found, axis=1), labels.device)
-    table.update(points, labels[places, rows, columns])
+    points, places, rows, columns = to_device(np.concatenate(found, axis=1), scores.device)
+    table.update(points, largest(scores[places, :, rows, columns]))
 
 
 def _pixels(shown: EvalInput, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

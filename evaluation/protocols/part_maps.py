@@ -1,5 +1,6 @@
 """The protocol for data sets with part maps: every pixel of the views that the data set declares is compared."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -18,9 +19,10 @@ from evaluation.labellers.base import Labeller
 from evaluation.matching import matched_accuracy, recolouring
 from evaluation.options import EvaluationOptions
 from evaluation.palette import save_label_map
-from evaluation.prediction import part_probabilities, part_scores, upsample
+from evaluation.prediction import largest, part_probabilities, part_scores, upsample
 from evaluation.protocols import base
 from utils.errors import UserError
+from utils.transfers import Behind
 
 INDICES = {"NMI": nmi, "ARI": ari}
 # What is compared: how its figures are called, and the true and predicted labels for readers of the saved label maps.
@@ -62,8 +64,9 @@ class Protocol(base.Protocol):
     FG-NMI and FG-ARI are over the pixels of annotated parts, by the largest of the part scores alone, so the mask
     plays no role. NMI and ARI are over all pixels, with a background channel from the mask; some data sets ask for
     them a second time with the union of the annotated parts for a mask. On which picture of a sample each is
-    computed is the data set's choice (``part_views``). Where label maps are kept, several views have a folder each.
-    Where there are no masks, figures that take the background from them are left out.
+    computed is the data set's choice (``part_views``). Where label maps are kept, several views have a folder each, and
+    all are there once ``metrics`` was called. Where there are no masks, figures that take the background from them are
+    left out.
     """
 
     name = "part_maps"
@@ -73,6 +76,7 @@ class Protocol(base.Protocol):
     def __init__(self, dataset: Source, labeller: Labeller, options: EvaluationOptions) -> None:
         super().__init__(dataset, labeller, options)
         self.has_void = False
+        self._behind = Behind(self._save)
         self.views = {view.name: view for view in dataset.part_views(options)}
         self.shown_view = next(iter(self.views))
         self.num_true = len(dataset.part_names) + 1
@@ -105,7 +109,7 @@ class Protocol(base.Protocol):
         view, has_background = self.views[batch.inputs[0].view], self.labeller.has_background
         scores = upsample(scores, batch.images.shape[-2:], view.align_corners)
         probabilities = part_probabilities(scores, batch.foreground, has_background)
-        parts, predicted = part_scores(scores, has_background).argmax(1), probabilities.argmax(1)
+        parts, predicted = largest(part_scores(scores, has_background)), largest(probabilities)
         true = to_device(np.stack([shown.part_map for shown in batch.inputs]), scores.device)
         on_parts = true != 0
         counted = None if batch.counted is None else batch.counted[:, 0]
@@ -117,12 +121,15 @@ class Protocol(base.Protocol):
         for compared in self._compared(view):
             self.tables[compared].update(*pairs[compared])
         if self.options.label_maps:
-            if counted is not None:
-                true, self.has_void = true.where(counted, VOID), True
-            for kind, labels in (("true", true), ("parts", parts + 1), ("predicted", predicted)):
-                for shown, label_map in zip(batch.inputs, labels.to(torch.uint8).cpu().numpy(), strict=True):
-                    save_label_map(self._folder(view) / kind / shown.name, label_map)
+            self._behind.add([(parts + 1).to(torch.uint8), predicted.to(torch.uint8)], batch.inputs)
         return probabilities
+
+    def _save(self, parts: np.ndarray, predicted: np.ndarray, inputs: Sequence[EvalInput]) -> None:
+        for shown, own_parts, own_predicted in zip(inputs, parts, predicted, strict=True):
+            true = np.where(shown.counted, shown.part_map, np.uint8(VOID))
+            self.has_void |= shown.void is not None
+            for kind, labels in (("true", true), ("parts", own_parts), ("predicted", own_predicted)):
+                save_label_map(self._folder(self.views[shown.view]) / kind / shown.name, labels)
 
     def metrics(self) -> dict[str, float]:
         """FG-NMI, FG-ARI, NMI and ARI in percent; where the data set asks for it also those with true masks.
@@ -132,6 +139,7 @@ class Protocol(base.Protocol):
         Raises:
             UserError: no pixel of the held-out pictures belongs to an annotated part.
         """
+        self._behind.finish()
         if self.tables[ON_PARTS].total == 0:
             raise UserError(
                 f"No held-out picture shows an annotated part; the first is {self.dataset.sample_name(0)}: check the "

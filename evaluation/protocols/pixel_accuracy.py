@@ -14,7 +14,7 @@ from evaluation.inputs import EvalInput
 from evaluation.labellers.base import Labeller
 from evaluation.matching import matched_accuracy, recolouring
 from evaluation.options import EvaluationOptions
-from evaluation.prediction import part_probabilities, part_scores, upsample
+from evaluation.prediction import largest, part_probabilities, part_scores, upsample
 from evaluation.protocols import base
 from utils.errors import UserError
 
@@ -68,7 +68,7 @@ class Protocol(base.Protocol):
         scores = upsample(scores, batch.images.shape[-2:])
         true = batch.class_map[:, 0]
         counted = true != VOID if batch.counted is None else (true != VOID) & batch.counted[:, 0]
-        self.table.update(true, part_scores(scores, has_background).argmax(1), counted)
+        self.table.update(true, largest(part_scores(scores, has_background)), counted)
         return part_probabilities(scores, batch.foreground, has_background)
 
     def metrics(self) -> dict[str, float]:

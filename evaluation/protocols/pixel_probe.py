@@ -15,17 +15,18 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from datasets.base import Source
-from datasets.batch import EvalBatch
+from datasets.batch import EvalBatch, to_device
 from datasets.sample import VOID, Sample
 from evaluation.inputs import EvalInput
 from evaluation.labellers.base import Labeller
 from evaluation.options import EvaluationOptions
-from evaluation.prediction import part_probabilities, upsample
+from evaluation.prediction import largest, part_probabilities, upsample
 from evaluation.protocols import base
 from evaluation.protocols.pixel_accuracy import require_class_map
 from models.initialisation import seeded_initialisation
 from utils.errors import UserError
 from utils.seeding import generator
+from utils.transfers import Behind
 
 FIGURES = {"linear": "linear_accuracy", "non_linear": "nonlinear_accuracy"}
 
@@ -77,15 +78,17 @@ class Protocol(base.Protocol):
         """
         options, seed, device = self.options.probe, self.options.seed, None
         draw = _EvenDraw(options.num_points)
+        behind = Behind(lambda described, numbers, labels: draw.add(numbers, described, labels))
         for batch in batches:
             features = self.labeller.features_of(batch)
             device = features.device
-            for shown, own, true in zip(batch.inputs, features, batch.class_map[:, 0], strict=True):
-                labels = true.flatten().cpu().numpy()
+            for shown, own in zip(batch.inputs, features, strict=True):
+                labels = shown.class_map.ravel()
                 numbers = generator(seed, "pixels of the probes", shown.place).random(len(labels))
                 (places,) = np.nonzero((labels != VOID) & (numbers < draw.below))
-                described = upsample(own[None], true.shape)[0].flatten(1)[:, torch.from_numpy(places).to(device)]
-                draw.add(numbers[places], described.T.cpu().numpy(), labels[places])
+                described = upsample(own[None], shown.class_map.shape)[0].flatten(1)[:, to_device(places, device)]
+                behind.add([described.T], numbers[places], labels[places])
+        behind.finish()
         if device is None:
             raise self._nothing("to teach probes with")
         points, labels = draw.found()
@@ -103,7 +106,7 @@ class Protocol(base.Protocol):
         for kind, probe in self.probes.items():
             # One by one: all the pixels of a picture have many numbers each.
             found = torch.cat([probe.of_map(own[None], true.shape[-2:]) for own in scores])
-            self.right[kind] = ((found.argmax(1) == true) & known).sum() + self.right[kind]
+            self.right[kind] = ((largest(found) == true) & known).sum() + self.right[kind]
         return part_probabilities(found, batch.foreground)
 
     def metrics(self) -> dict[str, float]:
@@ -178,7 +181,7 @@ def taught(
         kind: ``linear`` or ``non_linear``.
         options: the node ``evaluation.probe``.
     """
-    scaler = StandardScaler().fit(points)
+    device, scaler = torch.device(device), StandardScaler().fit(points)
     # An evaluation keeps no gradients, and what is made in it cannot be trained.
     with torch.inference_mode(False), torch.enable_grad():
         statistics = (torch.from_numpy(values.astype(np.float32)) for values in (scaler.mean_, scaler.scale_))
@@ -190,7 +193,7 @@ def taught(
         falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, options.steps)
         for step in range(options.steps):
             drawn = generator(seed, f"steps of the {kind} probe", step).integers(len(labels), size=options.batch_size)
-            places = torch.from_numpy(drawn).to(device)
+            places = to_device(drawn, device)
             optimizer.zero_grad()
             F.cross_entropy(probe(known[places]), true[places]).backward()
             optimizer.step()

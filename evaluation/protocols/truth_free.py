@@ -4,6 +4,8 @@ They say whether parts are stable, used and compact; not whether they mean anyth
 object would do well. So they belong beside a look at the pictures.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -12,9 +14,10 @@ from torch import Tensor
 from datasets.batch import EvalBatch
 from datasets.sample import Sample
 from evaluation.inputs import EvalInput
-from evaluation.prediction import part_probabilities, upsample
+from evaluation.prediction import largest, part_probabilities, upsample
 from evaluation.protocols import base
 from utils.seeding import generator
+from utils.transfers import Behind
 
 # A similarity for each picture, drawn evenly: turned by so many degrees at most, shrunk or enlarged by a factor, and
 # moved by a share of its side.
@@ -59,6 +62,7 @@ class Protocol(base.Protocol):
         self._compact, self._warped = np.zeros(num_parts), 0
         self._both, self._either = np.zeros(num_parts, int), np.zeros(num_parts, int)
         self._waiting: dict[int, np.ndarray] = {}  # labels of one view, of pictures whose other view is to come
+        self._behind = Behind(self._take)
 
     def inputs(self, sample: Sample, fitted: bool = False, predicted: np.ndarray | None = None) -> list[EvalInput]:
         """The test crop, and the same warped; without the second where the label map was made elsewhere."""
@@ -68,7 +72,11 @@ class Protocol(base.Protocol):
     def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
         scores = upsample(scores, batch.images.shape[-2:])
         probabilities = part_probabilities(scores, batch.foreground, self.labeller.has_background)
-        for shown, found in zip(batch.inputs, probabilities.argmax(1).to(torch.uint8).cpu().numpy(), strict=True):
+        self._behind.add([largest(probabilities).to(torch.uint8)], batch.inputs)
+        return probabilities
+
+    def _take(self, labels: np.ndarray, inputs: Sequence[EvalInput]) -> None:
+        for shown, found in zip(inputs, labels, strict=True):
             if shown.fitted:
                 continue
             if shown.view == "crop":
@@ -78,7 +86,6 @@ class Protocol(base.Protocol):
                 continue
             other = self._waiting.pop(shown.place)
             self._compare(shown.name, *((found, other) if shown.view == "crop" else (other, found)))
-        return probabilities
 
     def _count(self, found: np.ndarray) -> None:
         pixels = np.bincount(found.ravel(), minlength=self.labeller.num_parts + 1)[1:]
@@ -104,6 +111,7 @@ class Protocol(base.Protocol):
 
     def per_part(self) -> list[dict[str, float]]:
         """Of each part ``OF_PART`` in percent, without what cannot be said of it."""
+        self._behind.finish()
         columns = {
             "share": _percent(self._pixels, self._pixels.sum()),
             "presence": _percent(self._present, self._num_images),
@@ -133,6 +141,7 @@ class Protocol(base.Protocol):
 
     def counts(self) -> dict[str, int]:
         """How many held-out images the metrics are of."""
+        self._behind.finish()
         return {"images": self._num_images}
 
 

@@ -8,8 +8,8 @@ output_dir     a new folder; results.md and results.json are written anew after 
 limit          480: seconds, for all of it; what a part leaves over is for those behind it
 parts          all: step_bf16, step_32 (seconds and memory of a step), ways_bf16, ways_32 (the step compiled, recorded
                as a CUDA graph, and by searched algorithms), evaluation (of CUB under dataset_root, beside the
-               notebook's way), precision (bfloat16 beside float32 on the drawn set, three seeds), tests (those that
-               need a GPU), nccl (training on one device as on several)
+               notebook's way and decoding alone), precision (bfloat16 beside float32 on the drawn set, three seeds),
+               tests (those that need a GPU), nccl (training on one device as on several)
 device         cuda
 num_steps      500: of each run of precision
 

@@ -1,12 +1,16 @@
 """The evaluation gives the figures of a notebook that predicts each of them anew."""
 
+import json
 import re
 
 import pytest
 
-from benchmarks import evaluate, notebook
+from benchmarks import evaluate, gpu, notebook
+from evaluation.options import Sets
+from evaluation.protocols import keypoints
 from tests.composition import composed
 from tests.golden_checkpoint import write_golden_checkpoint
+from tests.quadrants import ColourLabeller, draw_split, evaluation_options
 from tests.trees import draw_cub_tree, draw_deepfashion_tree, draw_pascal_tree
 from utils.errors import UserError
 
@@ -39,6 +43,34 @@ def test_the_figures_on_cub_are_the_notebooks_and_come_of_fewer_network_inputs(t
     assert printed["this code"][0] == str(6 + 6 + 9)
     errors = [f"keypoint_error_{which}" for which in ("all", "001", "002", "003")]
     assert all(float(printed[name][2]) <= 0.05 for name in ("FG-NMI", "FG-ARI", "NMI", "ARI", *errors))
+
+
+def test_beside_an_evaluation_stands_what_decoding_alone_gives(tmp_path, checkpoint, capsys):
+    draw_cub_tree(tmp_path / "CUB", num_train=9, num_test=6)
+    output = tmp_path / "out"
+    benchmark("dataset_name=CUB", f"dataset_root={tmp_path}", f"checkpoint={checkpoint}", f"output_dir={output}")
+    printed = rows(capsys.readouterr().out)
+    assert printed[evaluate.DECODING][0] == "0" and printed[evaluate.WITHOUT][0] == printed["this code"][0]
+    measured = json.loads((output / "measured.json").read_text())
+    for clock in ("seconds", "processor"):
+        (alone,), (without,), (whole,) = (
+            measured[clock][row] for row in (evaluate.DECODING, evaluate.WITHOUT, "this code")
+        )
+        assert 0 < alone < whole and without < whole, clock
+    (alone,), (whole,) = (measured["seconds"][row] for row in (evaluate.DECODING, "this code"))
+    assert measured["of_decoding"] == pytest.approx(alone / whole)
+    page = "\n".join(gpu.markdown(gpu.table_of_evaluation({"evaluation": output})))
+    assert f"| {evaluate.DECODING} " in page and f"{alone / whole:.2f} of the pictures a second" in page
+
+
+def test_decoding_alone_makes_the_inputs_of_an_evaluation(monkeypatch):
+    made, split = [], draw_split("test", 5)
+    inputs = keypoints.Protocol.inputs
+    monkeypatch.setattr(keypoints.Protocol, "inputs", lambda *given: made.extend(found := inputs(*given)) or found)
+    sets, options = Sets(split, draw_split("training", 3)), evaluation_options()
+    labeller = ColourLabeller()
+    evaluate.decode(labeller, sets, ("keypoints",), options)
+    assert len(made) == 2 * 5 + 3 and not labeller.seen
 
 
 def test_the_figures_on_part_maps_are_the_notebooks(tmp_path, checkpoint, capsys):

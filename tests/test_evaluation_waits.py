@@ -1,11 +1,13 @@
 """An evaluation keeps the device busy: the host waits for no batch, but for results of the batch before."""
 
+import gc
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
+from evaluation.inputs import EvalInput
 from evaluation.labellers import (
     dff,
     foreground,
@@ -24,7 +26,7 @@ from evaluation.palette import save_label_map
 from evaluation.run import evaluate
 from models import segmenters
 from tests.composition import composed
-from tests.quadrants import draw_split, evaluation_options
+from tests.quadrants import ColourLabeller, Quadrants, draw_split, evaluation_options, quadrants
 from tests.waits import counted_waits
 from utils.transfers import Behind
 
@@ -152,3 +154,25 @@ def test_results_are_taken_a_batch_later_in_order():
     behind.finish()
     behind.finish()
     assert taken == [([0], [0, 0], "a"), ([1], [1, 1], "b"), ([2], [2, 2], "c")]
+
+
+class Held(ColourLabeller):
+    """Notes the most pictures that are in memory while it sees any."""
+
+    most = 0
+
+    def scores(self, images, foreground):
+        alive = [one for one in gc.get_objects() if type(one) is EvalInput and one.image is not None]
+        self.most = max(self.most, len(alive))
+        return super().scores(images, foreground)
+
+
+def test_of_more_pictures_no_more_are_held(tmp_path):
+    def most(count: int) -> int:
+        samples = [quadrants(f"{place}", (80, 80), (10, 10, 69, 69)) for place in range(count)]
+        split, labeller = Quadrants(samples, part_maps=True), Held()
+        options = evaluation_options(num_pictures=2, truth_free=True, label_maps=tmp_path / str(count))
+        evaluate(labeller, Sets(split, None), ("part_maps", "keypoints"), options, "cpu", Seen(labeller, [0]))
+        return labeller.most
+
+    assert most(48) <= most(12) + 4, "but for when Python forgets what nobody holds"

@@ -82,6 +82,9 @@ class Protocol:
     def update(self, batch: EvalBatch, scores: Tensor) -> Tensor:
         """Count a batch of one view; ``scores`` (N, K [+ 1], h', w') are those of its images, or its features.
 
+        It does not wait for their device: counts stay there, and what the host has to see is brought to it by
+        ``utils.transfers.Behind``.
+
         Returns:
             The probabilities (N, 1 + K, h, w), background first.
         """

@@ -41,7 +41,7 @@ _KMEANS = {"num_images": None, "minibatch": None, "epochs": 5}
 _BASELINES = {"kmeans_colours": _KMEANS, "kmeans_features": {**_KMEANS, "normalise": False}}
 
 # How a step was computed before that had keys; what a whole config has had from the first on.
-_COMPUTED, _WHOLE = {"cuda_graph": False, "cudnn_search": "always"}, "deterministic"
+_COMPUTED, _WHOLE = {"cuda_graph": False, "cudnn_search": "auto"}, "deterministic"
 
 # Keys of earlier command lines, and what to give now.
 NEW_FORMS = {

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ def test_a_group_with_a_rate_of_its_own_keeps_it_under_the_schedule() -> None:
     groups = [{"params": parameters([1.0])}, {"params": parameters([1.0]), "constant_rate": 0.25}]
     optimizer = build_optimizer(groups, OPTIMIZER)
     for step in (0, 50000, 100001):
-        assert set_learning_rate(optimizer, OPTIMIZER, step) == optimizer.param_groups[0]["lr"]
+        assert np.float32(set_learning_rate(optimizer, OPTIMIZER, step)) == optimizer.param_groups[0]["lr"]
         assert optimizer.param_groups[1]["lr"] == 0.25
     optimizer.step()
     assert optimizer.param_groups[0]["params"][0] == 1 and optimizer.param_groups[1]["params"][0] != 1

@@ -30,9 +30,9 @@ class _Batch:
         """The same batch with its tensors in page-locked memory."""
         return self._map(Tensor.pin_memory)
 
-    def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """See ``utils.transfers.OnDevice``."""
-        self._map(lambda tensor: tensor.record_stream(stream))
+    def tensors(self) -> list[Tensor]:
+        """All of them."""
+        return [value for spec in fields(self) if isinstance(value := getattr(self, spec.name), Tensor)]
 
     def _map(self, function) -> Self:
         values = {spec.name: getattr(self, spec.name) for spec in fields(self)}

@@ -12,7 +12,7 @@ from torch import Tensor
 from datasets.batch import EvalBatch, to_device
 from datasets.masks import united, void_of
 from datasets.sample import VOID, Remark, Sample
-from utils.transfers import Uploads
+from utils.transfers import Beside
 
 CPU = torch.device("cpu")
 
@@ -114,11 +114,11 @@ def batches_of_equal_shape(
         inputs: pairs of the protocol's name and one input.
         batch_size: the most inputs in one batch, >= 1.
     """
-    uploads, waiting = Uploads(device), defaultdict(list)
+    beside, waiting = Beside(device), defaultdict(list)
     for key, shown in inputs:
         bucket = (key, shown.view, shown.image.shape)
         waiting[bucket].append(shown)
         if len(waiting[bucket]) == batch_size:
-            yield key, uploads.make(partial(batch, waiting.pop(bucket), device))
+            yield key, beside.make(partial(batch, waiting.pop(bucket), device), EvalBatch.tensors)
     for (key, _, _), rest in waiting.items():
-        yield key, uploads.make(partial(batch, rest, device))
+        yield key, beside.make(partial(batch, rest, device), EvalBatch.tensors)

@@ -1,5 +1,7 @@
 """Equivariance loss of ULD: warping the picture moves its landmarks."""
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,10 +24,16 @@ def uld_equivariance_loss(centres: Tensor, centres_of_warped_picture: Tensor, gr
     Returns:
         Scalar: a sum over landmarks and both coordinates, a mean over the images of the batch.
     """
-    height, width = grid.shape[1:3]
-    sides = torch.tensor([width, height], device=grid.device, dtype=grid.dtype)
+    sides = _sides(*grid.shape[1:3], grid.device)
     # The grid's coordinates end at the centres of the outermost pixels.
     places = (2 * centres_of_warped_picture - 1) * sides / (sides - 1)
     moved = F.grid_sample(grid.permute(0, 3, 1, 2), places[:, :, None], padding_mode="border", align_corners=True)
     moved_back = moved[..., 0].transpose(1, 2) * (sides - 1) / sides
     return (moved_back - (2 * centres - 1)).square().sum((1, 2)).mean()
+
+
+@lru_cache(maxsize=4)
+def _sides(height: int, width: int, device: torch.device) -> Tensor:
+    """(2,), x before y, pixels; made once, since the host waits for the device to take it."""
+    with torch.inference_mode(False):  # it outlives the call
+        return torch.tensor([float(width), float(height)], device=device)

@@ -137,7 +137,11 @@ def test_the_basis_keeps_its_rate_and_is_clipped_apart_from_the_network(method):
     optimizer = build_optimizer(method.parameter_groups(found.optimizer), found.optimizer)
     set_learning_rate(optimizer, found.optimizer, 100)
     *network, basis = optimizer.param_groups
-    assert basis["lr"] == found.method.basis_rate == 0.3 and all(group["lr"] < found.optimizer.lr for group in network)
+    assert (
+        found.method.basis_rate == 0.3
+        and basis["lr"] == np.float32(0.3)
+        and all(group["lr"] < found.optimizer.lr for group in network)
+    )
     assert [id(tensor) for tensor in basis["params"]] == [id(method.basis)]
     for group in network:
         for tensor in group["params"]:

@@ -90,8 +90,11 @@ def test_a_text_that_lies_beside_it_is_not_taken_for_its_card(run, tmp_path):
 
 def test_no_run_goes_on_from_it(run):
     file = slim(run)
-    with pytest.raises(UserError, match="is a file: give resume=DIR. .*utils.slim.* has no optimiser's state"):
+    with pytest.raises(UserError, match=f"from its newest checkpoint: give resume={run}$"):
         resumed_config(composed(f"resume={file}"), [f"resume={file}"])
+    elsewhere = shutil.copy(file, run.parent / "shared.pth")
+    with pytest.raises(UserError, match="is a file: give resume=DIR. .*utils.slim.* has no optimiser's state"):
+        resumed_config(composed(f"resume={elsewhere}"), [f"resume={elsewhere}"])
     shutil.move(file, run / "checkpoints/model_5.pth")
     with pytest.raises(UserError, match="go on from .*model_5.pth: it was made to be shared .*segmenter.weights="):
         checkpoints.find_to_resume(run, every=1)

@@ -25,7 +25,7 @@ from models.methods import contrastive_reconstruction
 from tests.composition import composed
 from tests.waits import counted_waits
 from utils import checkpoints
-from utils.devices import build_fabric
+from utils.devices import build_fabric, searches, set_determinism
 from utils.errors import UserError
 from utils.finite import FiniteUpdates, NotFinite
 
@@ -152,9 +152,30 @@ def test_what_pays_only_for_one_shape_is_left_out_of_evaluations_and_pictures(tm
         (progress, "evaluate"),
     ):
         watch(place, name)
-    run(tmp_path, "run", "num_steps=1")
+    run(tmp_path, "run", "num_steps=1", "cudnn_search=always")
     # Examples are those that are shown all along, and the step's own.
     assert seen == [("views", True), ("examples", False), ("examples", False), ("evaluate", False)]
+
+
+@pytest.mark.parametrize(
+    ("keys", "searched"),
+    [
+        ((), False),
+        (("precision=bf16",), True),
+        (("cudnn_search=always",), True),
+        (("precision=bf16", "cudnn_search=never"), False),
+        (("precision=bf16", "deterministic=true"), False),
+    ],
+)
+def test_algorithms_are_searched_for_in_half_precision_alone_unless_the_key_says_otherwise(monkeypatch, keys, searched):
+    for name in ("benchmark", "deterministic"):
+        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
+    config = composed("dataset_name=synthetic", *keys)
+    try:
+        set_determinism(config.deterministic, searches(config))
+        assert torch.backends.cudnn.benchmark == searched
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_weights_that_are_not_finite_are_not_saved_though_loss_and_gradient_are(tmp_path):

@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -33,9 +34,9 @@ class HostCalls(TorchFunctionMode):
             self.calls[name] += 1
         elif func is torch.Tensor.to:
             device, _, non_blocking, _ = torch._C._nn._parse_to(*args[1:], **kwargs)
-            # PyTorch's clipping names the device that its norms are on.
-            of_clipping = sys._getframe(1).f_code.co_filename.endswith("clip_grad.py")
-            if device is not None and not non_blocking and not of_clipping:
+            # PyTorch's clipping and updates name the device that their numbers are on.
+            at_home = sys._getframe(1).f_code.co_filename.endswith(("clip_grad.py", "optim/sgd.py", "optim/adam.py"))
+            if device is not None and not non_blocking and not at_home:
                 self.calls["blocking copy"] += 1
             if device is not None and device.type == "cuda" and not (args[0].is_cuda or args[0].is_pinned()):
                 self.calls["copy from pageable memory"] += 1
@@ -52,10 +53,15 @@ class HostWaits(TorchDispatchMode):
         self.operators: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        masks = [one for one in tree_leaves(args) if torch.is_tensor(one) and one.dtype == torch.bool]
-        if func.__name__.split(".")[0] in self.WAITING or (func.__name__.startswith("index") and masks):
+        if self.waits(func, args):
             self.operators[func.__name__] += 1
         return func(*args, **(kwargs or {}))
+
+    @classmethod
+    def waits(cls, func: Any, args: tuple) -> bool:
+        """Whether the host has to wait for what an operator gives."""
+        masks = [one for one in tree_leaves(args) if torch.is_tensor(one) and one.dtype == torch.bool]
+        return func.__name__.split(".")[0] in cls.WAITING or (func.__name__.startswith("index") and bool(masks))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from utils.memory import release, shortage
+from utils.transfers import Beside
 
 STEPS_BEFORE = 3  # with which momenta come to be, constants are made, and cuDNN chooses its algorithms
 
@@ -64,11 +65,12 @@ class RecordedStep:
 
     def __init__(self, work: Callable[[Any], Done], optimizer: Optimizer, device: torch.device) -> None:
         self._work, self._optimizer, self._device = work, optimizer, device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._beside = Beside(device)
         self._rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
         self._left, self._refused = STEPS_BEFORE, False
-        # Of the recorded step: what starts it, where it reads, and where it writes.
+        # Of the recorded step: what starts it, the form of what it sees, where it reads that, and where it writes.
         self._replay: Callable[[], None] | None = None
+        self._layout: Any = None
         self._views: Any = None
         self._done: Any = None
 
@@ -77,15 +79,7 @@ class RecordedStep:
 
         All their tensors are on the device then: what is copied there later would be that of the recorded step.
         """
-        if self._stream is None:
-            return make()
-        main = torch.cuda.current_stream(self._device)
-        with torch.cuda.stream(self._stream):
-            views = apply_to_collection(make(), Tensor, self._uploaded)
-        main.wait_stream(self._stream)
-        for tensor in tensors_of(views):
-            tensor.record_stream(main)  # or its memory would be given to the next views while it is read
-        return views
+        return self._beside.make(lambda: apply_to_collection(make(), Tensor, self._uploaded), tensors_of)
 
     def __call__(self, views: Any, say: Callable[[str], None]) -> Done:
         """What ``work`` gives for a step's views; it holds until the next step.
@@ -95,7 +89,7 @@ class RecordedStep:
         """
         if self._left == 0 and self._replay is None and not self._refused:
             self._record(views, say)
-        if self._replay is not None and layout(views) != layout(self._views):
+        if self._replay is not None and layout(views) != self._layout:
             self._refuse("what it sees is not always of one form", say)
         if self._replay is None:
             self._left = max(0, self._left - 1)
@@ -111,7 +105,7 @@ class RecordedStep:
         def work() -> None:
             self._done = self._work(self._views)
 
-        self._views = apply_to_collection(views, Tensor, torch.clone)
+        self._layout, self._views = layout(views), apply_to_collection(views, Tensor, torch.clone)
         self._optimizer.zero_grad()  # where the gradients are it has to find none
         groups, reason = self._optimizer.param_groups, None
         before = [dict(group) for group in groups]
@@ -146,5 +140,5 @@ def tensors_of(views: Any) -> list[Tensor]:
 
 
 def layout(views: Any) -> Any:
-    """Views with their tensors' shapes and types in their place: two that are equal take the same kernels."""
-    return apply_to_collection(views, Tensor, lambda tensor: (tensor.shape, tensor.dtype, tensor.stride()))
+    """Views with shapes and types in their tensors' place: where two are equal, one can be copied to the other."""
+    return apply_to_collection(views, Tensor, lambda tensor: (tensor.shape, tensor.dtype))

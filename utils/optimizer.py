@@ -53,7 +53,9 @@ def set_learning_rate(optimizer: Optimizer, config: Any, step: int) -> float:
 
 def _rate_of(group: Mapping[str, Any], rate: float) -> float:
     own = rate * group["multiplier"] if group["constant_rate"] is None else group["constant_rate"]
-    return float(np.float32(own))  # as a recorded step reads it from the device, and PyTorch's unfused updates have it
+    with np.errstate(over="ignore"):  # a rate that is far too high: weights that are not finite are told
+        # As a recorded step reads it from the device, and PyTorch's unfused updates have it.
+        return float(np.float32(own))
 
 
 def clip_gradients(optimizer: Optimizer, max_norm: float) -> dict[str, Tensor]:

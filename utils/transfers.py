@@ -1,38 +1,34 @@
 """Copies between the host and a device that neither of them waits for while it has work."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-
-class OnDevice(Protocol):
-    """Tensors on a device."""
-
-    def record_stream(self, stream: "torch.cuda.Stream") -> None:
-        """Say that this stream works with them, as ``torch.Tensor.record_stream`` does."""
-        ...
+Made = TypeVar("Made")
 
 
-Made = TypeVar("Made", bound=OnDevice)
-
-
-class Uploads:
-    """Uploads to a device while it computes: on CUDA they have a stream of their own."""
+class Beside:
+    """Makes what is needed next while a device computes: on CUDA it has a stream of its own."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def make(self, function: Callable[[], Made]) -> Made:
-        """What ``function`` makes by copies that do not block; work that is queued from here on waits for them."""
+    def make(self, function: Callable[[], Made], tensors: Callable[[Made], Iterable[Tensor]]) -> Made:
+        """What ``function`` makes, by copies that do not block; work that is queued from here on waits for it.
+
+        Args:
+            tensors: all of them in what is made.
+        """
         if self._stream is None:
             return function()
         with torch.cuda.stream(self._stream):
             made = function()
         work = torch.cuda.current_stream(self._stream.device)
         work.wait_stream(self._stream)
-        made.record_stream(work)
+        for tensor in tensors(made):
+            tensor.record_stream(work)  # or its memory would be given to what is made next while it is read
         return made
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conf.fields import plain
 from datasets.batch import TrainBatch
 from datasets.transforms.colour import ColourJitter, draw_jitter, jitter
 from datasets.transforms.warp import Warp, draw_control_points, sampling_grid
@@ -45,6 +46,7 @@ class Pair:
 @torch.no_grad()
 def jittered_pair(batch: TrainBatch, augmentation: JitterAndWarp, random: Randomness) -> Pair:
     """Draw two colour jitters and a warp for each image."""
+    augmentation = plain(augmentation)
     device, (count, _, height, width) = batch.image.device, batch.image.shape
     draws = [draw_jitter(augmentation, rng) for view in (0, 1) for rng in random.of_each(f"jitter {view}")]
     moved = [draw_control_points(augmentation, rng) for rng in random.of_each("warp")]

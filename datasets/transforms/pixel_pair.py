@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conf.fields import probability
+from conf.fields import plain, probability
 from datasets.batch import TrainBatch
 from datasets.transforms.colour import ColourJitter, draw_jitter, jitter
 from utils.seeding import Randomness
@@ -64,6 +64,7 @@ def pixel_pair(
     Args:
         named: those of ``TRANSFORMATIONS`` that are applied; ``jitter`` leaves infrared as it is.
     """
+    augmentation = plain(augmentation)
     pixels, infrared = batch.image.float(), batch.infrared
     infrared = None if infrared is None else infrared.float().div(255)
     draws = [rng.random(2) for rng in random.of_each("mirror and turn")]

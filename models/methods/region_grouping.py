@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from omegaconf import MISSING, DictConfig
 from torch import Tensor
 
-from conf.fields import number
+from conf.fields import number, plain
 from datasets.batch import TrainBatch
 from datasets.transforms.colour import ColourJitter, draw_jitter, jitter
 from losses.part_occurrence import part_occurrence_loss
@@ -107,7 +107,8 @@ class Method(base.Method):
 
     @torch.no_grad()
     def views(self, batch: TrainBatch, random: Randomness) -> Labelled:
-        draws = [draw_jitter(self.augmentation, rng) for rng in random.of_each("jitter")]
+        augmentation = plain(self.augmentation)
+        draws = [draw_jitter(augmentation, rng) for rng in random.of_each("jitter")]
         # Mixed precision would leave the colours with three digits.
         with torch.autocast(batch.image.device.type, enabled=False):
             return Labelled(jitter(batch.image.float(), draws).div_(255), batch.labels - 1)

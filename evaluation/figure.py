@@ -24,6 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
+from matplotlib.textpath import TextPath
 from omegaconf import MISSING, DictConfig
 
 from conf import app
@@ -55,6 +56,7 @@ from utils.errors import UserError
 from utils.files import require_writable
 
 GAP, LINE = 0.04, 0.16  # inches between pictures, and of a line of text
+KEY, BESIDE, POINTS = 7, 0.14, 72  # points of a legend's text, inches before it, and points of an inch
 # Without hinting a text is as wide in every file as where it was measured, whatever their dots per inch.
 STYLE = comparison.STYLE | {"svg.fonttype": "none", "text.hinting": "none"}
 NUMBER = 4.5  # points: size of a keypoint's number
@@ -165,8 +167,8 @@ def draw(
     width = columns * (config.cell + GAP) - GAP
     parts = [f"{part} {name}".strip() for part, name in enumerate(config.part_names or [""] * num_parts, start=1)]
     keys = [(parts, 1.0 if config.part_names else 0.65), ([f"{n} {name}" for n, name in enumerate(keypoints, 1)], 1.0)]
-    # Of each kind lines of columns that are as wide.
-    keys = [(texts, max(int(width / wide), 1)) for texts, wide in keys if texts and config.legend]
+    # Of each kind lines of columns that are as wide as its longest text.
+    keys = [(texts, max(int(width / max(least, _width(texts))), 1)) for texts, least in keys if texts and config.legend]
     legend = LINE * sum(-(-len(texts) // per_line) + 0.5 for texts, per_line in keys)
     note = footnote([note], width)
     below = LINE * len(note.splitlines())
@@ -202,12 +204,18 @@ def draw(
             else:
                 middle = [(left + 0.05) / width], [(bottom + 0.05) / height]
                 made.add_artist(Line2D(*middle, transform=made.transFigure, **DOT))
-            beside_it = made.text((left + 0.14) / width, bottom / height, said, va="bottom", fontsize=7)
-            _shorten(beside_it, width / per_line - 0.14 - GAP)
+            beside_it = made.text((left + BESIDE) / width, bottom / height, said, va="bottom", fontsize=KEY)
+            _shorten(beside_it, width / per_line - BESIDE - GAP)
         base -= LINE * (-(-len(texts) // per_line) + 0.5)
     if note:
         made.text(0, below / height, note, va="top", fontsize=6)
     return made
+
+
+def _width(texts: Sequence[str]) -> float:
+    """Inches of a column of the legend."""
+    paths = (TextPath((0, 0), text.replace("$", r"\$"), size=KEY) for text in texts)
+    return BESIDE + 2 * GAP + max(path.get_extents().width for path in paths) / POINTS
 
 
 def _shorten(text: Text, room: float, keeps_end: bool = False) -> None:

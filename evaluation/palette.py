@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
@@ -58,6 +59,15 @@ def save_label_map(path: Path, label_map: np.ndarray) -> None:
     picture.save(path.with_suffix(".png"))
 
 
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib: Pillow's own font has no letters beyond ASCII.
+
+    Args:
+        size: pixels.
+    """
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+
+
 def with_legend(image: np.ndarray, texts: Mapping[int, str] | int, size: int | None = None) -> np.ndarray:
     """A picture above a legend, in columns that are as wide as the longest text.
 
@@ -73,7 +83,7 @@ def with_legend(image: np.ndarray, texts: Mapping[int, str] | int, size: int | N
         texts = {label: str(label) for label in range(1, texts + 1)}
     width = image.shape[1]
     size = size or max(10, width // 40)
-    font, gap = ImageFont.load_default(size), size // 2
+    font, gap = font_of(size), size // 2
     said = [shortened(text, font, width - size - 3 * gap) for text in texts.values()]
     cell = round(max(font.getlength(text) for text in said)) + size + 3 * gap
     columns, height = max(1, width // cell), size + gap

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from rich.box import SIMPLE
 from rich.table import Table
 
@@ -15,7 +15,7 @@ from datasets.base import Source
 from evaluation.examples import Comparison, Example, Known
 from evaluation.labellers.base import Labeller
 from evaluation.matching import known_by_number
-from evaluation.palette import GROUND, INK, shortened, tint, with_legend
+from evaluation.palette import GROUND, INK, font_of, shortened, tint, with_legend
 from evaluation.run import Result
 from utils.console import stdout
 from utils.errors import UserError
@@ -156,7 +156,7 @@ def part_picture(examples: Sequence[Example], caption: str) -> np.ndarray:
         for column, cell in enumerate(cells):
             corner = (_CAPTION + column * step + (_CELL - cell.width) // 2, top + (_CELL - cell.height) // 2)
             figure.paste(cell, corner)
-    font, draw = ImageFont.load_default(_TEXT), ImageDraw.Draw(figure)
+    font, draw = font_of(_TEXT), ImageDraw.Draw(figure)
     for column, example in enumerate(examples):
         name = shortened(PurePosixPath(example.shown.name).name, font, _CELL, keeps_end=True)  # many begin alike
         middle = (_CAPTION + column * step + _CELL / 2, figure.height - _CAPTION / 2 - _GAP / 2)
@@ -203,7 +203,7 @@ def _scale(picture: np.ndarray) -> float:
 
 def _upright(caption: str) -> Image.Image:
     strip = Image.new("RGBA", (_CELL, _CAPTION), GROUND["RGBA"])
-    font = ImageFont.load_default(_TEXT)
+    font = font_of(_TEXT)
     ImageDraw.Draw(strip).text((_CELL / 2, _CAPTION / 2), caption, fill=INK, font=font, anchor="mm")
     return strip.rotate(90, expand=True)
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from PIL import ImageColor, ImageFont
+from PIL import ImageColor
 from rich.console import Console
 from scipy.optimize import linear_sum_assignment
 
@@ -21,7 +21,7 @@ from evaluation.labellers import kmeans_colours
 from evaluation.labellers.kmeans import Options
 from evaluation.matching import known_by_number
 from evaluation.options import Sets
-from evaluation.palette import INK, PALETTE, colours, shortened, with_legend
+from evaluation.palette import INK, PALETTE, colours, font_of, shortened, with_legend
 from evaluation.prediction import largest, part_probabilities, upsample
 from evaluation.progress import Progress, examples
 from evaluation.protocols import base, keypoints
@@ -361,7 +361,7 @@ def test_a_picture_has_its_file_s_name_below_it_and_a_name_that_is_too_long_keep
     assert not any(picture[0, :, 3].any() for picture in pictures), "there is no ground, which a dark page would show"
     short, long = (picture[-26:, :, 3] > 0 for picture in pictures)
     assert short.any() and long.sum() > short.sum() and not long[:, :26].any()
-    font = ImageFont.load_default(18)
+    font = font_of(18)
     text = shortened(50 * "W" + "end.jpg", font, 160, keeps_end=True)
     assert text[0] == "…" and text.endswith("Wend.jpg") and 140 < font.getlength(text) <= 160
     assert shortened("end.jpg", font, 160) == "end.jpg" and shortened("bad\udcff.jpg", font, 160) == "bad?.jpg"
@@ -375,6 +375,11 @@ def test_a_legend_has_every_colour_no_ground_and_no_text_that_is_cut(width):
     dark = colours(np.array(20)) // 3  # it has stripes
     found = {tuple(pixel) for pixel in strip[..., :3].reshape(-1, 3).tolist()}
     assert {tuple(colour) for colour in [*colours(np.array([1, 2, 20])).tolist(), dark.tolist()]} <= found
+
+
+def test_letters_beyond_ascii_are_drawn_each_as_its_own():
+    masks = {letter: bytes(font_of(18).getmask(letter)) for letter in "eéêüßжλ\uffff"}
+    assert len(set(masks.values())) == len(masks), "one that is missing looks like any other that is"
 
 
 def test_what_is_written_in_pictures_is_read_on_a_dark_page_as_on_a_light_one():

@@ -93,17 +93,23 @@ def test_label_maps_of_some_pictures_are_drawn(pictures, tmp_path):  # noqa: F81
     assert (tmp_path / "out/figure.png").is_file()
 
 
-def test_long_names_are_shortened_and_no_two_texts_overlap():
+@pytest.mark.parametrize(("times", "cut"), [(1, False), (4, True)])
+def test_names_have_the_room_there_is_and_no_two_texts_overlap(times, cut):
     samples = draw_split("test", 4).samples
     for place, sample in enumerate(samples):
         sample.name = f"folder/a_picture_with_a_rather_long_name_of_its_own_{place}.jpg"
-    names = [f"the {side} wing with all its feathers" for side in ("left", "right", "upper", "lower")]
+    names = [f"the {side} wing{' with all its feathers' * times}" for side in ("left", "right", "upper", "lower")]
     config = composed("checkpoint=run", f"part_names=[{','.join(names)}]", "columns=4", name="evaluation_figure")
     found = [(sample, np.ones(sample.image.shape[:2], np.uint8)) for sample in samples]
     made = draw(config, found, np.arange(5), [])
     texts = [text.get_text() for text in made.texts]
     assert [text[0] + text[-6:] for text in texts[:4]] == [f"…_{place}.jpg" for place in range(4)]
-    assert [text[:3] + text[-1] for text in texts[4:]] == [f"{part} t…" for part in range(1, 5)]
+    whole = [f"{part} {name}" for part, name in enumerate(names, 1)]
+    assert (
+        all(text[-1] == "…" and text[:-1] in own for text, own in zip(texts[4:], whole, strict=True))
+        if cut
+        else (texts[4:] == whole)
+    )
     boxes = [text.get_window_extent() for text in made.texts]
     assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
     assert all(box.x1 <= made.bbox.x1 for box in boxes)

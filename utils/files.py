@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from utils.errors import UserError
 
@@ -45,13 +46,15 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def require_writable(folder: Path) -> None:
-    """Make sure that a folder of results can be made, and leave nothing behind if it is not there yet.
+    """Make sure that a folder of results can be made, or written to if it is there; leaves nothing behind.
 
     Raises:
         UserError: it cannot.
     """
     try:
-        if not folder.is_dir():
+        if folder.is_dir():
+            TemporaryFile(dir=folder).close()
+        else:
             folder.mkdir(parents=True)
             folder.rmdir()
     except OSError as error:

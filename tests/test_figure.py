@@ -93,7 +93,7 @@ def test_label_maps_of_some_pictures_are_drawn(pictures, tmp_path):  # noqa: F81
     assert (tmp_path / "out/figure.png").is_file()
 
 
-@pytest.mark.parametrize(("times", "cut"), [(1, False), (4, True)])
+@pytest.mark.parametrize(("times", "cut"), [(1, False), (12, True)])
 def test_names_have_the_room_there_is_and_no_two_texts_overlap(times, cut):
     samples = draw_split("test", 4).samples
     for place, sample in enumerate(samples):

@@ -6,10 +6,11 @@
 
 output_dir     a new folder; results.md and results.json are written anew after each part, NAME.log has what it printed
 limit          480: seconds, for all of it; what a part leaves over is for those behind it
-parts          all: step_bf16, step_32 (seconds and memory of a step), ways_bf16, ways_32 (the step compiled, recorded
-               as a CUDA graph, and by searched algorithms), evaluation (of CUB under dataset_root, beside the
-               notebook's way and decoding alone), precision (bfloat16 beside float32 on the drawn set, three seeds),
-               tests (those that need a GPU), nccl (training on one device as on several)
+parts          all: step_bf16, step_32 (seconds and memory of a step), ways_bf16, ways_32 (the step recorded as a CUDA
+               graph, and by searched algorithms), evaluation (of CUB under dataset_root, beside the notebook's way and
+               decoding alone), precision (bfloat16 beside float32 on the drawn set, three seeds), tests (those that
+               need a GPU), nccl (training on one device as on several), compiled_bf16 (the step compiled, and
+               recorded)
 device         cuda
 num_steps      500: of each run of precision
 
@@ -37,21 +38,23 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
+from yaml import YAMLError
 
 from benchmarks import steps
 from conf.modules import nearest
 from utils.errors import UserError
-from utils.files import written_whole
+from utils.files import require_writable, written_whole
 from utils.logging import Table as Csv
 from utils.run_directory import ROOT
 
 OWN = {"output_dir": None, "limit": 480, "parts": [], "device": "cuda", "num_steps": 500}
 SEEDS = (1, 2, 3)
 PRECISIONS = ("32", "bf16")
-# Ways to do the same step, by precision.
+# Ways to do the same step: keys, and their part's share of the time.
 WAYS = {
-    "bf16": ("cuda_graph=false,true", "compile=false,true"),
-    "32": ("cuda_graph=false,true", "cudnn_search=never,always"),
+    "ways_bf16": (0.1, "precision=bf16", "cuda_graph=false,true"),
+    "ways_32": (0.15, "precision=32", "cuda_graph=false,true", "cudnn_search=never,always"),
+    "compiled_bf16": (0.2, "precision=bf16", "compile=true", "cuda_graph=false,true"),
 }
 FIGURES = ("FG-NMI", "FG-ARI", "keypoint_error_all")
 
@@ -84,6 +87,10 @@ def parts_of(device: str, num_steps: int, keys: Sequence[str]) -> dict[str, Part
         for seed in SEEDS
         for precision in PRECISIONS
     }
+    ways = {
+        name: Part(f"A step, {', '.join(own)}", share, {name: ["benchmarks/steps.py", *own, *common]}, table_of_ways)
+        for name, (share, *own) in WAYS.items()
+    }
     one_rank = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", "train.py", "strategy=ddp"]
     return {
         **{
@@ -95,15 +102,8 @@ def parts_of(device: str, num_steps: int, keys: Sequence[str]) -> dict[str, Part
             )
             for precision in reversed(PRECISIONS)
         },
-        **{
-            f"ways_{precision}": Part(
-                f"Ways to do a step, precision {precision}",
-                0.15,
-                {f"ways_{precision}": ["benchmarks/steps.py", f"precision={precision}", *own, *common]},
-                table_of_ways,
-            )
-            for precision, own in WAYS.items()
-        },
+        "ways_bf16": ways["ways_bf16"],
+        "ways_32": ways["ways_32"],
         "evaluation": Part(
             "An evaluation of CUB, and the notebook's way",
             0.15,
@@ -120,6 +120,7 @@ def parts_of(device: str, num_steps: int, keys: Sequence[str]) -> dict[str, Part
         "nccl": Part(
             "One device as one of several", 0.05, {"nccl": [*one_rank, *drawn, "num_steps=4"]}, table_of_losses
         ),
+        "compiled_bf16": ways["compiled_bf16"],
     }
 
 
@@ -130,11 +131,14 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     options, keys = options_of(arguments)
     output, parts = Path(options["output_dir"]), parts_of(options["device"], options["num_steps"], keys)
+    if isinstance(options["parts"], str):
+        options["parts"] = [options["parts"]]
     for name in options["parts"]:
         if name not in parts:
             raise UserError(f"parts: there is no '{name}'.{nearest(name, parts)} There are {', '.join(parts)}.")
     if output.exists() and any(output.iterdir()):
         raise UserError(f"output_dir {output} is not an empty directory: give another one.")
+    require_writable(output)
     output.mkdir(parents=True, exist_ok=True)
     machine = machine_of(options["device"])
     chosen = {name: part for name, part in parts.items() if name in (options["parts"] or parts)}
@@ -155,8 +159,8 @@ def options_of(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     own = [argument for argument in arguments if argument.partition("=")[0] in OWN]
     try:
         options = OWN | OmegaConf.to_container(OmegaConf.from_dotlist(own))
-    except OmegaConfBaseException as error:
-        raise UserError(f"{' '.join(own)}: {error}") from error
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"cannot read {' '.join(own)}: {str(error).splitlines()[0]}.") from error
     if not options["output_dir"]:
         raise UserError("output_dir=DIR is missing: a new folder for what is measured.")
     for name in ("limit", "num_steps"):
@@ -260,7 +264,11 @@ def table_of_ways(folders: Mapping[str, Path]) -> Table | None:
     """As ``benchmarks/steps.py`` prints it."""
     (folder,) = folders.values()
     found = numbers_in(folder)
-    return steps.table(found["seconds"], found["first_steps"], found["memory"], "") if found else None
+    if not found:
+        return None
+    table = steps.table(found["seconds"], found["first_steps"], found["memory"], "")
+    table.caption = " ".join(found["said"])
+    return table
 
 
 def table_of_evaluation(folders: Mapping[str, Path]) -> Table | None:

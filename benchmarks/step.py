@@ -82,8 +82,22 @@ class Reference(contrastive_reconstruction.Method):
         }
 
 
+class Said(Silence):
+    """Keeps the lines of a log."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
 class Trainer:
-    """One method on the device with a batch of noise: the work of ``train.py``'s loop."""
+    """One method on the device with a batch of noise: the work of ``train.py``'s loop.
+
+    Attributes:
+        log: has what a log would say of its steps.
+    """
 
     def __init__(self, config: DictConfig, reference: bool = False) -> None:
         config = changed(config, **UNTRAINED, **({"precision": "32"} if reference else {}))
@@ -92,7 +106,8 @@ class Trainer:
         self.method = methods.build(config, True, self.fabric.device, num_classes=NUM_CLASSES)
         if reference:
             self.method.__class__ = Reference
-        self.training = Training(Ranks(self.fabric), config, self.method)
+        self.training, self.log = Training(Ranks(self.fabric), config, self.method), Said()
+        self.log.lines += self.training.notes
         batch = noise(config.batch_size, config.image_size)
         self.batch = batch.pin_memory() if self.fabric.device.type == "cuda" else batch
         self.views = self.make_views()
@@ -109,7 +124,7 @@ class Trainer:
         self.training.optimizer.zero_grad()
 
     def step(self) -> None:
-        self.training.learn(self.make_views(), Silence())
+        self.training.learn(self.make_views(), self.log)
         self.training.optimizer.zero_grad()
         self.training.step = 0  # a step costs the same at any rate, but for the last, at which it is 0
 

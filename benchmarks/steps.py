@@ -6,8 +6,9 @@
 Keys are those of train.py; those with several values make the ways, as in its sweeps. Ratios are to the first way,
 whose size and number of pictures all get. Pictures are noise and networks untrained, as in ``benchmarks/step.py``. The
 steps of all ways are timed in turn, so that whatever else the machine does meets them all. The time of the first steps,
-in which kernels are compiled, recorded and searched for, and peak memory are of a process of its own for each way. With
-``output_dir=DIR`` the numbers are kept in ``DIR/measured.json``.
+in which kernels are compiled, recorded and searched for, and peak memory are of a process of its own for each way; what
+one has compiled the next one finds in PyTorch's cache. What a log would say of a way, such as that its steps are not
+recorded, stands below the table. With ``output_dir=DIR`` the numbers are kept in ``DIR/measured.json``.
 """
 
 import statistics
@@ -65,10 +66,18 @@ def ways_of(arguments: Sequence[str]) -> dict[str, DictConfig]:
 def main(arguments: list[str]) -> None:
     """The command: ends with status 2 and one message after a mistake."""
     try:
-        ways = ways_of(arguments)
+        compare(ways_of(arguments))
     except (UserError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {message(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def compare(ways: Mapping[str, DictConfig]) -> None:
+    """Measures and prints.
+
+    Raises:
+        UserError: a way is none on this machine.
+    """
     # First: on Linux a process starts with the peak of the one that started it.
     begun = {name: measured(first_steps, config) for name, config in ways.items()}
     trainers = {name: Trainer(config) for name, config in ways.items()}
@@ -78,8 +87,11 @@ def main(arguments: list[str]) -> None:
     starts, memory = ({name: found[place] for name, found in begun.items()} for place in (0, 1))
     title = f"batch {first.config.batch_size} at {first.config.image_size} px, precision {first.config.precision}"
     stdout().print(table(seconds, starts, memory, title))
+    said = [f"{name}: {line}" for name, trainer in trainers.items() for line in trainer.log.lines]
+    print(*said, sep="\n")
     if first.config.output_dir:
-        keep(Path(first.config.output_dir), {"seconds": seconds, "first_steps": starts, "memory": memory})
+        found = {"seconds": seconds, "first_steps": starts, "memory": memory, "said": said}
+        keep(Path(first.config.output_dir), found)
 
 
 def first_steps(config: DictConfig) -> float:

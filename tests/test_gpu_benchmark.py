@@ -23,18 +23,27 @@ def program(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_each_part_leaves_its_numbers_and_a_table(tmp_path):
     data = tmp_path / "data"
-    parts = "parts=[step_32,precision,tests,nccl]"
+    parts = "parts=[step_32,ways_bf16,precision,tests,nccl]"
     done = program(f"output_dir={tmp_path}/out", "limit=900", parts, "num_steps=2", f"dataset_root={data}", *SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert {name: part["outcome"] for name, part in results["parts"].items()} == dict.fromkeys(
-        ("step_32", "precision", "tests", "nccl"), "done"
+        ("step_32", "ways_bf16", "precision", "tests", "nccl"), "done"
     )
     step = results["parts"]["step_32"]["numbers"]["step_32"]
     assert step["seconds"]["step"][0] > step["seconds"]["visual loss"][0] > 0 and step["memory"]["step"] > 0
     assert len(results["parts"]["precision"]["numbers"]) == 6
     page = (tmp_path / "out/results.md").read_text()
-    for row in ("| step ", "| reference step, float32 ", "| FG-NMI, bf16 ", "steps a second", "skipped", "| total "):
+    for row in (
+        "| cuda_graph=True ",
+        "steps go one by one all the same",
+        "| step ",
+        "| reference step, float32 ",
+        "| FG-NMI, bf16 ",
+        "steps a second",
+        "skipped",
+        "| total ",
+    ):
         assert row in page, row
     assert done.stdout.endswith(page + "\n")
 
@@ -66,6 +75,9 @@ def test_a_part_that_fails_is_named_with_what_it_printed(tmp_path):
         (("output_dir=new", "limit=soon"), "limit must be a whole number above 0, not soon"),
         (("output_dir=new", "device=cpu", "parts=[stepp_32]"), "there is no 'stepp_32'. Did you mean 'step_32'"),
         (("output_dir={here}", "device=cpu"), "is not an empty directory"),
+        (("output_dir=new", "device=cpu", "parts=[step_32"), "cannot read output_dir=new device=cpu parts=[step_32"),
+        (("output_dir=new", "device=cpu", "parts=stepp_32"), "there is no 'stepp_32'. Did you mean 'step_32'"),
+        (("output_dir={here}/mine/x", "device=cpu"), "Cannot write output_dir"),
     ],
 )
 def test_a_mistake_is_one_message(tmp_path, arguments, message):

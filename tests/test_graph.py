@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,6 +167,25 @@ def test_a_step_that_cannot_be_recorded_is_told_and_goes_on_as_before(tmp_path, 
     assert len(recordings) == 1 and same_end(ours, plain)
 
 
+def test_what_cannot_be_recorded_is_told_and_not_that_the_recording_failed(monkeypatch):
+    @contextmanager
+    def recording(*_, **__):
+        try:
+            yield
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def work():
+        raise ValueError("it waits for the device")
+
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+    with pytest.raises(ValueError, match="it waits for the device"):
+        graph.record(work)
+
+
 @pytest.mark.slow
 def test_memory_that_does_not_suffice_to_record_is_told_and_steps_go_on_without(tmp_path, monkeypatch, recordings):
     def lacking(work):
@@ -212,6 +232,7 @@ def test_every_method_is_recorded_or_says_why_not():
         ("cpu", (), "only those of a GPU can be recorded, and device is cpu"),
         ("cuda", ("devices=2",), "several devices wait for each other"),
         ("cuda", ("precision=16",), "gradient scaler"),
+        ("cuda", ("strategy=ddp",), "strategy=ddp"),
         ("cuda", (), None),
     ],
 )
@@ -242,3 +263,20 @@ def test_a_gpu_in_half_precision_replays_the_same_losses_but_for_rounding(tmp_pa
     assert len(found) == 50
     for one, other in zip(found, expected, strict=True):
         assert float(one["total"]) == pytest.approx(float(other["total"]), rel=0.05)
+
+
+@pytest.mark.cuda
+def test_a_gpu_that_cannot_record_a_step_says_what_it_met_and_goes_on(tmp_path, monkeypatch):
+    forward = contrastive_reconstruction.Method.forward
+
+    def waiting(self, views):
+        losses = forward(self, views)
+        return losses if losses["visual"].item() > 0 else {}
+
+    keys = "device=cuda", "deterministic=true", "optimizer=sgd"
+    plain = run(tmp_path, "plain", *keys, *PLAIN)
+    monkeypatch.setattr(contrastive_reconstruction.Method, "forward", waiting)
+    ours = run(tmp_path, "ours", *keys, *RECORDED)
+    (line,) = told(ours)
+    assert "captur" in line and "previous error" not in line
+    assert same_end(ours, plain)

@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import wandb
 from PIL import Image
 from rich.console import Console
-from wandb.proto import wandb_internal_pb2
 
 from tests.composition import composed
 from utils.console import say, tracked
 from utils.errors import UserError
 from utils.logging import RunLogger, Table, WandbRun
 from utils.run_directory import RunDirectory
+
+wandb = pytest.importorskip("wandb")  # which a run needs not
+wandb_internal_pb2 = pytest.importorskip("wandb.proto.wandb_internal_pb2")
 
 PICTURE = np.arange(8 * 9 * 3, dtype=np.uint8).reshape(8, 9, 3)
 

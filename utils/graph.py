@@ -8,6 +8,7 @@ stand-in that records operators (``tests/tape.py``).
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -27,12 +28,24 @@ def record(work: Callable[[], object]) -> Callable[[], None]:
     """Calls ``work`` once, of which nothing is computed; gives what computes it, as often as it is called.
 
     Raises:
-        RuntimeError: it does what cannot be recorded, such as waiting for the device.
+        Exception: what ``work`` has met that cannot be recorded, such as waiting for the device.
     """
-    graph = torch.cuda.CUDAGraph()
-    # Other threads, such as the one that copies batches to page-locked memory, go on with their work.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        work()
+    graph, met = torch.cuda.CUDAGraph(), []
+    try:
+        # Afterwards on the stream of now, which PyTorch's older versions do not see to where a recording fails. Other
+        # threads, such as the one that copies batches to page-locked memory, go on with their work.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, capture_error_mode="thread_local"),
+        ):
+            try:
+                work()
+            except Exception as error:
+                met.append(error)
+                raise
+    except Exception as error:
+        # Of a recording that has failed its end fails too, and says no more than that.
+        raise (met[0] if met else error) from None
     return graph.replay
 
 
@@ -40,12 +53,14 @@ def cannot_record(device: torch.device, config: Any) -> str | None:
     """Why the steps of a run cannot be recorded, whatever its method; None if they can.
 
     Args:
-        config: has ``devices``, ``num_nodes`` and ``precision``.
+        config: has ``devices``, ``num_nodes``, ``strategy`` and ``precision``.
     """
     if device.type != "cuda":
         return f"only those of a GPU can be recorded, and device is {device.type}"
     if config.devices * config.num_nodes > 1:
         return "several devices wait for each other in each"
+    if config.strategy == "ddp":
+        return "strategy=ddp keeps what belongs to the steps before"
     if config.precision == "16":
         return "the gradient scaler of precision=16 waits for the device in each"
     return None
@@ -105,11 +120,11 @@ class RecordedStep:
         def work() -> None:
             self._done = self._work(self._views)
 
-        self._layout, self._views = layout(views), apply_to_collection(views, Tensor, torch.clone)
         self._optimizer.zero_grad()  # where the gradients are it has to find none
         groups, reason = self._optimizer.param_groups, None
         before = [dict(group) for group in groups]
         try:
+            self._layout, self._views = layout(views), apply_to_collection(views, Tensor, torch.clone)
             for group, rate in zip(groups, self._rates, strict=True):
                 # What PyTorch asks for: rates on the device, and AdamW's consent.
                 group.update({"lr": rate, **({"capturable": True} if "capturable" in group else {})})
@@ -122,7 +137,8 @@ class RecordedStep:
                 group.update(own)
         if reason is not None:
             self._refuse(reason, say)
-            release(self._device)
+            with suppress(RuntimeError):  # PyTorch may still count the recording among those under way
+                release(self._device)
 
     def _refuse(self, reason: str, say: Callable[[str], None]) -> None:
         self._refused, self._replay, self._views, self._done = True, None, None, None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import step
+from benchmarks import step, steps
 from tests.composition import composed
 from utils.errors import UserError
 
@@ -88,3 +88,25 @@ def test_the_program_prints_both_tables():
     rows = (step.NETWORKS, step.DATA, *LOSSES, step.STEP, "step, bf16", step.REFERENCE)
     assert all(row in times for row in rows) and "steps a second" in times
     assert all(row in memory for row in (step.NETWORKS, step.STEP, step.REFERENCE))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("precision=16,32",), "precision=16 needs a CUDA device"),
+        (("resume=/not/there",), "/not/there"),
+        (("precison=32,bf16",), "Did you mean 'precision'"),
+    ],
+)
+def test_a_way_that_is_none_here_is_one_message(capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr(steps, "measured", lambda function, *given: (function(*given), 1.0))  # in this process
+    with pytest.raises(SystemExit) as ended:
+        steps.main([*SMALL, *arguments])
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_ways_have_their_keys_for_names_and_say_what_is_not_recorded(capsys, monkeypatch):
+    monkeypatch.setattr(steps, "measured", lambda function, *given: (function(*given), 1.0))
+    steps.main([*SMALL, "cuda_graph=false,true", "segmenter=hourglass", "segmenter.widths=[4,8]"])
+    told = capsys.readouterr().out
+    assert "cuda_graph=False " in told and "cuda_graph=True: cuda_graph=true: steps go one by one all the same" in told

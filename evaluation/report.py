@@ -21,7 +21,7 @@ from utils.console import stdout
 from utils.errors import UserError
 from utils.files import written_whole
 
-_CELL, _GAP, _CAPTION, _TEXT = 160, 6, 26, 18  # pixels
+_CELL, _GAP, _CAPTION, _TEXT = 160, 6, 26, 15  # pixels
 
 
 def print_table(results: Mapping[str, Mapping[str, float]]) -> None:

@@ -20,7 +20,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.early import in_quotes, no_option, several_values, unknown_key
+from conf.early import in_quotes, list_in_quotes, no_option, several_values, unknown_key
 from conf.modules import nearest
 from conf.schema import NODES, TrainConfig, known_keys, of_another_type, owners, typed, validate
 from conf.trained import CONF, command_line_keys, on_modules_of_run, resumed_config
@@ -225,7 +225,7 @@ def _explain(error: Exception, schema: type) -> str:
         argument, known = error.override.removeprefix("++"), known_keys(schema)
         key, equals, value = argument.partition("=")
         if value and known.get(key, int) not in (int, float, bool):
-            return f"cannot read the argument '{argument}': {_in_quotes(key, value)}."
+            return f"cannot read the argument '{argument}': {_in_quotes(key, value, known.get(key))}."
         return (
             f"cannot read the argument '{argument}': give KEY=VALUE, and quote special characters, for example "
             f"""'output_dir="a=b"'.{nearest(key.lstrip("+~"), known)}"""
@@ -252,9 +252,11 @@ def _explain(error: Exception, schema: type) -> str:
     return f"cannot compose the config of {' '.join(sys.argv[1:])}: {reason}"
 
 
-def _in_quotes(key: str, value: str) -> str:
-    """How a shell is told to hand over special characters so that they stay text."""
-    return f"brackets and other special characters need quotes within quotes, {in_quotes(key, value)}"
+def _in_quotes(key: str, value: str, kind: object) -> str:
+    """How a shell is told to hand over special characters so that they stay text; of a list those of each element."""
+    as_list = list in map(get_origin, (kind, *get_args(kind)))
+    given = list_in_quotes(key, value) if as_list else in_quotes(key, value)
+    return f"brackets and other special characters need quotes within quotes, {given}"
 
 
 def _file_of(key: str) -> str | None:
@@ -286,7 +288,7 @@ def _explain_key(key: str, keys: dict[str, object], where: str, text: str) -> st
             value = next((argument for argument in sys.argv if argument.startswith(f"{key}=")), "").partition("=")[2]
             if not value.strip("[]{} "):
                 return f"{key} is empty ({value}): give {key}=VALUE, or leave it out."
-            return f"{key}={value} is read as a list or mapping, and {key} is text: {_in_quotes(key, value)}."
+            return f"{key}={value} is read as a list or mapping, and {key} is text: {_in_quotes(key, value, str)}."
         return of_another_type(key, keys[key], text, where)
     if where and f"Could not override '{key}@" in text:
         return f"{key}{where}: only files whose first line is '# @package _global_' choose an option of another group."

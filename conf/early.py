@@ -212,10 +212,20 @@ def several_values(key: str, value: str) -> str:
 
 def in_quotes(key: str, value: str) -> str:
     """How a shell is told to hand over a value with special characters so that it stays text."""
+    return shlex.quote(f"{key}={_quoted(value)}")
+
+
+def list_in_quotes(key: str, value: str) -> str:
+    """The same of a list, each element of which stays text."""
+    elements = re.findall(r"""\s*"[^"]*"\s*|\s*'[^']*'\s*|[^,]+""", value.removeprefix("[").removesuffix("]"))
+    return shlex.quote(f"{key}=[{','.join(_quoted(element.strip()) for element in elements)}]")
+
+
+def _quoted(value: str) -> str:
     bare = value.replace('"', "")
     if bare[:1] == bare[-1:] == "'":
         bare = bare[1:-1]
-    return shlex.quote(f'{key}="{bare}"')
+    return f'"{bare}"'
 
 
 def no_option(group: str, option: str, options: Sequence[str]) -> str:

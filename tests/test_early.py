@@ -1,6 +1,7 @@
 """Help, and mistakes in names and plain values, which are told before PyTorch is imported."""
 
 import re
+import shlex
 import subprocess
 
 import pytest
@@ -157,6 +158,13 @@ def test_a_wrong_name_is_met_with_the_one_that_fits(arguments, words):
 @pytest.mark.parametrize("argument", ["num_parts=3,4", "optimizer.lr=1e-3,1e-4", "method=scops,uld"])
 def test_what_takes_no_list_is_not_said_to_take_one(argument):
     assert early.mistake_in("train", [argument]).endswith(f"For a run with each of them: -m {argument}")
+
+
+@pytest.mark.parametrize("key", ["titles", "pictures", "part_names"])
+@pytest.mark.parametrize("value", ["[Flügel,Kopf]", "[Flügel, Kopf]", """["Flügel",'Kopf']""", "Flügel,Kopf"])
+def test_a_list_s_advised_form_is_read_as_that_list(key, value):
+    (argument,) = shlex.split(early.list_in_quotes(key, value))
+    assert list(composed("methods=[a,b]", argument, name="evaluation_compare")[key]) == ["Flügel", "Kopf"]
 
 
 def test_a_run_that_stands_alone_is_a_checkpoint_where_one_is_taken(tmp_path):

@@ -56,6 +56,10 @@ EMPTY = [
     row("train.py a comma", "train.py dataset_root=data/a,b", "if it is one path", """'dataset_root="data/a,b"'"""),
     row("predict.py {}", "predict.py images=a/{b,c}.jpg", "cannot read", """'images="a/{b,c}.jpg"'"""),
     row("train.py [a]", "train.py dataset_root=[a]", "read as a list", """'dataset_root="[a]"'"""),
+    row("a list", "evaluate.py part_names=[Flügel,Kopf]", "cannot read", """'part_names=["Flügel","Kopf"]'"""),
+    row("a list's comma", """evaluate.py "part_names=['a, b',ö]" """, "cannot read", """'part_names=["a, b","ö"]'"""),
+    row("an element", "evaluate.py part_names=Flügel", "cannot read", """'part_names=["Flügel"]'"""),
+    row("values of masks", "train.py dataset.mask_values=[1,ö]", "cannot read", """'dataset.mask_values=["1","ö"]'"""),
     row("a number", "train.py num_parts=", "num_parts", "a whole number"),
 ]
 

@@ -392,7 +392,7 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
 
 def _quoted(name: str) -> str:
     """As Hydra reads it in a list."""
-    if re.fullmatch(r"[\w./-]+", name):
+    if re.fullmatch(r"[\w./-]+", name, re.ASCII):
         return name
     return "'{}'".format(name.replace("\\", "\\\\").replace("'", "\\'"))
 

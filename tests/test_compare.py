@@ -122,6 +122,8 @@ def test_what_stands_alone_is_a_method_and_baselines_get_their_options(tmp_path,
     ]
     config = composed(*as_overrides(given), name="evaluation_compare")
     assert list(config.methods) == ["runs/a", "kmeans_features", "my maps/it's"]
+    given = ["läufe/größe", "模型"]
+    assert list(composed(*as_overrides(given), name="evaluation_compare").methods) == given
     assert as_overrides(["--help"]) == ["--help"]
     monkeypatch.chdir(tmp_path)
     Path("runs/seed=1").mkdir(parents=True)

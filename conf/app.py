@@ -20,7 +20,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.early import in_quotes, list_in_quotes, no_option, several_values, unknown_key
+from conf.early import in_quotes, list_in_quotes, no_option, resumes, several_values, unknown_key
 from conf.modules import nearest
 from conf.schema import NODES, TrainConfig, known_keys, of_another_type, owners, typed, validate
 from conf.trained import CONF, command_line_keys, on_modules_of_run, resumed_config
@@ -247,7 +247,7 @@ def _explain(error: Exception, schema: type) -> str:
                 known = {f"{inside}.{name}": None for name in node} | known
         return _explain_key(key, known, where, text)
     if several := re.search(r"Ambiguous value for argument '([^'=]+)=([^']*)'", text):
-        return several_values(several[1], several[2])
+        return several_values(several[1], several[2], resumes(sys.argv[1:]))
     reason = " ".join(line.strip() for line in text.splitlines() if "hydra.cc" not in line)
     return f"cannot compose the config of {' '.join(sys.argv[1:])}: {reason}"
 

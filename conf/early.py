@@ -49,6 +49,7 @@ OTHER_NAMES = {
     **dict.fromkeys(("backbone", "network"), "segmenter=NAME is the network, perceptual=NAME that of the features"),
     **dict.fromkeys(("ckpt", "weights_path"), "checkpoint=RUN is what is evaluated, resume=RUN what goes on"),
     **dict.fromkeys(("k", "K", "n_parts"), "num_parts=K is how many parts"),
+    "checkpoint": "resume=RUN goes on with a run, segmenter.weights=RUN starts a new one from its network",
     "amp": "precision=bf16 (or 16) is that of the networks",
 }
 NETWORKS = ("segmenter", "perceptual")  # the groups of which one has options that are looked for in the other
@@ -98,7 +99,8 @@ def look() -> None:
         _end_with(help_of_key(config_name, asked[0]) if asked else help_of(path, config_name, arguments))
     if config_name is None:
         return
-    if (mistake := mistake_in(config_name, arguments) or wrong_value(schema, arguments)) is not None:
+    name = mistake_in(config_name, arguments) or not_chosen(config_name, arguments)
+    if (mistake := name or wrong_value(schema, arguments)) is not None:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
 
@@ -128,7 +130,7 @@ def mistake_in(config_name: str, arguments: Sequence[str]) -> str | None:
             continue
         known = bare in groups or bare in keys or bare in OTHER_NAMES
         if (key.startswith("--") and known) or (not key.startswith("-") and (not equals or key != key.strip())):
-            if not known and (meant := _standing_alone(argument, keys)):
+            if not known and (meant := _standing_alone(argument, keys, config_name)):
                 return meant
             return no_value(argument, arguments[place + 1 : place + 2], known, {*keys, *groups})
         if key.startswith("+"):
@@ -151,8 +153,21 @@ def mistake_in(config_name: str, arguments: Sequence[str]) -> str | None:
         elif not (key.partition(".")[0] in tops and (set(key.split(".")) <= parts or _in_mapping(key))):
             return unknown_key(key, {*keys, *groups})
         if not sweeps and len(_values(value)) > 1:
-            return several_values(key, value)
+            return several_values(key, value, resumes(arguments))
     return None
+
+
+def not_chosen(config_name: str, arguments: Sequence[str]) -> str | None:
+    """What is said of ``python -m evaluation.table``: which option of a group is the user's to choose."""
+    for group in _to_choose(config_name):
+        if not any(argument.partition("=")[0].lstrip("+") == group for argument in arguments):
+            return f"give {group}=NAME, one of {', '.join(groups_of()[group])}."
+    return None
+
+
+def resumes(arguments: Sequence[str]) -> bool:
+    """Whether a command line goes on with a run, which is one job's alone."""
+    return any(argument.startswith("resume=") for argument in arguments)
 
 
 def wrong_value(schema_name: str, arguments: Sequence[str]) -> str | None:
@@ -200,14 +215,17 @@ def no_value(argument: str, following: Sequence[str], known: bool, keys: set[str
     return f"'{argument}': {what}, give {key}={value or 'VALUE'}."
 
 
-def several_values(key: str, value: str) -> str:
-    """What is said of ``num_parts=3,4`` outside a sweep."""
+def several_values(key: str, value: str, resumed: bool) -> str:
+    """What is said of ``num_parts=3,4`` outside a sweep; where one run goes on, none is made of it."""
     lines = (line for file in CONF.rglob("*.yaml") for line in lines_in(file))
     is_list = key in LISTS or any(line.key == key and line.text.startswith("[") for line in lines)
     as_list = f"; if they are one list: '{key}=[{value}]'" if is_list else ""
     if "/" in value or " " in value:
         as_list = f"; if it is one path, with quotes within quotes: {in_quotes(key, value)}"
-    return f"{key}={value} is several values. For a run with each of them: -m {key}={value}{as_list}"
+    each = f"For a run with each of them: -m {key}={value}"
+    if resumed and key != "resume":
+        each = "A run goes on with one: give one value"
+    return f"{key}={value} is several values. {each}{as_list}"
 
 
 def in_quotes(key: str, value: str) -> str:
@@ -256,11 +274,13 @@ def _called(word: str) -> list[tuple[str, str]]:
     return [(group, name) for group in NAMED for name in groups[group] if name.lower() == word.lower()]
 
 
-def _standing_alone(word: str, keys: set[str]) -> str | None:
+def _standing_alone(word: str, keys: set[str], config_name: str) -> str | None:
     """What is said of ``CUB`` for ``dataset_name=CUB``, and of ``runs/a`` for ``checkpoint=runs/a``."""
-    called = [f"{group}={name}" for group, name in _called(word)]
+    called = [f"{group}={name}" for group in _to_choose(config_name) for name in groups_of()[group] if name == word]
+    called = called or [f"{group}={name}" for group, name in _called(word)]
     if "checkpoint" in keys and not called and os.path.exists(word):
-        called = [f"checkpoint={word}"]
+        plain = re.fullmatch(r"[\w./+-]+", word, re.ASCII)
+        called = [f"checkpoint={word}" if plain else in_quotes("checkpoint", word)]
     return f"'{word}' stands alone: give {' or '.join(called)}." if called else None
 
 
@@ -388,6 +408,11 @@ def _defaults(file: Path) -> list[tuple[str, str]]:
     entries = _content(file).get("defaults") or []
     pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
     return [(group.removeprefix("override ").removeprefix("/"), option) for group, option in pairs]
+
+
+def _to_choose(config_name: str) -> list[str]:
+    """The groups of a program that have no default option: ``table``."""
+    return [group for name in _of("", config_name) for group, option in _defaults(CONF / name) if option == "???"]
 
 
 def _in_mapping(key: str) -> bool:

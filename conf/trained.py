@@ -100,7 +100,7 @@ def resumed_config(given: DictConfig, overrides: list[str]) -> DictConfig:
     try:
         config = saved_config(file)
     except OSError as error:
-        if own := run_of(run):
+        if own := run_of(run / "newest" if run.is_dir() else run):
             raise UserError(f"A run goes on in its directory, from its newest checkpoint: give resume={own}") from None
         if run.is_file():
             raise UserError(

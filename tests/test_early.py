@@ -147,6 +147,8 @@ def test_where_unix_s_modules_and_signals_are_missing_training_and_evaluation_wo
         (["--num_parts=3"], "'--num_parts=3': keys have no dashes, give num_parts=3."),
         (["--num_parts", "3"], "'--num_parts': keys have no dashes, give num_parts=3."),
         (["--epochs=3"], "unknown key 'epochs': training is counted in steps, num_steps=N"),
+        (["checkpoint=runs/a"], "resume=RUN goes on with a run, segmenter.weights=RUN starts a new one"),
+        (["checkpoint"], "resume=RUN goes on with a run"),
         (["device=gpu"], "device=gpu: device=cuda computes on a GPU"),
     ],
     ids=str,
@@ -160,6 +162,26 @@ def test_what_takes_no_list_is_not_said_to_take_one(argument):
     assert early.mistake_in("train", [argument]).endswith(f"For a run with each of them: -m {argument}")
 
 
+@pytest.mark.parametrize("arguments", [["resume=runs/a", "num_steps=4,5"], ["num_steps=4,5", "resume=runs/a"]])
+def test_a_run_that_goes_on_does_so_with_one_value(arguments):
+    told = early.mistake_in("train", arguments)
+    assert told == "num_steps=4,5 is several values. A run goes on with one: give one value"
+    assert "-m resume=a,b" in early.mistake_in("train", ["resume=a,b"])
+
+
+def test_a_table_is_named_by_its_key(at_once):
+    done = at_once("-m", "evaluation.table", "run=true")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: give table=NAME, one of ablations, ac, ") and "cub" in done.stderr
+    assert early.not_chosen("evaluation_table", ["table=cub"]) is None is early.not_chosen("train", [])
+    told = [early.mistake_in("evaluation_table", [word]) for word in ("synthetic", "cub", "scops")]
+    assert told == [
+        "'synthetic' stands alone: give table=synthetic.",
+        "'cub' stands alone: give table=cub.",
+        "'scops' stands alone: give method=scops or perceptual=scops.",
+    ]
+
+
 @pytest.mark.parametrize("key", ["titles", "pictures", "part_names"])
 @pytest.mark.parametrize("value", ["[Flügel,Kopf]", "[Flügel, Kopf]", """["Flügel",'Kopf']""", "Flügel,Kopf"])
 def test_a_list_s_advised_form_is_read_as_that_list(key, value):
@@ -171,6 +193,10 @@ def test_a_run_that_stands_alone_is_a_checkpoint_where_one_is_taken(tmp_path):
     run = str(tmp_path)
     assert early.mistake_in("evaluate", [run]) == f"'{run}' stands alone: give checkpoint={run}."
     assert "unknown key" in early.mistake_in("train", [run])
+    (tmp_path / "my run (2)").mkdir()
+    told = early.mistake_in("evaluate", [f"{run}/my run (2)"])
+    (argument,) = shlex.split(told.partition(": give ")[2].removesuffix("."))
+    assert composed(argument, name="evaluate").checkpoint == f"{run}/my run (2)"
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,13 @@ REFUSED_AT_ONCE = [
         "/run",
         prepare=with_a_checkpoint,
     ),
+    row(
+        "the folder of its files",
+        "train.py resume=PLACE/run/checkpoints",
+        "in its directory, from its newest checkpoint: give resume=",
+        "/run",
+        prepare=with_a_checkpoint,
+    ),
     config("no YAML", b"num_parts: [", "run/config.yaml does not fit"),
     config("empty", b"", "run/config.yaml does not fit", "method is required"),
     config("cut off", first_lines, "run/config.yaml has no "),

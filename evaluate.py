@@ -19,6 +19,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+import torch
 from lightning.fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -66,15 +67,10 @@ def evaluate(config: DictConfig) -> None:
     output = output_directory(config, checkpoint)
     for name, own in config.baselines.items():
         labellers[name] = module("baseline", name).build(own, config, num_parts, fabric.device)
+        prepare(labellers[name], config, sets, is_first=len(labellers) == 1)
     options = EvaluationOptions.of(config)
-    for labeller in labellers.values():
-        labeller.prepare(sets.test)
-        run.look_for_training_pictures(labeller, sets, method.protocols, options)
 
     first, results, seen = next(iter(labellers)), {}, None
-    if config.part_names and len(config.part_names) != labellers[first].largest_label:
-        found = labellers[first].largest_label
-        raise UserError(f"part_names are {len(config.part_names)}, parts {found}: name each, or none.")
     if config.evaluation.report:
         seen = Seen(labellers[first], run.spread(config.evaluation.report, len(sets.test)))
     for name, labeller in labellers.items():
@@ -138,7 +134,7 @@ def inputs(
 
     Raises:
         UserError: the checkpoint, data, masks, label maps or a file of weights that is given are not there or do not
-            fit.
+            fit; see also :func:`prepare`.
     """
     labeller = checkpoint = None
     if config.checkpoint is not None:
@@ -149,7 +145,29 @@ def inputs(
     sets = Sets.of(config, method_class(config).test_masks)
     if config.predictions is not None:
         labeller = label_maps.given(config, sets)
+    if labeller is not None:
+        prepare(labeller, config, sets, is_first=True)
+    for name, own in config.baselines.items():
+        made = module("baseline", name)
+        if getattr(made, "NEEDS_KEYPOINTS", False):  # such a one has no network, and is made at once
+            made.build(own, config, config.num_parts, torch.device("cpu")).prepare(sets.test)
     return labeller, checkpoint, config, sets
+
+
+def prepare(labeller: Labeller, config: DictConfig, sets: Sets, is_first: bool) -> None:
+    """Let a labeller look at the data that it is evaluated on, before anything is read.
+
+    Args:
+        is_first: ``part_names`` are of its parts.
+
+    Raises:
+        UserError: the data set has not what it needs, training pictures among that; or ``part_names`` are of another
+            number.
+    """
+    labeller.prepare(sets.test)
+    run.look_for_training_pictures(labeller, sets, method_class(config).protocols, EvaluationOptions.of(config))
+    if is_first and config.part_names and len(config.part_names) != labeller.largest_label:
+        raise UserError(f"part_names are {len(config.part_names)}, parts {labeller.largest_label}: name each, or none.")
 
 
 def write_report(output: Path, evaluated: report.Evaluated) -> None:

@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import train as train_program
 from conf import app
 from conf.schema import EvaluateConfig, PredictConfig, TrainConfig
 from datasets import synthetic
+from datasets.example import draw_folder
 from models.export import ExportConfig
 from tests.composition import composed
 from tests.processes import ROOT, run_elsewhere, run_python
@@ -408,6 +410,28 @@ def test_what_an_evaluation_or_a_prediction_would_miss_is_told_before_the_first_
         given = {key: argument for key, argument in given.items() if not key.startswith("dataset.")}
     with hydra.initialize_config_dir(str(app.CONF), version_base="1.3"):
         found = app._refused(program, [*given.values()], schema, inputs)
+    assert found is None if message is None else message in found
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (["part_names=[a,b]"], "part_names are 2, parts 4: name each, or none."),
+        (["baseline=[kmeans_colours,midpoint]"], "baseline=[midpoint] is a row of the keypoint error, and "),
+        (["part_names=[a,b,c,d]", "baseline=[kmeans_colours]"], None),
+    ],
+    ids=str,
+)
+def test_names_and_baselines_that_do_not_fit_are_told_before_the_first_job(monkeypatch, tmp_path, own, message):
+    monkeypatch.chdir(tmp_path)
+    draw_folder(Path("data"), count=4, size=48)
+    Path("data/keypoints.csv").unlink()
+    Path("found").mkdir()
+    for path in Path("data/parts").glob("*.png"):
+        shutil.copy(path, f"found/{path.stem}.jpg.png")
+    given = ["dataset_name=folder", "dataset_root=data", "predictions=found", *own]
+    with hydra.initialize_config_dir(str(app.CONF), version_base="1.3"):
+        found = app._refused("evaluate", given, EvaluateConfig, evaluate_program.inputs)
     assert found is None if message is None else message in found
 
 

@@ -516,7 +516,7 @@ def test_without_annotation_the_picture_has_no_row_of_it_and_the_line_no_word(tm
     assert ("what was found in them: " in said) == (rows == 2)
     with Image.open(tmp_path / "out/parts.png") as picture:
         lines = {2: 2, 3: 4}[rows]  # of the legend, which is narrower without true names
-        assert picture.height == 6 + rows * 166 + 26 + lines * 27 + 9
+        assert picture.height == 6 + rows * 166 + 26 + lines * 22 + 7
 
 
 def test_names_that_are_too_few_or_too_many_are_refused_before_anything_is_read(tmp_path, drawn_maps):
